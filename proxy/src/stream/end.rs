@@ -1,0 +1,85 @@
+//! Why a stream ended. The metric label, the log field and the tests all use this one enum.
+
+/// The one reason a stream ended for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// The upstream ended its response, and the client was told so.
+    UpstreamEnd,
+    /// The upstream's connection failed or closed before its response was complete.
+    UpstreamBroken,
+    /// The upstream's chunked framing made no sense.
+    UpstreamProtocol,
+    /// The client closed its connection.
+    ClientGone,
+    /// The upstream was silent for `timeouts.idle`.
+    IdleTimeout,
+    /// The client took nothing for `timeouts.write`.
+    WriteTimeout,
+    /// The stream reached `timeouts.lifetime`.
+    Lifetime,
+    /// The proxy is shutting down.
+    Drain,
+    /// The proxy dropped the stream without deciding to: the process stopped before the stream could end.
+    Dropped,
+}
+
+/// Who brought a stream's end about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The backend.
+    Upstream,
+    /// The client.
+    Downstream,
+    /// This proxy, by a rule of its own.
+    Internal,
+}
+
+impl EndReason {
+    /// Every reason, for tables that want a row for each.
+    pub const ALL: [Self; 9] = [
+        Self::UpstreamEnd,
+        Self::UpstreamBroken,
+        Self::UpstreamProtocol,
+        Self::ClientGone,
+        Self::IdleTimeout,
+        Self::WriteTimeout,
+        Self::Lifetime,
+        Self::Drain,
+        Self::Dropped,
+    ];
+
+    /// The name used in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UpstreamEnd => "upstream_end",
+            Self::UpstreamBroken => "upstream_broken",
+            Self::UpstreamProtocol => "upstream_protocol",
+            Self::ClientGone => "client_gone",
+            Self::IdleTimeout => "idle_timeout",
+            Self::WriteTimeout => "write_timeout",
+            Self::Lifetime => "lifetime",
+            Self::Drain => "drain",
+            Self::Dropped => "dropped",
+        }
+    }
+
+    /// Who brought this end about.
+    pub fn side(self) -> Side {
+        match self {
+            Self::UpstreamEnd | Self::UpstreamBroken | Self::UpstreamProtocol | Self::IdleTimeout => Side::Upstream,
+            Self::ClientGone | Self::WriteTimeout => Side::Downstream,
+            Self::Lifetime | Self::Drain | Self::Dropped => Side::Internal,
+        }
+    }
+}
+
+impl Side {
+    /// The name used in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Downstream => "downstream",
+            Self::Internal => "internal",
+        }
+    }
+}

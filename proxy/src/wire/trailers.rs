@@ -1,0 +1,73 @@
+//! Which fields of a trailer section are passed on (RFC 9110 §6.5.1).
+
+/// Most trailer fields that are passed on.
+const MAX_FIELDS: usize = 32;
+
+/// Fields that frame, route or authenticate a message, or that a recipient must know before the body
+/// (RFC 9110 §6.5.1): passed on in a trailer they could change how the message is read.
+const FORBIDDEN: &[&str] = &[
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "www-authenticate",
+];
+
+/// Appends the last chunk and the trailer fields of `section` that may be passed on.
+///
+/// `section` holds the field lines with their line ends, as [`super::chunked::Piece::Trailer`] gives them. A section
+/// that does not parse is left out whole: the body is complete without it.
+pub fn encode_last_chunk(section: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"0\r\n");
+    let complete = [section, b"\r\n"].concat();
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    if let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&complete, &mut fields) {
+        for field in fields.iter().filter(|field| !is_forbidden(field.name)) {
+            out.extend_from_slice(field.name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(field.value);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn is_forbidden(name: &str) -> bool {
+    FORBIDDEN.iter().any(|forbidden| forbidden.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(section: &str) -> String {
+        let mut out = Vec::new();
+        encode_last_chunk(section.as_bytes(), &mut out);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn fields_pass_except_those_that_frame_the_message() {
+        assert_eq!(encoded(""), "0\r\n\r\n");
+        assert_eq!(encoded("Checksum: 7\r\n"), "0\r\nChecksum: 7\r\n\r\n");
+        assert_eq!(encoded("a: 1\r\nTransfer-Encoding: chunked\r\nb: 2\r\n"), "0\r\na: 1\r\nb: 2\r\n\r\n");
+    }
+
+    #[test]
+    fn a_section_that_does_not_parse_is_left_out() {
+        assert_eq!(encoded("no colon here\r\n"), "0\r\n\r\n");
+    }
+}

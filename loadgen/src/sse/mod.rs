@@ -1,0 +1,3 @@
+//! The event-stream format as a client reads it.
+
+pub mod parser;

@@ -1,0 +1,132 @@
+//! Reads a response head (with `httparse`) down to what a stream's client needs to know.
+
+use thiserror::Error;
+
+const MAX_HEADERS: usize = 100;
+
+/// A head may be this long; what is longer is refused rather than collected.
+pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// Why a head cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum HeadError {
+    /// Not HTTP/1.x.
+    #[error("malformed response head")]
+    Malformed,
+    /// Longer than [`MAX_HEAD_BYTES`].
+    #[error("response head longer than {MAX_HEAD_BYTES} bytes")]
+    TooLong,
+}
+
+/// How the body's end is told (RFC 9112 §6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// By the chunked transfer coding.
+    Chunked,
+    /// By its length in bytes.
+    Length(u64),
+    /// By the connection's end.
+    UntilClose,
+}
+
+/// A response head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The status code.
+    pub status: u16,
+    /// Whether the media type is `text/event-stream`.
+    pub is_event_stream: bool,
+    /// How the body ends.
+    pub framing: Framing,
+    /// Length of the head itself: the body starts here.
+    pub bytes: usize,
+}
+
+/// Reads the head at the start of `input`; `None` while it is incomplete. Interim (1xx) heads are returned like any other.
+///
+/// # Errors
+/// When it can no longer become a valid head.
+pub fn parse(input: &[u8]) -> Result<Option<Head>, HeadError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let bytes = match response.parse(input).map_err(|_| HeadError::Malformed)? {
+        httparse::Status::Complete(bytes) => bytes,
+        httparse::Status::Partial if input.len() >= MAX_HEAD_BYTES => return Err(HeadError::TooLong),
+        httparse::Status::Partial => return Ok(None),
+    };
+    let status = response.code.ok_or(HeadError::Malformed)?;
+    Ok(Some(Head {
+        status,
+        is_event_stream: is_event_stream(response.headers),
+        framing: framing(status, response.headers)?,
+        bytes,
+    }))
+}
+
+fn value<'h>(headers: &'h [httparse::Header<'_>], name: &str) -> Option<&'h str> {
+    let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+    std::str::from_utf8(header.value).ok().map(str::trim)
+}
+
+fn is_event_stream(headers: &[httparse::Header<'_>]) -> bool {
+    let essence = value(headers, "content-type").and_then(|value| value.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+fn framing(status: u16, headers: &[httparse::Header<'_>]) -> Result<Framing, HeadError> {
+    if status < 200 || status == 204 || status == 304 {
+        return Ok(Framing::Length(0));
+    }
+    if let Some(codings) = value(headers, "transfer-encoding") {
+        let last = codings.rsplit(',').next().unwrap_or_default().trim();
+        return Ok(if last.eq_ignore_ascii_case("chunked") { Framing::Chunked } else { Framing::UntilClose });
+    }
+    match value(headers, "content-length") {
+        Some(length) => Ok(Framing::Length(length.parse().map_err(|_| HeadError::Malformed)?)),
+        None => Ok(Framing::UntilClose),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Option<Head>, HeadError> {
+        parse(text.as_bytes())
+    }
+
+    #[test]
+    fn media_type_and_framing_are_read_in_any_case() {
+        let text = "HTTP/1.1 200 OK\r\ncontent-TYPE: Text/Event-Stream; charset=utf-8\r\nTRANSFER-encoding: Chunked\r\n\r\ndata";
+        let head = read(text).expect("valid").expect("complete");
+        assert_eq!(head, Head { status: 200, is_event_stream: true, framing: Framing::Chunked, bytes: text.len() - 4 });
+    }
+
+    #[test]
+    fn framing_follows_the_status_and_the_headers() {
+        for (text, framing) in [
+            ("HTTP/1.0 200 OK\r\n\r\n", Framing::UntilClose),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", Framing::Length(12)),
+            ("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", Framing::Length(0)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Framing::Chunked),
+        ] {
+            assert_eq!(read(text).expect("valid").expect("complete").framing, framing, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_prefix_of_a_head_is_incomplete() {
+        let text = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
+        for end in 0..text.len() {
+            assert_eq!(read(&text[..end]), Ok(None), "{end}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_head_is_refused() {
+        assert_eq!(read("SSH-2.0-OpenSSH\r\n"), Err(HeadError::Malformed));
+        assert_eq!(read("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"), Err(HeadError::Malformed));
+        let endless = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(MAX_HEAD_BYTES));
+        assert_eq!(read(&endless), Err(HeadError::TooLong));
+    }
+}

@@ -1,0 +1,5 @@
+//! HTTP/1.1 as bytes: response heads and message bodies. Opens no socket.
+
+pub mod body;
+pub mod chunked;
+pub mod head;

@@ -1,1 +1,79 @@
-fn main() {}
+//! The `sse-proxy` binary: arguments, configuration, run.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the binary is the one place that prints")]
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use sse_proxy::cli::{Cli, Command, Serve};
+use sse_proxy::config::Config;
+use sse_proxy::server;
+
+/// `EX_USAGE` of sysexits: the command line or the configuration is wrong.
+const EXIT_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let wanted = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if wanted { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) };
+        }
+    };
+    match cli.command {
+        Some(Command::CheckConfig { file }) => check(&file),
+        None => serve(&cli.serve),
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
+    match Config::load(file) {
+        Ok(config) => {
+            for warning in config.warnings() {
+                println!("{}: warning: {warning}", file.display());
+            }
+            println!("{}: ok", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("sse-proxy: {error}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn serve(arguments: &Serve) -> ExitCode {
+    let config = match &arguments.config {
+        Some(file) => Config::load(file).map_err(|error| error.to_string()),
+        None => {
+            let upstream = arguments.upstream.as_deref().unwrap_or_default();
+            Config::for_upstream(upstream, &arguments.listen, arguments.admin.as_deref())
+                .map_err(|error| format!("--upstream: {error}"))
+        }
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(message) => {
+            eprintln!("sse-proxy: {message}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    env_logger::Builder::new()
+        .filter_level(arguments.log_level)
+        // Pingora tells the story of its start at info; it is ours to tell.
+        .filter_module("pingora", arguments.log_level.min(log::LevelFilter::Warn))
+        .format_timestamp_millis()
+        .init();
+    for warning in config.warnings() {
+        log::warn!("{warning}");
+    }
+    match server::run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sse-proxy: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

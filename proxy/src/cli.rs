@@ -1,0 +1,65 @@
+//! The command line, as types.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use log::LevelFilter;
+
+/// A reverse proxy for Server-Sent Events.
+///
+/// Placed in front of an existing backend, it passes event streams through unbuffered and unchanged, keeps silent ones
+/// open with heartbeats between events, cuts what hangs, and passes everything else on as it is.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do other than serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sse-proxy --upstream 127.0.0.1:3000
+      Serve 127.0.0.1:8080 in front of a backend on port 3000, every setting at its default.
+  sse-proxy --upstream 127.0.0.1:3000 --listen 0.0.0.0:80 --admin 127.0.0.1:9090
+      The same for the world, with /metrics, /healthz and /readyz on port 9090.
+  sse-proxy --config sse-proxy.yaml
+      Serve what the file says; docs/configuration.md describes every key.
+  sse-proxy check-config sse-proxy.yaml
+      Say what is wrong with a file, and what is probably not meant.
+
+Exit codes: 0 shut down in order, 1 cannot serve (an address is taken), 64 the command line or the configuration is wrong.
+Signals: SIGTERM, SIGINT and SIGQUIT stop accepting and end streams between events; a second one exits at once.";
+
+/// How to serve.
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// Read the configuration from this file.
+    #[arg(long, value_name = "FILE", env = "SSE_PROXY_CONFIG", conflicts_with_all = ["upstream", "listen", "admin"])]
+    pub config: Option<PathBuf>,
+    /// Serve this backend, with defaults for everything else.
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "config")]
+    pub upstream: Option<String>,
+    /// Listen here.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
+    pub listen: String,
+    /// Serve /metrics, /healthz and /readyz here.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin: Option<String>,
+    /// How much to log, on standard error.
+    #[arg(long, value_name = "LEVEL", env = "SSE_PROXY_LOG", default_value = "info", global = true)]
+    pub log_level: LevelFilter,
+}
+
+/// Other things to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check a configuration file and exit: 0 when it can be served, 64 when it cannot.
+    CheckConfig {
+        /// The file.
+        file: PathBuf,
+    },
+}

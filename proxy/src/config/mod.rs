@@ -1,0 +1,407 @@
+//! The configuration: the YAML file as types that refuse what makes no sense, and the defaults of every key.
+//!
+//! `docs/configuration.md` is the reference for people; the doc comments here are its source.
+
+mod error;
+mod values;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::sse::{Heartbeat, HeartbeatStyle};
+use crate::stream::{HeartbeatPolicy, Policy, Timeouts};
+
+pub use error::ConfigError;
+pub use values::{Limit, Percent, Server};
+
+/// Heartbeats further apart than this do not beat the idle limits of common load balancers (30 s and 60 s).
+const LONG_HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// A whole configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where clients connect.
+    #[serde(default = "default_listen")]
+    pub listen: Vec<Listen>,
+    /// Where operators and Prometheus connect; none by default.
+    pub admin: Option<Listen>,
+    /// The backends, by name.
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// Which requests go where, first match first. Default: everything to the only upstream.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// How a shutdown treats running streams.
+    #[serde(default)]
+    pub drain: Drain,
+    /// Where the line for each ended stream goes.
+    #[serde(default)]
+    pub access_log: AccessLog,
+    /// Worker threads; default: one for each core.
+    pub threads: Option<usize>,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// `host:port`; port 0 takes a free one.
+    pub address: String,
+    /// Whether several processes may listen on this address (`SO_REUSEPORT`); the kernel spreads connections.
+    #[serde(default)]
+    pub reuse_port: bool,
+}
+
+/// A backend.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// Its servers, taken in turn.
+    pub servers: Vec<Server>,
+}
+
+/// A rule for some of the requests.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Which requests; default: all.
+    #[serde(default, rename = "match")]
+    pub matches: Match,
+    /// The upstream they go to; default: the only one.
+    pub upstream: Option<String>,
+    /// The name in metrics and logs; default: the path prefix.
+    pub name: Option<String>,
+    /// Which of them are carried as streams.
+    #[serde(default)]
+    pub stream: StreamMode,
+    /// What keeps a silent stream open.
+    #[serde(default)]
+    pub heartbeat: HeartbeatConfig,
+    /// How long each kind of waiting may last.
+    #[serde(default)]
+    pub timeouts: TimeoutConfig,
+}
+
+/// Which requests a route takes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Match {
+    /// The path begins with this.
+    pub path_prefix: String,
+}
+
+/// Which requests of a route are carried as streams.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamMode {
+    /// Those whose `Accept` names `text/event-stream`, as `EventSource` sends it.
+    #[default]
+    Accept,
+    /// All of them; for endpoints that stream without being asked to, as model servers do on POST.
+    Always,
+    /// None.
+    Never,
+}
+
+/// Heartbeats.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeartbeatConfig {
+    /// Silence before a heartbeat; 0 sends none.
+    pub interval: Limit,
+    /// What it looks like.
+    pub style: HeartbeatStyle,
+    /// What it says.
+    pub payload: String,
+}
+
+/// Limits on waiting; 0 disables one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimeoutConfig {
+    /// Connecting to a server (`proxy_connect_timeout`, `connect_timeout`).
+    pub connect: Limit,
+    /// From the request to the response head (the first `proxy_read_timeout`).
+    pub first_byte: Limit,
+    /// Silence of the upstream within a stream (`proxy_read_timeout`, `stream_idle_timeout`).
+    pub idle: Limit,
+    /// Whether comments from the upstream leave `idle` running.
+    pub idle_ignores_comments: bool,
+    /// The client taking nothing while something waits for it (`send_timeout`, `write_timeout`).
+    pub write: Limit,
+    /// Age of a stream (`max_stream_duration`).
+    pub lifetime: Limit,
+    /// Part of `lifetime` by which it is shortened at random.
+    pub lifetime_jitter: Percent,
+}
+
+/// What happens to streams on SIGTERM.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// How long streams may take to reach the end of an event before they are cut.
+    pub timeout: Limit,
+}
+
+/// Where the line for each ended stream goes.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessLog {
+    /// To standard output.
+    #[default]
+    Stdout,
+    /// Nowhere.
+    Off,
+    /// Appended to a file.
+    File(std::path::PathBuf),
+}
+
+fn default_listen() -> Vec<Listen> {
+    vec![Listen { address: "127.0.0.1:8080".to_owned(), reuse_port: false }]
+}
+
+impl Default for Match {
+    fn default() -> Self {
+        Self { path_prefix: "/".to_owned() }
+    }
+}
+
+impl Default for HeartbeatConfig {
+    fn default() -> Self {
+        Self { interval: Limit::seconds(15), style: HeartbeatStyle::Comment, payload: String::new() }
+    }
+}
+
+impl Default for TimeoutConfig {
+    fn default() -> Self {
+        Self {
+            connect: Limit::seconds(3),
+            first_byte: Limit::seconds(60),
+            idle: Limit::seconds(300),
+            idle_ignores_comments: false,
+            write: Limit::seconds(30),
+            lifetime: Limit::none(),
+            lifetime_jitter: Percent(20.0),
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { timeout: Limit::seconds(30) }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, does not parse, or does not make sense; the message names file, line, key and
+    /// remedy.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks the text of a file; `path` is only named in messages.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self =
+            serde_yaml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        config.check().map_err(|problem| problem.in_file(path, text))?;
+        Ok(config)
+    }
+
+    /// The configuration of `sse-proxy --upstream`: one upstream, one route, every default.
+    ///
+    /// # Errors
+    /// When the upstream is no server address.
+    pub fn for_upstream(upstream: &str, listen: &str, admin: Option<&str>) -> Result<Self, String> {
+        let at = |address: &str| Listen { address: address.to_owned(), reuse_port: false };
+        let upstream = Upstream { servers: vec![upstream.parse()?] };
+        Ok(Self {
+            listen: vec![at(listen)],
+            admin: admin.map(at),
+            upstreams: BTreeMap::from([("upstream".to_owned(), upstream)]),
+            routes: Vec::new(),
+            drain: Drain::default(),
+            access_log: AccessLog::default(),
+            threads: None,
+        })
+    }
+
+    /// The routes as they are served: the configured ones, or one that takes everything.
+    pub fn effective_routes(&self) -> Vec<Route> {
+        if self.routes.is_empty() { vec![Route::default()] } else { self.routes.clone() }
+    }
+
+    /// The name of the upstream of a route, once [checked](Config::parse).
+    pub fn upstream_of<'a>(&'a self, route: &'a Route) -> Option<&'a str> {
+        let only = || self.upstreams.keys().next().filter(|_| self.upstreams.len() == 1);
+        route.upstream.as_deref().or_else(|| only().map(String::as_str))
+    }
+
+    fn check(&self) -> Result<(), error::Problem> {
+        use error::Problem;
+        if self.listen.is_empty() {
+            return Err(Problem::new(&["listen"], "is empty", "name at least one address, such as 0.0.0.0:8080"));
+        }
+        if self.threads == Some(0) {
+            return Err(Problem::new(&["threads"], "is 0", "leave it out for one thread per core"));
+        }
+        if self.upstreams.is_empty() {
+            return Err(Problem::new(&["upstreams"], "is empty", "name at least one upstream with its servers"));
+        }
+        for (name, upstream) in &self.upstreams {
+            if upstream.servers.is_empty() {
+                let remedy = "list at least one, such as [127.0.0.1:3000]";
+                return Err(Problem::new(&["upstreams", name, "servers"], "is empty", remedy));
+            }
+        }
+        for (at, route) in self.routes.iter().enumerate() {
+            let at = at.to_string();
+            self.check_route(route).map_err(|problem| problem.under(&["routes", &at]))?;
+        }
+        Ok(())
+    }
+
+    fn check_route(&self, route: &Route) -> Result<(), error::Problem> {
+        use error::Problem;
+        let known = self.upstreams.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        match &route.upstream {
+            Some(name) if !self.upstreams.contains_key(name) => {
+                let what = format!("names `{name}`, which is not under upstreams");
+                return Err(Problem::new(&["upstream"], what, format!("use one of: {known}")));
+            }
+            None if self.upstreams.len() != 1 => {
+                let what = "has no upstream, and there is more than one to choose from";
+                return Err(Problem::new(&[], what, format!("add upstream: with one of: {known}")));
+            }
+            _ => {}
+        }
+        if !route.matches.path_prefix.starts_with('/') {
+            let what = format!("is `{}`", route.matches.path_prefix);
+            return Err(Problem::new(&["match", "path_prefix"], what, "begin it with a slash"));
+        }
+        if let Err(source) = route.heartbeat.render() {
+            return Err(Problem::new(&["heartbeat", "payload"], "does not fit the style", source.to_string()));
+        }
+        Ok(())
+    }
+
+    /// What is allowed and probably not meant, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for route in self.effective_routes() {
+            let name = route.display_name();
+            let Some(interval) = route.heartbeat.interval.get() else { continue };
+            if interval >= LONG_HEARTBEAT {
+                warnings.push(format!(
+                    "route {name}: heartbeat.interval is {interval:?}; load balancers in front commonly cut connections \
+                     that are silent for 30 s or 60 s, so 15s is safer"
+                ));
+            }
+            if route.timeouts.lifetime.get().is_some_and(|lifetime| lifetime <= interval) {
+                warnings.push(format!("route {name}: timeouts.lifetime ends streams before their first heartbeat"));
+            }
+            if route.timeouts.write.get().is_none() {
+                warnings.push(format!(
+                    "route {name}: timeouts.write is 0, so a client that stops reading holds its stream until \
+                     timeouts.idle"
+                ));
+            }
+        }
+        warnings
+    }
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Self {
+            matches: Match::default(),
+            upstream: None,
+            name: None,
+            stream: StreamMode::default(),
+            heartbeat: HeartbeatConfig::default(),
+            timeouts: TimeoutConfig::default(),
+        }
+    }
+}
+
+impl Route {
+    /// The name in metrics and logs.
+    pub fn display_name(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.matches.path_prefix)
+    }
+
+    /// The rules of this route's streams.
+    pub fn policy(&self) -> Policy {
+        let timeouts = &self.timeouts;
+        let heartbeat = self.heartbeat.render().ok();
+        Policy {
+            heartbeat: self
+                .heartbeat
+                .interval
+                .get()
+                .and_then(|interval| heartbeat.map(|heartbeat| HeartbeatPolicy { interval, heartbeat })),
+            timeouts: Timeouts {
+                connect: timeouts.connect.get(),
+                first_byte: timeouts.first_byte.get(),
+                idle: timeouts.idle.get(),
+                write: timeouts.write.get(),
+                lifetime: timeouts.lifetime.get(),
+                lifetime_jitter: timeouts.lifetime_jitter.0 / 100.0,
+            },
+            idle_ignores_comments: timeouts.idle_ignores_comments,
+        }
+    }
+}
+
+impl HeartbeatConfig {
+    fn render(&self) -> Result<Heartbeat, crate::sse::HeartbeatError> {
+        Heartbeat::new(self.style, &self.payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Config {
+        Config::parse(Path::new("test.yaml"), text).expect("valid")
+    }
+
+    #[test]
+    fn every_key_has_a_default() {
+        let config = parse("upstreams: {app: {servers: [127.0.0.1:3000]}}");
+        assert_eq!(config.listen[0].address, "127.0.0.1:8080");
+        let routes = config.effective_routes();
+        assert_eq!(config.upstream_of(&routes[0]), Some("app"));
+        let policy = routes[0].policy();
+        assert_eq!(policy.heartbeat.expect("on").interval, Duration::from_secs(15));
+        assert_eq!(policy.timeouts.lifetime, None);
+        assert!(config.warnings().is_empty(), "the defaults deserve no warning");
+    }
+
+    #[test]
+    fn zero_disables() {
+        let config = parse(
+            "upstreams: {app: {servers: [127.0.0.1:3000]}}\nroutes: [{heartbeat: {interval: 0}, timeouts: {idle: 0s}}]",
+        );
+        let policy = config.routes[0].policy();
+        assert!(policy.heartbeat.is_none());
+        assert_eq!(policy.timeouts.idle, None);
+    }
+
+    #[test]
+    fn long_heartbeats_are_warned_of() {
+        let config = parse("upstreams: {app: {servers: [127.0.0.1:3000]}}\nroutes: [{heartbeat: {interval: 45s}}]");
+        assert!(config.warnings()[0].contains("15s is safer"));
+    }
+}

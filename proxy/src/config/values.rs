@@ -1,0 +1,206 @@
+//! Values as people write them: durations with units, percentages, server addresses.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// Longest duration taken: beyond a year it is a slip of the keyboard.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
+/// A limit on waiting, or none: `15s`, `5m`, `250ms`, `1h 30m`, or `0` for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(Duration);
+
+impl Limit {
+    /// A limit of whole seconds.
+    pub const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// No limit.
+    pub const fn none() -> Self {
+        Self(Duration::ZERO)
+    }
+
+    /// The limit, if there is one.
+    pub fn get(self) -> Option<Duration> {
+        (!self.0.is_zero()).then_some(self.0)
+    }
+}
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "0" {
+            return Ok(Self::none());
+        }
+        let remedy = "write a number with a unit, such as 15s, 5m or 250ms; 0 disables it";
+        let duration = humantime::parse_duration(text).map_err(|_| format!("`{text}` is no duration: {remedy}"))?;
+        if duration > LONGEST {
+            return Err(format!("`{text}` is longer than a year: {remedy}"));
+        }
+        if !duration.is_zero() && duration < Duration::from_millis(1) {
+            return Err(format!("`{text}` is shorter than a millisecond: {remedy}"));
+        }
+        Ok(Self(duration))
+    }
+}
+
+/// A percentage from 0 to 100: `20%` or `20`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Percent(pub f64);
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.trim().strip_suffix('%').unwrap_or(text).trim().parse::<f64>().ok();
+        number
+            .filter(|number| (0.0..=100.0).contains(number))
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is no percentage: write one from 0% to 100%"))
+    }
+}
+
+/// A server of an upstream: `host:port`, `http://host:port` or `https://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Whether it is spoken to over TLS.
+    pub tls: bool,
+}
+
+impl Server {
+    /// The address, where the host is one and needs no name service.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+}
+
+impl FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fail = |why: &str| format!("`{text}` is no server: {why}; write host:port, such as 127.0.0.1:3000");
+        let (tls, rest) = match text.split_once("://") {
+            None => (false, text),
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            Some((scheme, _)) => return Err(fail(&format!("`{scheme}` is not http or https"))),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains('/') {
+            return Err(fail("it has a path, and requests keep the client's"));
+        }
+        let default_port = text.contains("://").then_some(if tls { 443 } else { 80 });
+        let bracketed = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let (host, port) = match (bracketed, rest.rsplit_once(':')) {
+            (Some((host, port)), _) => (host, port.strip_prefix(':')),
+            (None, Some((host, port))) => (host, Some(port)),
+            (None, None) => (rest, None),
+        };
+        let port = match port {
+            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(|| fail("its port is no number"))?,
+            None => default_port.ok_or_else(|| fail("it has no port"))?,
+        };
+        let named = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if host.is_empty() || (host.parse::<IpAddr>().is_err() && !host.bytes().all(named)) {
+            return Err(fail("its host is neither a name nor an address"));
+        }
+        Ok(Self { host: host.to_owned(), port, tls })
+    }
+}
+
+/// Reads a scalar, text or number, through [`FromStr`].
+fn from_scalar<'de, D, T>(deserializer: D, expecting: &'static str) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err = String>,
+{
+    struct Scalar<T>(&'static str, std::marker::PhantomData<T>);
+    impl<T: FromStr<Err = String>> Visitor<'_> for Scalar<T> {
+        type Value = T;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str(self.0)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+            text.parse().map_err(E::custom)
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+            self.visit_str(&number.to_string())
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
+            self.visit_str(&number.to_string())
+        }
+
+        fn visit_f64<E: Error>(self, number: f64) -> Result<T, E> {
+            self.visit_str(&number.to_string())
+        }
+    }
+    deserializer.deserialize_any(Scalar(expecting, std::marker::PhantomData))
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_scalar(deserializer, "a duration such as 15s, 5m or 250ms, or 0")
+    }
+}
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_scalar(deserializer, "a percentage such as 20%")
+    }
+}
+
+impl<'de> Deserialize<'de> for Server {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_scalar(deserializer, "a server such as 127.0.0.1:3000")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!("1h 30m".parse::<Limit>().map(Limit::get), Ok(Some(Duration::from_secs(5400))));
+        assert_eq!("0".parse::<Limit>().map(Limit::get), Ok(None));
+        for bad in ["15", "-1s", "fast", "", "1us", "99999h"] {
+            assert!(bad.parse::<Limit>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn servers_are_read_with_and_without_a_scheme() {
+        let server = |host: &str, port, tls| Ok(Server { host: host.to_owned(), port, tls });
+        assert_eq!("127.0.0.1:3000".parse(), server("127.0.0.1", 3000, false));
+        assert_eq!("http://app:80/".parse(), server("app", 80, false));
+        assert_eq!("https://api.example.com".parse(), server("api.example.com", 443, true));
+        assert_eq!("[::1]:3000".parse(), server("::1", 3000, false));
+        for bad in ["app", "app:0", "app:x", ":80", "ftp://app:21", "http://app/path", "a b:80", "app:99999"] {
+            assert!(bad.parse::<Server>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn percentages_stay_within_a_hundred() {
+        assert_eq!("20%".parse(), Ok(Percent(20.0)));
+        assert_eq!("5".parse(), Ok(Percent(5.0)));
+        for bad in ["101%", "-1", "x", "NaN"] {
+            assert!(bad.parse::<Percent>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What can go wrong between a request and its response head, and what it is called.
+
+use std::time::Duration;
+
+use pingora::prelude::Error;
+use thiserror::Error as ThisError;
+
+use crate::stream::Side;
+
+/// Why a request that was taken over got no response from the upstream.
+#[derive(Debug, ThisError)]
+pub enum Failure {
+    /// No server of the upstream could be connected to.
+    #[error("cannot connect to upstream {peer}")]
+    Connect {
+        /// The last server that was tried.
+        peer: String,
+        /// What the connection attempt said.
+        #[source]
+        source: Box<Error>,
+    },
+    /// A connection took longer than `timeouts.connect`.
+    #[error("connecting to upstream {peer} took longer than timeouts.connect ({limit:?})")]
+    ConnectTimeout {
+        /// The last server that was tried.
+        peer: String,
+        /// The limit that was hit.
+        limit: Duration,
+    },
+    /// The upstream has no server, or its names do not resolve.
+    #[error("the upstream has no server to connect to")]
+    NoServer,
+    /// No response head within `timeouts.first_byte`.
+    #[error("the upstream sent no response head within timeouts.first_byte ({limit:?})")]
+    FirstByteTimeout {
+        /// The limit that was hit.
+        limit: Duration,
+    },
+    /// The upstream closed, reset or garbled its connection instead of answering.
+    #[error("the upstream broke off before its response head was complete")]
+    Broken {
+        /// What reading or writing said.
+        #[source]
+        source: Box<Error>,
+    },
+    /// The upstream's response cannot be passed on safely.
+    #[error("the upstream's response head cannot be passed on")]
+    Invalid {
+        /// What is wrong with it.
+        #[source]
+        source: crate::wire::head::FramingError,
+    },
+    /// The client left, or broke its request off.
+    #[error("the client left before the response")]
+    ClientGone {
+        /// What reading from it said.
+        #[source]
+        source: Box<Error>,
+    },
+}
+
+impl Failure {
+    /// The name used in metrics and logs.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "connect_failed",
+            Self::ConnectTimeout { .. } => "connect_timeout",
+            Self::NoServer => "no_server",
+            Self::FirstByteTimeout { .. } => "first_byte_timeout",
+            Self::Broken { .. } => "upstream_broken",
+            Self::Invalid { .. } => "upstream_invalid",
+            Self::ClientGone { .. } => "client_gone",
+        }
+    }
+
+    /// Every name, for tables that want a row for each.
+    pub const NAMES: [&'static str; 7] = [
+        "connect_failed",
+        "connect_timeout",
+        "no_server",
+        "first_byte_timeout",
+        "upstream_broken",
+        "upstream_invalid",
+        "client_gone",
+    ];
+
+    /// Who failed.
+    pub fn side(&self) -> Side {
+        match self {
+            Self::ClientGone { .. } => Side::Downstream,
+            _ => Side::Upstream,
+        }
+    }
+
+    /// The status a client is answered with.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::ConnectTimeout { .. } | Self::FirstByteTimeout { .. } => 504,
+            _ => 502,
+        }
+    }
+
+    /// The error type of RFC 9209 §2.3 that says the same to machines.
+    pub fn proxy_status(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "connection_refused",
+            Self::ConnectTimeout { .. } => "connection_timeout",
+            Self::NoServer => "destination_unavailable",
+            Self::FirstByteTimeout { .. } => "http_response_timeout",
+            Self::Broken { .. } => "connection_terminated",
+            Self::Invalid { .. } => "http_protocol_error",
+            Self::ClientGone { .. } => "http_request_error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_504_and_the_rest_502() {
+        let limit = Duration::from_secs(3);
+        assert_eq!(Failure::FirstByteTimeout { limit }.status(), 504);
+        assert_eq!(Failure::ConnectTimeout { peer: String::new(), limit }.status(), 504);
+        assert_eq!(Failure::NoServer.status(), 502);
+        assert!(Failure::NAMES.contains(&Failure::NoServer.as_str()));
+    }
+}

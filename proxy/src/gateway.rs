@@ -1,0 +1,208 @@
+//! The proxy itself, as Pingora wants it: routes, forwarded headers, and one call to the plugin. All else is HttpProxy's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::ErrorType;
+use pingora::http::{RequestHeader, ResponseHeader, Version};
+use pingora::prelude::{Error, HttpPeer, Result};
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::{BError, ErrorSource};
+
+use crate::config::StreamMode;
+use crate::metrics::Metrics;
+use crate::pump;
+use crate::takeover::{Takeover, accepts_event_stream};
+use crate::upstream::Upstream;
+use crate::wire::head;
+
+/// A route, ready to serve.
+pub struct GatewayRoute {
+    /// Paths that begin with this are its own.
+    pub path_prefix: String,
+    /// Which of its requests are streams.
+    pub stream: StreamMode,
+    /// Where they go.
+    pub upstream: Arc<Upstream>,
+    /// The rules and books of its streams.
+    pub streams: Arc<pump::Route>,
+}
+
+/// The proxy.
+pub struct Gateway {
+    routes: Vec<GatewayRoute>,
+    takeover: Arc<Takeover>,
+    metrics: Arc<Metrics>,
+    in_flight: Arc<AtomicUsize>,
+}
+
+/// One request's state.
+pub struct RequestContext {
+    route: Option<usize>,
+    tries: usize,
+    _in_flight: InFlight,
+}
+
+/// Counts a request until HttpProxy is done with it. A stream is done with when it is handed over.
+struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Gateway {
+    /// A proxy over `routes`, first match first.
+    pub fn new(routes: Vec<GatewayRoute>, takeover: Arc<Takeover>, metrics: Arc<Metrics>) -> Self {
+        Self { routes, takeover, metrics, in_flight: Arc::default() }
+    }
+
+    /// The number of requests that HttpProxy is working on.
+    pub fn in_flight(&self) -> Arc<AtomicUsize> {
+        self.in_flight.clone()
+    }
+
+    fn route(&self, context: &RequestContext) -> Result<&GatewayRoute> {
+        let route = context.route.and_then(|at| self.routes.get(at));
+        route.ok_or_else(|| Error::explain(ErrorType::HTTPStatus(404), "no route matches"))
+    }
+
+    fn is_stream(&self, route: &GatewayRoute, request: &RequestHeader) -> bool {
+        match route.stream {
+            StreamMode::Accept => accepts_event_stream(request),
+            StreamMode::Always => true,
+            StreamMode::Never => false,
+        }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = RequestContext;
+
+    fn new_ctx(&self) -> RequestContext {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        RequestContext { route: None, tries: 0, _in_flight: InFlight(self.in_flight.clone()) }
+    }
+
+    async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
+        let path = session.req_header().raw_path();
+        context.route = self.routes.iter().position(|route| path.starts_with(route.path_prefix.as_bytes()));
+        if context.route.is_some() {
+            return Ok(false);
+        }
+        self.metrics.refused("no_route");
+        let body = Bytes::from_static(b"404 no route of this proxy matches the path\n");
+        session.respond_error_with_body(404, body).await?;
+        Ok(true)
+    }
+
+    async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
+        let route = self.route(context)?;
+        if !self.is_stream(route, session.req_header()) || !Takeover::can_take(session) {
+            return Ok(true);
+        }
+        let peers = route.upstream.peers(route.streams.policy.timeouts.connect).await;
+        self.takeover.take_over(session, &peers, &route.streams).await
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
+        let route = self.route(context)?;
+        let peers = route.upstream.peers(route.streams.policy.timeouts.connect).await;
+        match peers.len() {
+            0 => Err(Error::explain(ErrorType::ConnectNoRoute, "the upstream has no server to connect to").into_up()),
+            count => Ok(Box::new(peers[context.tries % count].clone())),
+        }
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        context: &mut RequestContext,
+        mut error: BError,
+    ) -> BError {
+        // Nothing has been sent yet: the next server may do better.
+        let servers = self.route(context).map_or(1, |route| route.upstream.server_count());
+        context.tries += 1;
+        error.set_retry(context.tries < servers);
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        _: &mut RequestContext,
+    ) -> Result<()> {
+        let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
+        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        head::add_forwarded(request, client, tls)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _: &mut RequestContext,
+    ) -> Result<()> {
+        // "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding request indicates
+        // HTTP/1.1" (RFC 9112 §6.1).
+        if session.req_header().version <= Version::HTTP_10 {
+            response.remove_header("transfer-encoding");
+        }
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, _: &mut RequestContext) -> FailToProxy {
+        let (status, text) = describe(error);
+        if status > 0 {
+            let body = Bytes::from(format!("{status} {text}\n"));
+            if let Err(unsent) = session.respond_error_with_body(status, body).await {
+                log::debug!("side=downstream: the error response was not delivered: {unsent}");
+            }
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &RequestContext, error: &Error) -> bool {
+        // A client that leaves is no error of anybody's.
+        *error.esource() == ErrorSource::Downstream
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, _: &mut RequestContext) {
+        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        self.metrics.request(status);
+        if let Some(error) = error {
+            log::warn!("side={} status={status} {}: {error}", side(error), session.request_summary());
+        }
+    }
+}
+
+fn side(error: &Error) -> &'static str {
+    match error.esource() {
+        ErrorSource::Upstream => "upstream",
+        ErrorSource::Downstream => "downstream",
+        ErrorSource::Internal | ErrorSource::Unset => "internal",
+    }
+}
+
+/// The status and the sentence for a request that HttpProxy could not carry; status 0 where nobody is left to read it.
+fn describe(error: &Error) -> (u16, &'static str) {
+    use ErrorType as Type;
+    match (error.esource(), error.etype()) {
+        (_, Type::HTTPStatus(status)) => (*status, "the request cannot be served"),
+        (ErrorSource::Upstream, Type::ConnectTimedout) => (504, "connecting to the upstream took too long"),
+        (ErrorSource::Upstream, Type::ReadTimedout | Type::WriteTimedout) => (504, "the upstream took too long"),
+        (ErrorSource::Upstream, Type::ConnectRefused | Type::ConnectNoRoute | Type::ConnectError) => {
+            (502, "cannot connect to the upstream")
+        }
+        (ErrorSource::Upstream, _) => (502, "the upstream broke off"),
+        (ErrorSource::Downstream, Type::WriteError | Type::ReadError | Type::ConnectionClosed) => (0, ""),
+        (ErrorSource::Downstream, _) => (400, "the request cannot be understood"),
+        _ => (500, "the proxy failed"),
+    }
+}

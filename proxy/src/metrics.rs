@@ -1,0 +1,193 @@
+//! What Prometheus sees. Streams count for themselves in [`crate::pump::Totals`]; this adds what happens at their
+//! beginning and end, and renders everything on request.
+
+mod process;
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use crate::failure::Failure;
+use crate::pump::{Ended, Label, Observer, Route};
+use crate::stream::EndReason;
+
+/// Every metric of the process.
+pub struct Metrics {
+    registry: Registry,
+    routes: Arc<OnceLock<Vec<Arc<Route>>>>,
+    ended: Family<EndLabels, Counter>,
+    failures: Family<FailureLabels, Counter>,
+    first_byte: Family<RouteLabels, Histogram>,
+    duration: Family<RouteLabels, Histogram>,
+    refused: Family<RefusedLabels, Counter>,
+    requests: Family<RequestLabels, Counter>,
+    log_lost: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabels {
+    route: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    route: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    status: u16,
+}
+
+impl Metrics {
+    /// Metrics with nothing counted.
+    pub fn new() -> Arc<Self> {
+        let mut registry = Registry::with_prefix("sse_proxy");
+        let routes = Arc::new(OnceLock::new());
+        let ended = Family::<EndLabels, Counter>::default();
+        registry.register("streams_ended", "Streams that ended, by reason", ended.clone());
+        let failures = Family::<FailureLabels, Counter>::default();
+        let help = "Stream requests that got no response head from the upstream, by reason";
+        registry.register("upstream_failures", help, failures.clone());
+        let first_byte = Family::<RouteLabels, Histogram>::new_with_constructor(|| {
+            // 1 ms to 65 s.
+            Histogram::new(exponential_buckets(0.001, 4.0, 9))
+        });
+        let help = "From a stream's request to the upstream's response head";
+        registry.register("first_byte_seconds", help, first_byte.clone());
+        let duration = Family::<RouteLabels, Histogram>::new_with_constructor(|| {
+            // 1 s to 18 h.
+            Histogram::new(exponential_buckets(1.0, 4.0, 9))
+        });
+        registry.register("stream_duration_seconds", "Age of streams at their end", duration.clone());
+        let refused = Family::<RefusedLabels, Counter>::default();
+        registry.register("refused", "Requests that were sent to no upstream, by reason", refused.clone());
+        let requests = Family::<RequestLabels, Counter>::default();
+        registry.register("requests", "Requests by response status, streams included", requests.clone());
+        let log_lost = Counter::default();
+        registry.register("access_log_lost_lines", "Access log lines that could not be written", log_lost.clone());
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);
+        registry.register("build", "What is running", build);
+        registry.register_collector(Box::new(RouteCollector(routes.clone())));
+        Registry::register_collector(&mut registry, Box::new(process::ProcessCollector));
+        Arc::new(Self { registry, routes, ended, failures, first_byte, duration, refused, requests, log_lost })
+    }
+
+    /// Adds the routes whose books are to be shown, and a zero for each reason, so that rates are right from the first.
+    pub fn watch(&self, routes: Vec<Arc<Route>>) {
+        for route in &routes {
+            for reason in EndReason::ALL {
+                let _ = self.ended.get_or_create(&EndLabels { route: route.name.clone(), reason: reason.as_str() });
+            }
+            for reason in Failure::NAMES {
+                let _ = self.failures.get_or_create(&FailureLabels { route: route.name.clone(), reason });
+            }
+        }
+        let _ = self.routes.set(routes);
+    }
+
+    /// Counts a request that was sent to no upstream.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&RefusedLabels { reason }).inc();
+    }
+
+    /// Counts a request that was answered.
+    pub fn request(&self, status: u16) {
+        self.requests.get_or_create(&RequestLabels { status }).inc();
+    }
+
+    /// The counter of access log lines that were lost.
+    pub fn log_lost(&self) -> Counter {
+        self.log_lost.clone()
+    }
+
+    /// Everything, in the OpenMetrics text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            // Formatting into a string fails only where a metric's own formatting does.
+            Err(fmt::Error) => "# EOF\n".to_owned(),
+        }
+    }
+}
+
+impl Observer for Metrics {
+    fn opened(&self, route: &str, label: &Label) {
+        self.first_byte.get_or_create(&RouteLabels { route: route.to_owned() }).observe(label.first_byte.as_secs_f64());
+    }
+
+    fn ended(&self, ended: &Ended<'_>) {
+        let route = ended.route.to_owned();
+        self.ended.get_or_create(&EndLabels { route: route.clone(), reason: ended.reason.as_str() }).inc();
+        self.duration.get_or_create(&RouteLabels { route }).observe(ended.duration.as_secs_f64());
+    }
+
+    fn failed(&self, route: &str, failure: &Failure) {
+        let route = route.to_owned();
+        self.failures.get_or_create(&FailureLabels { route, reason: failure.as_str() }).inc();
+    }
+}
+
+/// Shows the books of every route as they stand.
+struct RouteCollector(Arc<OnceLock<Vec<Arc<Route>>>>);
+
+impl fmt::Debug for RouteCollector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("RouteCollector")
+    }
+}
+
+impl Collector for RouteCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        type Read = fn(&crate::pump::Totals) -> u64;
+        let gauges: [(&str, &str, Read); 1] =
+            [("streams_active", "Streams running", |totals| totals.active.load(Ordering::Relaxed))];
+        let counters: [(&str, &str, Read); 4] = [
+            ("streams_opened", "Streams opened", |totals| totals.opened.load(Ordering::Relaxed)),
+            ("events", "Events passed on", |totals| totals.events.load(Ordering::Relaxed)),
+            ("heartbeats", "Heartbeats sent", |totals| totals.heartbeats.load(Ordering::Relaxed)),
+            ("body_bytes", "Body bytes passed on", |totals| totals.bytes.load(Ordering::Relaxed)),
+        ];
+        let routes = self.0.get().map(Vec::as_slice).unwrap_or_default();
+        for (name, help, read) in gauges {
+            let kind = prometheus_client::metrics::MetricType::Gauge;
+            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+            for route in routes {
+                let labels = [("route", route.name.as_str())];
+                let value = i64::try_from(read(&route.totals)).unwrap_or(i64::MAX);
+                ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        for (name, help, read) in counters {
+            let kind = prometheus_client::metrics::MetricType::Counter;
+            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+            for route in routes {
+                let labels = [("route", route.name.as_str())];
+                ConstCounter::new(read(&route.totals)).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}

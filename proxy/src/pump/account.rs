@@ -1,0 +1,159 @@
+//! What is counted while a stream runs, and what is told when it ends.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::Registry;
+use super::clock;
+use crate::failure::Failure;
+use crate::stream::{Counts, EndReason, Millis, Policy, Progress};
+
+/// A group of streams that share their rules and are counted together.
+pub struct Route {
+    /// The name in metrics and logs.
+    pub name: String,
+    /// The rules.
+    pub policy: Arc<Policy>,
+    /// The counts of its streams, running ones included.
+    pub totals: Totals,
+    observer: Arc<dyn Observer>,
+}
+
+/// Counts of a route's streams since the process started.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Streams opened.
+    pub opened: AtomicU64,
+    /// Streams running.
+    pub active: AtomicU64,
+    /// Events passed on.
+    pub events: AtomicU64,
+    /// Body bytes passed on.
+    pub bytes: AtomicU64,
+    /// Heartbeats sent.
+    pub heartbeats: AtomicU64,
+}
+
+/// Is told of every stream's end. Called on the worker thread that ran the stream: it must not block.
+pub trait Observer: Send + Sync {
+    /// A stream ended; called exactly once for each that was opened.
+    fn ended(&self, ended: &Ended<'_>);
+
+    /// A stream begins.
+    fn opened(&self, route: &str, label: &Label) {
+        let _ = (route, label);
+    }
+
+    /// A request was taken over and got no response head from the upstream.
+    fn failed(&self, route: &str, failure: &Failure) {
+        let _ = (route, failure);
+    }
+}
+
+/// An ended stream.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// The name of its route.
+    pub route: &'a str,
+    /// What is known of it from its request.
+    pub label: &'a Label,
+    /// Why it ended.
+    pub reason: EndReason,
+    /// Whether the client got a response that was closed in order.
+    pub clean: bool,
+    /// From the hand-over to its end.
+    pub duration: Duration,
+    /// What it carried.
+    pub counts: Counts,
+}
+
+/// What is kept of a stream's request for the log.
+#[derive(Clone, Debug, Default)]
+pub struct Label {
+    /// The client's address as the proxy sees it.
+    pub client: Option<SocketAddr>,
+    /// The upstream server's address.
+    pub upstream: Option<SocketAddr>,
+    /// Request method.
+    pub method: Box<str>,
+    /// Request target: path and query.
+    pub path: Box<str>,
+    /// From the request to the upstream's response head.
+    pub first_byte: Duration,
+}
+
+impl Route {
+    /// A route with nothing counted yet.
+    pub fn new(name: impl Into<String>, policy: Policy, observer: Arc<dyn Observer>) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), policy: Arc::new(policy), totals: Totals::default(), observer })
+    }
+
+    pub(crate) fn failed(&self, failure: &Failure) {
+        self.observer.failed(&self.name, failure);
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Route").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Totals {
+    pub(super) fn add(&self, progress: Progress) {
+        let add = |counter: &AtomicU64, more: u64| {
+            if more > 0 {
+                counter.fetch_add(more, Ordering::Relaxed);
+            }
+        };
+        add(&self.events, progress.events);
+        add(&self.bytes, progress.bytes);
+        add(&self.heartbeats, progress.heartbeats);
+    }
+}
+
+/// One stream's entry in its route's books. However the stream goes away, it is entered as ended once.
+pub(super) struct Account {
+    route: Arc<Route>,
+    registry: Arc<Registry>,
+    label: Box<Label>,
+    opened: Millis,
+    key: Option<usize>,
+}
+
+impl Account {
+    pub(super) fn open(route: Arc<Route>, registry: Arc<Registry>, label: Label) -> Self {
+        route.totals.opened.fetch_add(1, Ordering::Relaxed);
+        route.totals.active.fetch_add(1, Ordering::Relaxed);
+        route.observer.opened(&route.name, &label);
+        Self { route, registry, label: Box::new(label), opened: clock::now(), key: None }
+    }
+
+    /// Enters the stream's waker, on its first call.
+    pub(super) fn register(&mut self, waker: &std::task::Waker) {
+        if self.key.is_none() {
+            self.key = Some(self.registry.insert(waker.clone()));
+        }
+    }
+
+    pub(super) fn draining(&self) -> Option<Duration> {
+        self.registry.draining()
+    }
+
+    pub(super) fn add(&self, progress: Progress) {
+        self.route.totals.add(progress);
+    }
+
+    pub(super) fn close(&self, reason: EndReason, clean: bool, counts: Counts) {
+        let duration = Duration::from_millis(clock::now().0.saturating_sub(self.opened.0));
+        let ended = Ended { route: &self.route.name, label: &self.label, reason, clean, duration, counts };
+        self.route.totals.active.fetch_sub(1, Ordering::Relaxed);
+        self.route.observer.ended(&ended);
+        if let Some(key) = self.key {
+            self.registry.remove(key);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! One pair of buffers per worker thread, lent to whichever stream is being driven.
+
+use std::cell::RefCell;
+
+/// Size of one read from an upstream, in bytes. Also the bound on what a stream keeps while its client is behind,
+/// before framing.
+pub(super) const READ_BYTES: usize = 16 * 1024;
+
+/// The buffers: one to read into, one to collect what is to be written.
+pub(super) struct Scratch {
+    pub(super) input: Box<[u8]>,
+    pub(super) output: Vec<u8>,
+}
+
+/// Lends this thread's buffers. `output` is empty on entry; its capacity is kept within bounds on exit.
+pub(super) fn with<T>(borrow: impl FnOnce(&mut Scratch) -> T) -> T {
+    thread_local! {
+        static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+            input: vec![0; READ_BYTES].into_boxed_slice(),
+            output: Vec::with_capacity(READ_BYTES),
+        });
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.output.clear();
+        let result = borrow(scratch);
+        scratch.output.clear();
+        // One byte per chunk makes six bytes of output for each byte of input: rare, and not worth keeping.
+        scratch.output.shrink_to(2 * READ_BYTES);
+        result
+    })
+}

@@ -1,0 +1,256 @@
+//! Puts the parts together and runs them until a signal ends them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
+use pingora::proxy::http_proxy_service;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use pingora::services::listening::Service;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::access_log::AccessLog;
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::gateway::{Gateway, GatewayRoute};
+use crate::listen::{self, Bound, ListenError, Prebound};
+use crate::metrics::Metrics;
+use crate::pump::{Ended, Label, Observer, Registry, Route};
+use crate::takeover::Takeover;
+use crate::upstream::Upstream;
+
+/// How long a drain without a limit of its own may last: a process that never exits is not shut down.
+const LONGEST_DRAIN: Duration = Duration::from_secs(3600);
+
+/// How often a drain looks whether anything is left.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+/// Past the drain's limit, what is still closing gets this long.
+const DRAIN_MARGIN: Duration = Duration::from_secs(1);
+
+/// The proxy cannot start.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// An address is taken or not ours.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The access log cannot be opened.
+    #[error("cannot open the access log: {0}; check access_log.file and its permissions")]
+    AccessLog(#[source] io::Error),
+    /// Pingora's server thread ended without being told to.
+    #[error("the server stopped by itself; the log says why")]
+    Stopped,
+    /// A thread cannot be started, or a signal not be waited for.
+    #[error("the system is out of resources: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Binds everything, serves until SIGTERM, SIGINT or SIGQUIT, drains, and returns once nothing is left or the drain's
+/// limit has passed. A second signal cuts the drain short.
+///
+/// # Errors
+/// When something cannot be bound or opened; nothing has been served then.
+pub fn run(config: &Config) -> Result<(), ServerError> {
+    let bound = config.listen.iter().map(listen::bind).collect::<Result<Vec<_>, _>>()?;
+    let admin_bound = config.admin.as_ref().map(listen::bind).transpose()?;
+    raise_descriptor_limit();
+
+    let metrics = Metrics::new();
+    let access_log = AccessLog::open(&config.access_log, metrics.log_lost()).map_err(ServerError::AccessLog)?;
+    let observer = Arc::new(Books { metrics: metrics.clone(), access_log });
+    let takeover = Arc::new(Takeover::default());
+    let routes = routes(config, &observer);
+    metrics.watch(routes.iter().map(|route| route.streams.clone()).collect());
+    let gateway = Gateway::new(routes, takeover.clone(), metrics.clone());
+    let in_flight = gateway.in_flight();
+    let draining = Arc::new(AtomicBool::new(false));
+
+    let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let limit = config.drain.timeout.get().unwrap_or(LONGEST_DRAIN);
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(threads, limit));
+    for bound in &bound {
+        log::info!("listening on {} (http)", bound.address);
+    }
+    server.add_service(proxy_service(&server.configuration, gateway, bound));
+    if let Some(bound) = admin_bound {
+        log::info!("admin on {}", bound.address);
+        let mut service = Service::new("admin".to_owned(), Admin::new(metrics, draining.clone()));
+        service.add_tcp(&bound.address.to_string());
+        service.threads = Some(1);
+        server.add_service(Prebound::new(service, vec![bound]));
+    }
+
+    let (finished, wait) = channel();
+    let watch = SignalWatch { draining, registry: takeover.registry().clone(), limit, in_flight, finished };
+    std::thread::Builder::new()
+        .name("server".to_owned())
+        .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
+    // Only the watch sends, and only once.
+    let outcome = wait.recv().map_err(|_| ServerError::Stopped);
+    observer.access_log.flush(DRAIN_MARGIN);
+    outcome
+}
+
+fn routes(config: &Config, observer: &Arc<Books>) -> Vec<GatewayRoute> {
+    let upstreams: BTreeMap<&str, Arc<Upstream>> = config
+        .upstreams
+        .iter()
+        .map(|(name, upstream)| (name.as_str(), Arc::new(Upstream::new(name, upstream.servers.clone()))))
+        .collect();
+    let routes = config.effective_routes();
+    routes
+        .iter()
+        .filter_map(|route| {
+            Some(GatewayRoute {
+                path_prefix: route.matches.path_prefix.clone(),
+                stream: route.stream,
+                upstream: upstreams.get(config.upstream_of(route)?)?.clone(),
+                streams: Route::new(route.display_name(), route.policy(), observer.clone()),
+            })
+        })
+        .collect()
+}
+
+fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
+    ServerConf {
+        threads,
+        // Pingora sleeps its grace period through; the process exits before, as soon as nothing is left.
+        grace_period_seconds: Some(drain_limit.as_secs() + 2 * DRAIN_MARGIN.as_secs()),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    }
+}
+
+fn proxy_service(
+    conf: &Arc<ServerConf>,
+    gateway: Gateway,
+    bound: Vec<Bound>,
+) -> Prebound<Service<pingora::proxy::HttpProxy<Gateway, ()>>> {
+    let mut service = http_proxy_service(conf, gateway);
+    for bound in &bound {
+        // The default would keep 64 KiB of zeros for each connection.
+        let endpoint = ListenerConfig::tcp(bound.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());
+        service.add_listener(endpoint);
+    }
+    Prebound::new(service, bound)
+}
+
+/// Takes every descriptor that the system gives: each stream needs two.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => {
+            let descriptors = limit.maximum.map_or("unlimited".to_owned(), |limit| limit.to_string());
+            log::info!("descriptor limit {descriptors}; a stream takes two");
+        }
+        Err(error) => log::warn!(
+            "side=internal: the descriptor limit stays at {:?}, about half as many streams: {error}",
+            limit.current
+        ),
+    }
+}
+
+/// Everything that is told of streams.
+struct Books {
+    metrics: Arc<Metrics>,
+    access_log: AccessLog,
+}
+
+impl Observer for Books {
+    fn opened(&self, route: &str, label: &Label) {
+        self.metrics.opened(route, label);
+    }
+
+    fn ended(&self, ended: &Ended<'_>) {
+        self.metrics.ended(ended);
+        self.access_log.ended(ended);
+    }
+
+    fn failed(&self, route: &str, failure: &Failure) {
+        self.metrics.failed(route, failure);
+        let side = failure.side().as_str();
+        match std::error::Error::source(failure) {
+            _ if matches!(failure, Failure::ClientGone { .. }) => log::debug!("side={side} route={route}: {failure}"),
+            Some(source) => log::warn!("side={side} route={route}: {failure}: {source}"),
+            None => log::warn!("side={side} route={route}: {failure}"),
+        }
+    }
+}
+
+/// Waits for the signal that ends the process, and starts the drain.
+struct SignalWatch {
+    draining: Arc<AtomicBool>,
+    registry: Arc<Registry>,
+    limit: Duration,
+    in_flight: Arc<AtomicUsize>,
+    finished: Sender<()>,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for SignalWatch {
+    async fn recv(&self) -> ShutdownSignal {
+        let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
+        let [Ok(mut terminate), Ok(mut interrupt), Ok(mut quit)] = signals else {
+            log::error!("side=internal: signals cannot be waited for; only SIGKILL ends this process");
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+        }
+        let streams = self.registry.active();
+        log::info!("shutting down: no new connections; {streams} streams have {:?} to end", self.limit);
+        self.draining.store(true, Ordering::Release);
+        self.registry.drain(self.limit);
+        let drain = Drain {
+            registry: self.registry.clone(),
+            in_flight: self.in_flight.clone(),
+            until: Instant::now() + self.limit + DRAIN_MARGIN,
+            finished: self.finished.clone(),
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = drain.wait() => {}
+                _ = terminate.recv() => log::warn!("second signal: the drain is cut short"),
+                _ = interrupt.recv() => log::warn!("second signal: the drain is cut short"),
+            }
+            let _ = drain.finished.send(());
+        });
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+struct Drain {
+    registry: Arc<Registry>,
+    in_flight: Arc<AtomicUsize>,
+    until: Instant,
+    finished: Sender<()>,
+}
+
+impl Drain {
+    async fn wait(&self) {
+        // Twice in a row: between a request's end and its stream's entry nothing is counted for an instant.
+        let mut quiet = 0;
+        while quiet < 2 && Instant::now() < self.until {
+            tokio::time::sleep(DRAIN_POLL).await;
+            let left = self.registry.active() + self.in_flight.load(Ordering::Relaxed);
+            quiet = if left == 0 { quiet + 1 } else { 0 };
+        }
+        let left = self.registry.active() + self.in_flight.load(Ordering::Relaxed);
+        match left {
+            0 => log::info!("drained: nothing is left"),
+            _ => log::warn!("the drain's limit has passed: {left} streams or requests are cut"),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The one place with `unsafe`: descriptors that Pingora lends only by number.
+//!
+//! Taking the bare socket out of Pingora's stream saves about 1.6 KiB per stream, and no safe way leads to it.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+
+use socket2::SockRef;
+
+/// Duplicates the descriptor of a live stream (`dup`, close-on-exec).
+///
+/// # Errors
+/// When the descriptor limit is reached.
+pub(crate) fn duplicate(descriptor: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: callers pass the id of a stream that they hold for the length of the call, so the descriptor is open
+    // and not reused; it is borrowed for this expression only.
+    unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned()
+}
+
+/// Lends the socket of a live stream for setting options on it.
+pub(crate) fn with_socket(descriptor: RawFd, apply: impl FnOnce(SockRef<'_>)) {
+    // SAFETY: as above; the reference cannot outlive the call.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    apply(SockRef::from(&borrowed));
+}

@@ -1,0 +1,56 @@
+//! Writes the stream's head to the client, takes both connections out of their sessions, and starts the driver.
+
+use std::sync::Arc;
+
+use pingora::http::Version;
+use pingora::prelude::{Error, Result};
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::Session;
+use pingora::{ErrorType, OrErr};
+use tokio::time::timeout;
+
+use super::exchange::UpstreamStream;
+use super::stand_in::stand_in;
+use crate::pump::{self, Label, Registry, Route, Start, Transport};
+use crate::stream::{Framing, Opening};
+use crate::wire::head;
+
+/// After this the request is over as far as HttpProxy is concerned, and the stream runs on its own.
+///
+/// # Errors
+/// When the client cannot be written to, or a descriptor cannot be duplicated.
+pub(super) async fn hand_over(
+    session: &mut Session,
+    stream: UpstreamStream,
+    route: Arc<Route>,
+    registry: Arc<Registry>,
+    label: Label,
+) -> Result<()> {
+    let framing = if session.req_header().version >= Version::HTTP_11 { Framing::Chunked } else { Framing::Plain };
+    let opening = Opening {
+        policy: route.policy.clone(),
+        body: stream.body,
+        framing,
+        identity: head::is_identity(&stream.head),
+        random: fastrand::f64(),
+    };
+    let mut response = stream.head;
+    head::stream_response(&mut response, framing == Framing::Chunked)?;
+    session.set_keepalive(None);
+    let write = session.write_response_header(response.clone(), false);
+    match route.policy.timeouts.write {
+        Some(limit) => timeout(limit, write).await.or_err(ErrorType::WriteTimedout, "writing a stream's head")??,
+        None => write.await?,
+    }
+
+    let stand_in = stand_in(&session.downstream_session, response).await?;
+    let client = match std::mem::replace(&mut *session.downstream_session, stand_in) {
+        ServerSession::H1(client) => client.into_inner(),
+        _ => return Error::e_explain(ErrorType::InternalError, "only an HTTP/1 session can be taken over"),
+    };
+    let client = Transport::bare(client).or_err(ErrorType::InternalError, "taking the client's connection over")?;
+    let upstream =
+        Transport::bare(stream.connection).or_err(ErrorType::InternalError, "taking the upstream's connection over")?;
+    pump::spawn(Start { opening, client, upstream, leftover: stream.leftover, route, registry, label });
+    Ok(())
+}

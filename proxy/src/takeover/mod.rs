@@ -1,0 +1,97 @@
+//! The plugin: takes event streams over from inside any Pingora proxy, with one call in one hook.
+//!
+//! Called from [`ProxyHttp::proxy_upstream_filter`](pingora::proxy::ProxyHttp::proxy_upstream_filter), it connects,
+//! reads exactly one response head, and then decides. An event stream is handed to a driver in [`crate::pump`], and the
+//! sessions, with everything they hold, are dropped; any other answer is passed on whole over the client's session.
+//! Request filters, downstream modules and `logging` stay as they are: `logging` runs when the stream begins, and
+//! [`Observer::ended`](crate::pump::Observer::ended) when it ends.
+
+mod exchange;
+mod gate;
+mod hand_over;
+mod refuse;
+mod relay;
+mod stand_in;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::http::Method;
+use pingora::prelude::{HttpPeer, Result};
+use pingora::proxy::Session;
+
+use crate::pump::{Label, Registry, Route};
+use crate::wire::head;
+
+pub use crate::failure::Failure;
+pub use crate::wire::head::accepts_event_stream;
+
+use exchange::Answer;
+
+/// Takes requests over. One per process is enough; share it between the services of a proxy.
+pub struct Takeover {
+    connector: TransportConnector,
+    registry: Arc<Registry>,
+}
+
+impl Default for Takeover {
+    fn default() -> Self {
+        // Every connection carries one stream to its end: there is none to pool.
+        Self { connector: TransportConnector::new(Some(ConnectorOptions::new(1))), registry: Arc::default() }
+    }
+}
+
+impl Takeover {
+    /// The streams that are running, and the way to drain them.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Whether a request can be taken over at all: an HTTP/1 request that has a body to answer with and does not ask
+    /// for another protocol. What is not, HttpProxy carries as well as ever.
+    pub fn can_take(session: &Session) -> bool {
+        session.as_http1().is_some() && session.req_header().method != Method::HEAD && !session.is_upgrade_req()
+    }
+
+    /// Sends the request to the first of `peers` that can be connected to, and carries the answer to its end.
+    ///
+    /// Returns what `proxy_upstream_filter` should: `Ok(true)` when the request cannot be taken over
+    /// (see [`Takeover::can_take`]) and HttpProxy should go on with it, `Ok(false)` when it has been answered. A failure
+    /// before the response head is answered with 502 or 504 and a body that tells which, and is told to the route's
+    /// observer.
+    ///
+    /// # Errors
+    /// When the client's connection fails while a response is being written to it.
+    pub async fn take_over(&self, session: &mut Session, peers: &[HttpPeer], route: &Arc<Route>) -> Result<bool> {
+        if !Self::can_take(session) {
+            return Ok(true);
+        }
+        let started = Instant::now();
+        let client = session.client_addr().and_then(|address| address.as_inet()).copied();
+        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        let has_body = !session.is_body_empty();
+        let mut request = head::stream_request(session.req_header(), has_body)?;
+        head::add_forwarded(&mut request, client.map(|address| address.ip()), tls)?;
+
+        let answer = exchange::exchange(&self.connector, session, peers, request, &route.policy.timeouts).await;
+        match answer {
+            Ok(Answer::Stream(stream)) => {
+                let label = Label {
+                    client,
+                    upstream: stream.peer,
+                    method: session.req_header().method.as_str().into(),
+                    path: String::from_utf8_lossy(session.req_header().raw_path()).into(),
+                    first_byte: started.elapsed(),
+                };
+                hand_over::hand_over(session, *stream, route.clone(), self.registry.clone(), label).await?;
+            }
+            Ok(Answer::Other(upstream)) => relay::relay(session, *upstream, &route.policy.timeouts).await?,
+            Err(failure) => {
+                route.failed(&failure);
+                refuse::answer(session, &failure).await?;
+            }
+        }
+        Ok(false)
+    }
+}

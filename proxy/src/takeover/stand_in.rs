@@ -1,0 +1,93 @@
+//! What takes the client session's place once its connection is gone.
+//!
+//! HttpProxy still asks the session what was requested and what was answered, for `logging` and to decide whether it
+//! has to answer itself. A session over memory knows both.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::http::ResponseHeader;
+use pingora::prelude::Result;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A session that has read the same request and written the same response head, to nobody.
+pub(super) async fn stand_in(session: &ServerSession, response: Box<ResponseHeader>) -> Result<ServerSession> {
+    let replay =
+        Replay { request: session.to_h1_raw(), digest: session.digest().and_then(|d| d.socket_digest.clone()) };
+    let mut stand_in = ServerSession::new_http1(Box::new(replay));
+    stand_in.read_request().await?;
+    stand_in.set_keepalive(None);
+    stand_in.write_response_header(response).await?;
+    Ok(stand_in)
+}
+
+#[derive(Debug)]
+struct Replay {
+    request: Bytes,
+    digest: Option<Arc<SocketDigest>>,
+}
+
+impl AsyncRead for Replay {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let take = buffer.remaining().min(self.request.len());
+        buffer.put_slice(&self.request.split_to(take));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Replay {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[async_trait]
+impl Shutdown for Replay {
+    async fn shutdown(&mut self) {}
+}
+
+impl UniqueID for Replay {
+    fn id(&self) -> UniqueIDType {
+        -1
+    }
+}
+
+impl Ssl for Replay {}
+
+impl Peek for Replay {}
+
+impl GetTimingDigest for Replay {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Replay {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Replay {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.digest.clone()
+    }
+}

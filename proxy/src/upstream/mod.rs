@@ -1,0 +1,80 @@
+//! Which server of an upstream a request goes to: each in turn, names resolved anew every few seconds.
+
+mod resolve;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pingora::prelude::HttpPeer;
+
+use crate::config::Server;
+use resolve::Resolved;
+
+/// A backend's servers.
+#[derive(Debug)]
+pub struct Upstream {
+    name: String,
+    servers: Vec<(Server, Resolved)>,
+    turn: AtomicUsize,
+}
+
+impl Upstream {
+    /// An upstream of the given servers, which are looked up when they are first needed.
+    pub fn new(name: impl Into<String>, servers: Vec<Server>) -> Self {
+        let servers = servers.into_iter().map(|server| (server, Resolved::default())).collect();
+        Self { name: name.into(), servers, turn: AtomicUsize::new(0) }
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many servers it has.
+    pub fn server_count(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Every address of every server, in the order to try them: the server whose turn it is first. Names that do not
+    /// resolve are left out, and the failure is logged.
+    pub async fn peers(&self, connect: Option<Duration>) -> Vec<HttpPeer> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut peers = Vec::with_capacity(self.servers.len());
+        for at in 0..self.servers.len() {
+            let (server, resolved) = &self.servers[(turn + at) % self.servers.len()];
+            match resolved.addresses(server).await {
+                Ok(addresses) => {
+                    for address in addresses {
+                        let mut peer = HttpPeer::new(address, server.tls, server.host.clone());
+                        peer.options.connection_timeout = connect;
+                        peer.options.total_connection_timeout = connect;
+                        peers.push(peer);
+                    }
+                }
+                Err(error) => {
+                    log::error!("side=upstream upstream={} server={}: {error}", self.name, server.host);
+                }
+            }
+        }
+        peers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pingora::upstreams::peer::Peer;
+
+    #[tokio::test]
+    async fn servers_take_turns_and_the_others_follow() {
+        let servers = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"].map(|server| server.parse().expect("server"));
+        let upstream = Upstream::new("app", servers.to_vec());
+        let mut firsts = Vec::new();
+        for _ in 0..3 {
+            let peers = upstream.peers(None).await;
+            assert_eq!(peers.len(), 3);
+            firsts.push(peers[0].address().to_string());
+        }
+        assert_eq!(firsts, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
+    }
+}

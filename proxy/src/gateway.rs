@@ -168,16 +168,19 @@ impl ProxyHttp for Gateway {
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
-    fn suppress_error_log(&self, _: &Session, _: &RequestContext, error: &Error) -> bool {
-        // A client that leaves is no error of anybody's.
-        *error.esource() == ErrorSource::Downstream
+    fn suppress_error_log(&self, _: &Session, _: &RequestContext, _: &Error) -> bool {
+        // `logging` tells it, with the side that failed.
+        true
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, _: &mut RequestContext) {
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
         self.metrics.request(status);
         if let Some(error) = error {
-            log::warn!("side={} status={status} {}: {error}", side(error), session.request_summary());
+            // A client that leaves is no error of anybody's.
+            let gone = *error.esource() == ErrorSource::Downstream;
+            let level = if gone { log::Level::Debug } else { log::Level::Warn };
+            log::log!(level, "side={} status={status} {}: {error}", side(error), session.request_summary());
         }
     }
 }

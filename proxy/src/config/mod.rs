@@ -64,7 +64,7 @@ pub struct Upstream {
 }
 
 /// A rule for some of the requests.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Which requests; default: all.
@@ -318,19 +318,6 @@ impl Config {
             }
         }
         warnings
-    }
-}
-
-impl Default for Route {
-    fn default() -> Self {
-        Self {
-            matches: Match::default(),
-            upstream: None,
-            name: None,
-            stream: StreamMode::default(),
-            heartbeat: HeartbeatConfig::default(),
-            timeouts: TimeoutConfig::default(),
-        }
     }
 }
 

@@ -72,6 +72,7 @@ pub struct Core {
     body: Body,
     deadlines: Deadlines,
     counts: Counts,
+    #[allow(clippy::box_collection, reason = "trailers are rare: a pointer in each stream, not a vector")]
     trailers: Option<Box<Vec<u8>>>,
     boundary: Boundary,
     framing: Framing,

@@ -1,0 +1,97 @@
+//! SIGTERM: no new connections, streams ended between events, exit 0.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::support::{Backend, CHUNKED, Proxy, chunk, dechunk, eventually};
+
+fn trickling() -> Backend {
+    Backend::start(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: a\n\n"));
+        if connection.path() == "/half" {
+            connection.send(chunk(b"data: b"));
+            std::thread::sleep(Duration::from_millis(700));
+            connection.send(chunk(b" whole\n\n"));
+        }
+        connection.hang();
+    })
+}
+
+#[test]
+fn sigterm_ends_streams_between_events_and_exits_0() {
+    let backend = trickling();
+    let mut proxy = Proxy::start(backend.address, "");
+    let mut silent = proxy.stream("/silent");
+    silent.read_head();
+    silent.read_until_body_has("data: a\n\n");
+    let mut half = proxy.stream("/half");
+    half.read_head();
+    half.read_until_body_has("data: b");
+    proxy.terminate();
+
+    let (body, end) = dechunk(&silent.read_to_end().unwrap());
+    assert_eq!((body.as_slice(), end.as_deref()), (&b"data: a\n\n"[..], Some(&b"\r\n"[..])));
+    let (body, end) = dechunk(&half.read_to_end().unwrap());
+    assert_eq!(body, b"data: a\n\ndata: b whole\n\n", "the event under way was finished");
+    assert_eq!(end.as_deref(), Some(&b"\r\n"[..]));
+    for _ in 0..2 {
+        assert_eq!(proxy.log_line()["end"], "drain");
+    }
+    assert_eq!(proxy.exited().code(), Some(0));
+}
+
+#[test]
+fn a_draining_proxy_says_so_and_takes_no_new_connections() {
+    let backend = trickling();
+    let mut proxy = Proxy::start(backend.address, "");
+    assert_eq!(proxy.admin_page("/readyz"), (200, "ready\n".to_owned()));
+    let mut half = proxy.stream("/half");
+    half.read_head();
+    half.read_until_body_has("data: b");
+    proxy.terminate();
+    eventually("new connections are refused", || TcpStream::connect(proxy.address).is_err().then_some(()));
+    half.read_until_body_has("whole");
+    assert_eq!(proxy.exited().code(), Some(0));
+}
+
+#[test]
+fn a_stream_that_reaches_no_boundary_is_cut_at_the_limit() {
+    let backend = Backend::start(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: never ending"));
+        connection.hang();
+    });
+    let mut proxy = Proxy::start_with(&format!(
+        "upstreams: {{app: {{servers: ['{}']}}}}\ndrain: {{timeout: 300ms}}\n",
+        backend.address
+    ));
+    let mut client = proxy.stream("/events");
+    client.read_head();
+    client.read_until_body_has("never ending");
+    let asked = Instant::now();
+    proxy.terminate();
+    let (_, end) = dechunk(&client.read_to_end().unwrap());
+    assert_eq!(end, None, "the client can tell");
+    assert!(asked.elapsed() >= Duration::from_millis(300), "it had its time");
+    let log = proxy.log_line();
+    assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some("drain"), Some(false)));
+    assert_eq!(proxy.exited().code(), Some(0));
+}
+
+#[test]
+fn an_ordinary_request_under_way_is_finished() {
+    let backend = Backend::start(|mut connection| {
+        std::thread::sleep(Duration::from_millis(400));
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone");
+        connection.hang();
+    });
+    let mut proxy = Proxy::start(backend.address, "");
+    let mut client = proxy.connect();
+    client.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n");
+    backend.request();
+    proxy.terminate();
+    assert_eq!(client.read_head().status, 200);
+    client.read_until(|bytes| bytes == b"done");
+    assert_eq!(proxy.exited().code(), Some(0));
+}

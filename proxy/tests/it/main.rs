@@ -1,0 +1,15 @@
+//! Integration tests: the real binary over real sockets. One test program, because each links all of Pingora.
+#![allow(unreachable_pub, reason = "a test program has no outside")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where and why")]
+
+mod admin;
+mod architecture;
+mod bad_config;
+mod drain;
+mod embed;
+mod ends;
+mod heartbeats;
+mod non_streams;
+mod passthrough;
+mod support;
+mod timeouts;

@@ -1,0 +1,124 @@
+//! A backend that does exactly what a test says, byte for byte.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use super::DEADLINE;
+
+/// Listens until it is dropped. Each connection runs the script on a thread of its own.
+pub struct Backend {
+    pub address: SocketAddr,
+    heads: Receiver<String>,
+}
+
+/// One connection of the proxy to the backend, its request head read.
+pub struct Connection {
+    pub socket: TcpStream,
+    /// The request head, blank line included.
+    pub head: String,
+    /// What came after the head so far.
+    pub rest: Vec<u8>,
+}
+
+impl Backend {
+    pub fn start(script: impl Fn(Connection) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, heads) = channel();
+        let script = std::sync::Arc::new(script);
+        thread::spawn(move || {
+            for socket in listener.incoming() {
+                let (script, sender) = (script.clone(), sender.clone());
+                let Ok(socket) = socket else { return };
+                thread::spawn(move || {
+                    if let Some(connection) = Connection::accept(socket) {
+                        let _ = sender.send(connection.head.clone());
+                        script(connection);
+                    }
+                });
+            }
+        });
+        Self { address, heads }
+    }
+
+    /// Answers every request with these bytes, each part in a write of its own, and closes.
+    pub fn answering(parts: Vec<Vec<u8>>) -> Self {
+        Self::start(move |mut connection| {
+            for part in &parts {
+                connection.send(part);
+            }
+        })
+    }
+
+    /// The head of the next request that came in.
+    pub fn request(&self) -> String {
+        self.heads.recv_timeout(DEADLINE).expect("a request at the backend")
+    }
+}
+
+impl Connection {
+    fn accept(socket: TcpStream) -> Option<Self> {
+        socket.set_nodelay(true).ok()?;
+        socket.set_read_timeout(Some(DEADLINE)).ok()?;
+        let mut connection = Self { socket, head: String::new(), rest: Vec::new() };
+        let mut bytes = Vec::new();
+        loop {
+            if let Some(at) = bytes.windows(4).position(|end| end == b"\r\n\r\n") {
+                connection.rest = bytes.split_off(at + 4);
+                connection.head = String::from_utf8(bytes).ok()?;
+                return Some(connection);
+            }
+            let mut buffer = [0; 4096];
+            match connection.socket.read(&mut buffer) {
+                Ok(count @ 1..) => bytes.extend_from_slice(&buffer[..count]),
+                _ => return None,
+            }
+        }
+    }
+
+    pub fn path(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap_or_default()
+    }
+
+    /// Writes; a proxy that has gone is the test's business, not this side's.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.socket.write_all(bytes.as_ref());
+    }
+
+    /// Reads more of what the proxy sends, until `done` says it is enough.
+    pub fn read_until(&mut self, done: impl Fn(&[u8]) -> bool) {
+        let mut buffer = [0; 4096];
+        while !done(&self.rest) {
+            match self.socket.read(&mut buffer) {
+                Ok(count @ 1..) => self.rest.extend_from_slice(&buffer[..count]),
+                _ => return,
+            }
+        }
+    }
+
+    /// Blocks until the proxy closes this connection; false when it does not within the deadline.
+    pub fn closed_by_proxy(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
+    /// Closes with a reset.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(&self.socket);
+        let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    /// Stays open and silent until the proxy closes.
+    pub fn hang(mut self) {
+        self.closed_by_proxy();
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}

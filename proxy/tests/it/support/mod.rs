@@ -1,0 +1,37 @@
+//! What the integration tests share: the real binary, backends that follow a script, clients that see every byte.
+
+mod backend;
+mod client;
+mod proxy;
+
+use std::time::{Duration, Instant};
+
+pub use backend::Backend;
+pub use client::{Client, body_of, dechunk};
+pub use proxy::Proxy;
+
+/// How long anything may take before a test calls it broken. Far longer than it takes on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Asks again and again until the answer is there.
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < until, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The head of a chunked event stream.
+pub const CHUNKED: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// The head of an event stream that ends with its connection.
+pub const UNTIL_CLOSE: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+
+/// One chunk.
+pub fn chunk(data: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", data.len()).as_bytes(), data, b"\r\n"].concat()
+}

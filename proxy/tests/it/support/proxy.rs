@@ -1,0 +1,139 @@
+//! The binary under test, started with a configuration of its own on ports of its own.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use super::{Client, DEADLINE, eventually};
+
+pub struct Proxy {
+    child: Child,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    stderr: Arc<Mutex<String>>,
+    log_lines: Receiver<String>,
+    _directory: tempfile::TempDir,
+}
+
+impl Proxy {
+    /// In front of `backend`, with the YAML of one route's keys (indented by four), such as `    stream: always`.
+    pub fn start(backend: SocketAddr, route: &str) -> Self {
+        Self::start_with(&format!(
+            "upstreams: {{app: {{servers: [{backend}]}}}}\nroutes:\n  - upstream: app\n{route}\ndrain: {{timeout: 5s}}\n"
+        ))
+    }
+
+    /// With a whole configuration, save the listeners.
+    pub fn start_with(config: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("sse-proxy.yaml");
+        let listeners = "listen: [{address: 127.0.0.1:0}]\nadmin: {address: 127.0.0.1:0}\n";
+        std::fs::write(&file, format!("{listeners}{config}")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sse-proxy"))
+            .arg("--config")
+            .arg(&file)
+            .env_remove("SSE_PROXY_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let (mut pipe, kept) = (child.stderr.take().unwrap(), stderr.clone());
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+                kept.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+            }
+        });
+        let (sender, log_lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut proxy = Self {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            stderr,
+            log_lines,
+            _directory: directory,
+        };
+        proxy.address = proxy.announced("listening on ");
+        proxy.admin = proxy.announced("admin on ");
+        proxy
+    }
+
+    fn announced(&self, what: &str) -> SocketAddr {
+        eventually(what, || {
+            let stderr = self.stderr();
+            let (_, rest) = stderr.split_once(what)?;
+            let (line, _) = rest.split_once('\n')?;
+            line.split_whitespace().next()?.parse().ok()
+        })
+    }
+
+    /// Everything logged so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A connection to it.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// A stream request on a connection of its own.
+    pub fn stream(&self, path: &str) -> Client {
+        let mut client = self.connect();
+        client.send(&format!("GET {path} HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n"));
+        client
+    }
+
+    /// The next access log line.
+    pub fn log_line(&self) -> serde_json::Value {
+        let line = self.log_lines.recv_timeout(DEADLINE).expect("an access log line");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// One page of the admin listener: status and body.
+    pub fn admin_page(&self, path: &str) -> (u16, String) {
+        let mut client = Client::connect(self.admin);
+        client.send(&format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"));
+        let head = client.read_head();
+        (head.status, String::from_utf8(client.read_to_end().unwrap()).unwrap())
+    }
+
+    /// A metric's value, by its name and labels as they are printed.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.admin_page("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        line.parse().ok()
+    }
+
+    pub fn terminate(&self) {
+        let status = Command::new("kill").arg(self.pid().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the process to exit by itself.
+    pub fn exited(&mut self) -> ExitStatus {
+        eventually("the process exits", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- the proxy's log ---\n{}", self.stderr());
+        }
+    }
+}

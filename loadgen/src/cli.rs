@@ -1,0 +1,212 @@
+//! The command line: what there is to type, with its defaults and examples. Decides nothing.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXIT_CODES: &str = "Exit codes:
+  0    the result stands
+  1    something failed, or a --fail-if threshold was crossed
+  2    the result cannot be trusted; the warnings say why and what would help
+  64   the command line is wrong, or the load does not fit the machine
+  130  interrupted; what was measured so far was shown";
+
+const EXAMPLES: &str = "Examples:
+  sse-loadgen origin --listen 127.0.0.1:9000
+  sse-loadgen run -c 1000 -d 30s 'http://127.0.0.1:9000/events?interval=1s'
+  sse-loadgen compare --streams 5000 --rounds 2 --json compare.json";
+
+/// Load generator and measuring instrument for Server-Sent Events.
+#[derive(Debug, Parser)]
+#[command(name = "sse-loadgen", version, about, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"), max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Open streams and measure what they deliver
+    Run(Box<RunArgs>),
+    /// Measure direct, nginx, sse-proxy and nginx in front of sse-proxy side by side
+    Compare(Box<CompareArgs>),
+    /// Serve the built-in backend
+    Origin(OriginArgs),
+    /// A worker process of `run` or `compare`
+    #[command(hide = true)]
+    Worker,
+    /// Becomes another program that ends when the one that started it does
+    #[command(hide = true)]
+    Tether(TetherArgs),
+}
+
+const RUN_EXAMPLES: &str = "Examples:
+  sse-loadgen run -c 1000 --ramp 500/s -d 1m 'http://127.0.0.1:9000/events?interval=1s&size=200'
+  sse-loadgen run -c 60000 --processes 4 --source 127.0.0.2-127.0.0.9 http://127.0.0.1:8080/events
+  sse-loadgen run -c 10 -X POST -H 'Content-Type: application/json' --body '{\"stream\":true}' http://127.0.0.1:3000/v1/chat
+  sse-loadgen run -c 500 --fail-if 'p99>50ms' --fail-if 'lost>0' --json run.json --hgrm out/run http://127.0.0.1:8080/events
+
+Streams of the built-in origin carry stamps: delivery latency is then measured from when each event was due, and lost,
+repeated, torn and damaged events are told apart. Other backends are measured too: first byte, gaps, counts.";
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}"))]
+pub struct RunArgs {
+    /// Where to connect; several are used in turn
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<String>,
+    /// How many streams to hold open
+    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub connections: u64,
+    /// How to spread the connecting: over a time (10s) or at a rate (500/s)
+    #[arg(long, default_value = "1000/s")]
+    pub ramp: String,
+    /// How long to measure once the ramp is over
+    #[arg(short, long, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub duration: Duration,
+    /// Source addresses: a list of addresses and ranges such as 127.0.0.2-127.0.0.9
+    #[arg(long, value_name = "ADDRESSES")]
+    pub source: Option<String>,
+    /// A further request header, `Name: value`
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub headers: Vec<String>,
+    /// Request method [default: GET, or POST with a body]
+    #[arg(short = 'X', long)]
+    pub method: Option<String>,
+    /// Request body, or @FILE
+    #[arg(long)]
+    pub body: Option<String>,
+    /// Spread the streams over so many worker processes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub processes: u64,
+    /// How many connections may be in the making at once
+    #[arg(long, default_value_t = 256)]
+    pub in_flight: usize,
+    /// How long connecting may take
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub connect_timeout: Duration,
+    /// How long the response head may take
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    pub head_timeout: Duration,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write percentile distributions to PREFIX.latency_us.hgrm and so on
+    #[arg(long, value_name = "PREFIX")]
+    pub hgrm: Option<PathBuf>,
+    /// Fail when the result crosses a threshold, such as `p99>50ms` or `lost>0`
+    #[arg(long, value_name = "METRIC>LIMIT")]
+    pub fail_if: Vec<String>,
+}
+
+const ORIGIN_HELP: &str = "Streams are at /events and take these query parameters:
+  interval=1s          time between events          size=100            bytes of data text per event
+  count=N              end after N events           then=close|hold     what follows the last one
+  start_after=5s       silence first                start_at=UNIX_US    nothing is due earlier
+  gate=NAME            wait for POST /gate?name=NAME&at=UNIX_US
+  schedule=staggered|broadcast   each stream its own phase, or all on the wall clock's ticks
+  eol=lf|cr|crlf|mixed split=N|random  bom=1  multiline=N  name=EVENT  comments=5s
+  framing=chunked|length|close   trailers=1
+  silent  flood  hang  first_byte_delay=2s  abort_after=N
+A `Last-Event-ID` header continues the sequence. Other pages: / /json /echo /status/NNN /redirect /large?bytes=N /healthz";
+
+/// Options of `origin`.
+#[derive(Debug, Args)]
+#[command(after_help = ORIGIN_HELP)]
+pub struct OriginArgs {
+    /// Where to listen; may be given several times; port 0 takes a free port. The address is printed when it is ready
+    #[arg(long, default_value = "127.0.0.1:9000")]
+    pub listen: Vec<SocketAddr>,
+    /// How many threads serve
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: u16,
+}
+
+const COMPARE_HELP: &str = "Examples:
+  sse-loadgen compare --streams 5000 --rounds 2 --json target/report/compare.json
+  sse-loadgen compare --streams 1000 --targets direct,nginx --duration 5s
+  sse-loadgen compare --streams 9000 --schedule broadcast --proxy-bin target/release/sse-proxy
+
+Every round starts each target anew, on free loopback ports, with an origin of its own. A target's turn: read its memory
+idle, open --low streams, read, open the rest, hold them silent for longer than two heartbeats, read, then one event per
+--interval on each stream for --duration, during which CPU time is counted, and read memory again.
+
+  user memory    PSS of all of the target's processes (/proc/PID/smaps_rollup); per stream it is the slope from --low to
+                 --streams, idle is the reading before the first connection
+  kernel memory  live socket objects (/proc/slabinfo; all of Slab where that cannot be read) and TCP buffers
+                 (/proc/net/sockstat) of the whole machine, as a slope, less the same slope of `direct`
+  CPU per event  user and system time of the target's processes over the traffic phase, divided by events delivered
+  latency        from when an event was due at the origin until a client had read it";
+
+/// Options of `compare`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{COMPARE_HELP}\n\n{EXIT_CODES}"))]
+pub struct CompareArgs {
+    /// How many streams each target has to hold
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(2..))]
+    pub streams: u64,
+    /// How many streams at the lower end of the memory slope [default: a fifth of --streams]
+    #[arg(long)]
+    pub low: Option<u64>,
+    /// How often every target has its turn
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rounds: u64,
+    /// What to compare: direct, nginx, sse-proxy, nginx+sse-proxy
+    #[arg(long, value_delimiter = ',', default_value = "direct,nginx,sse-proxy,nginx+sse-proxy")]
+    pub targets: Vec<String>,
+    /// The sse-proxy program [default: beside this one, then in PATH]
+    #[arg(long, value_name = "FILE")]
+    pub proxy_bin: Option<PathBuf>,
+    /// The nginx program [default: in PATH, then /usr/sbin/nginx]
+    #[arg(long, value_name = "FILE")]
+    pub nginx_bin: Option<PathBuf>,
+    /// Configuration of nginx as the thing to compare with; only its listen and upstream addresses are replaced
+    #[arg(long, value_name = "FILE", default_value = "nginx/baseline.conf")]
+    pub nginx_conf: PathBuf,
+    /// Configuration of nginx in front of sse-proxy, likewise
+    #[arg(long, value_name = "FILE", default_value = "nginx/front.conf")]
+    pub front_conf: PathBuf,
+    /// How long events flow
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub duration: Duration,
+    /// Time between two events of one stream; has to be shorter than --heartbeat
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    pub interval: Duration,
+    /// Bytes of data per event
+    #[arg(long, default_value_t = 100)]
+    pub size: u64,
+    /// When events are due: staggered (an even flow) or broadcast (all at once)
+    #[arg(long, default_value = "staggered", value_parser = ["staggered", "broadcast"])]
+    pub schedule: String,
+    /// Heartbeat interval of sse-proxy
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    pub heartbeat: Duration,
+    /// Connections opened per second
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub ramp_rate: u64,
+    /// Client processes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub processes: u64,
+    /// Threads of the origin
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub origin_threads: u16,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Options of the hidden `tether`.
+#[derive(Debug, Args)]
+pub struct TetherArgs {
+    /// Ask it to end instead of killing it
+    #[arg(long)]
+    pub gently: bool,
+    /// The program and its arguments
+    #[arg(required = true, last = true)]
+    pub program: Vec<std::ffi::OsString>,
+}

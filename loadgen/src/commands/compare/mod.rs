@@ -1,0 +1,129 @@
+//! `sse-loadgen compare`: every target in turn, round after round, under the same load, and one table at the end.
+
+mod programs;
+mod turn;
+
+use std::time::Duration;
+
+use self::turn::{Load, Turn};
+use super::signals::Interrupt;
+use crate::cli::CompareArgs;
+use crate::error::{CommandError, Outcome};
+use crate::limits;
+use crate::report::compare::{CompareReport, Figures, write_table};
+use crate::report::conditions::Conditions;
+use crate::report::progress::{Progress, Terminal};
+use crate::report::run::write_warnings;
+use crate::target::{StackConfig, Target, nginx};
+
+/// What a comparison is made of, checked.
+struct Plan {
+    targets: Vec<Target>,
+    stack: StackConfig,
+    load: Load,
+    descriptor_limit: u64,
+}
+
+/// Compares, and shows what came of it; also after Ctrl-C, from the turns that were over by then.
+///
+/// # Errors
+/// Anything that leaves nothing to show.
+pub async fn run(args: &CompareArgs, terminal: &mut Terminal) -> Result<Outcome, CommandError> {
+    let plan = check(args)?;
+    let mut interrupt = Interrupt::catch()?;
+    let conditions = Conditions::read(plan.descriptor_limit);
+    let versions = programs::versions(&plan.targets, &plan.stack.programs);
+    let mut figures: Vec<Figures> = plan.targets.iter().map(|target| Figures::new(*target)).collect();
+    let mut interrupted = false;
+    {
+        let mut progress = Progress::new(terminal);
+        progress.say(&format!(
+            "about {} for {} rounds of {} targets",
+            plan.estimate(args),
+            args.rounds,
+            plan.targets.len()
+        ));
+        'rounds: for round in 1..=args.rounds {
+            for figures in &mut figures {
+                let turn = Turn { target: figures.target, stack: &plan.stack, load: &plan.load };
+                let label = format!("round {round}/{}, {}", args.rounds, figures.target);
+                tokio::select! {
+                    measured = turn.take(&mut progress, &label) => figures.rounds.push(measured?),
+                    () = interrupt.wait() => {
+                        interrupted = true;
+                        break 'rounds;
+                    }
+                }
+            }
+        }
+    }
+    figures.retain(|figures| !figures.rounds.is_empty());
+    let report = CompareReport::new(conditions, versions, args.streams, interrupted, &figures);
+    write_table(&mut *terminal.out, &report)?;
+    terminal.out.flush()?;
+    write_warnings(&mut *terminal.err, &report.warnings, terminal.has_colour)?;
+    if let Some(path) = &args.json {
+        super::write_json(path, &report)?;
+    }
+    Ok(match (interrupted, report.valid) {
+        (true, _) => Outcome::Interrupted,
+        (false, false) => Outcome::NotValid,
+        (false, true) => Outcome::Good,
+    })
+}
+
+fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
+    let usage = |text: &str| Err(CommandError::Usage(text.to_owned()));
+    let targets = args.targets.iter().map(|name| name.parse()).collect::<Result<Vec<Target>, _>>()?;
+    let low = args.low.unwrap_or((args.streams / 5).max(1));
+    if low >= args.streams || low == 0 {
+        return usage("--low has to be between 1 and --streams: memory per stream is the slope between the two");
+    }
+    if args.interval.is_zero() || args.duration < args.interval {
+        return usage("--duration has to be at least one --interval, and --interval more than nothing");
+    }
+    if args.heartbeat <= args.interval {
+        return usage(
+            "--heartbeat has to be longer than --interval, so that heartbeats come in the silence and not between events",
+        );
+    }
+    let programs = programs::find(args, &targets)?;
+    let descriptor_limit = limits::raise_descriptor_limit();
+    limits::check_descriptors(args.streams, args.processes, descriptor_limit)?;
+    limits::check_server("origin", args.streams, 1, descriptor_limit)?;
+    if targets.iter().any(|target| target.has_proxy()) {
+        limits::check_server("sse-proxy", args.streams, 2, descriptor_limit)?;
+    }
+    for (target, config) in [(Target::Nginx, &args.nginx_conf), (Target::NginxSseProxy, &args.front_conf)] {
+        if targets.contains(&target) {
+            nginx::check_config(config, args.streams)?;
+        }
+    }
+    let stack = StackConfig {
+        programs,
+        nginx_conf: args.nginx_conf.clone(),
+        front_conf: args.front_conf.clone(),
+        heartbeat: args.heartbeat,
+    };
+    let load = Load {
+        low,
+        streams: args.streams,
+        ramp_per_second: args.ramp_rate,
+        // Two heartbeats and a little more: idle means that they have come and gone.
+        hold: args.heartbeat * 2 + Duration::from_secs(1),
+        interval: args.interval,
+        events: (args.duration.as_micros() / args.interval.as_micros()) as u64,
+        size: args.size,
+        schedule: args.schedule.clone(),
+        processes: args.processes,
+        origin_threads: args.origin_threads,
+    };
+    Ok(Plan { targets, stack, load, descriptor_limit })
+}
+
+impl Plan {
+    fn estimate(&self, args: &CompareArgs) -> humantime::FormattedDuration {
+        let turns = args.rounds * self.targets.len() as u64;
+        humantime::format_duration(Duration::from_secs(turns * self.load.length().as_secs()))
+    }
+}

@@ -1,0 +1,24 @@
+//! One module per command: arguments in, a result out, shown on the terminal that was passed in.
+
+pub mod compare;
+pub mod origin;
+pub mod request;
+pub mod run;
+pub mod signals;
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::error::CommandError;
+
+/// Writes a document, making the directory it goes into.
+fn write_json(path: &Path, document: &impl Serialize) -> Result<(), CommandError> {
+    let refuse = |source| CommandError::Write { path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(refuse)?;
+    }
+    let mut text = serde_json::to_string_pretty(document).map_err(|error| refuse(error.into()))?;
+    text.push('\n');
+    std::fs::write(path, text).map_err(refuse)
+}

@@ -1,0 +1,188 @@
+//! `sse-loadgen run`: opens streams, holds them, measures, and tells.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::request::RequestTemplate;
+use super::signals::Interrupt;
+use crate::cli::RunArgs;
+use crate::error::{CommandError, Outcome};
+use crate::fleet::{Fleet, Placement};
+use crate::limits;
+use crate::plan::{self, Ramp};
+use crate::record::Record;
+use crate::report::conditions::Conditions;
+use crate::report::progress::{Progress, Terminal};
+use crate::report::run::{RunReport, summaries, write_text, write_warnings};
+use crate::report::threshold::Threshold;
+use crate::report::{hgrm, units};
+use crate::url::Url;
+use crate::validity::{self, Evidence};
+use crate::worker::{Command, Destination, Job, Snapshot};
+
+/// What a run is made of, checked.
+#[derive(Debug)]
+struct Plan {
+    urls: Vec<Url>,
+    job: Job,
+    ramp: Ramp,
+    thresholds: Vec<Threshold>,
+    placement: Placement,
+    descriptor_limit: u64,
+}
+
+/// What came of it.
+struct Measured {
+    record: Record,
+    seconds: f64,
+    worker_cpu_share: Option<f64>,
+    interrupted: bool,
+}
+
+/// Runs the load and shows the result.
+///
+/// # Errors
+/// Anything that leaves no result to show.
+pub async fn run(args: &RunArgs, terminal: &mut Terminal) -> Result<Outcome, CommandError> {
+    let plan = check(args)?;
+    let conditions = Conditions::read(plan.descriptor_limit);
+    let measured = measure(args, &plan, terminal).await?;
+    let record = &measured.record;
+    let clean_ends = record.ends.get("clean_end").copied().unwrap_or(0);
+    let evidence = Evidence {
+        wanted: if measured.interrupted { record.counts.attempted } else { args.connections },
+        held: record.counts.open + clean_ends,
+        worker_cpu_share: measured.worker_cpu_share,
+        machine_cpu_share: None,
+    };
+    let warnings = validity::judge(record, evidence);
+    let report = RunReport {
+        kind: "run",
+        conditions,
+        urls: plan.urls.iter().map(ToString::to_string).collect(),
+        connections: args.connections,
+        seconds: measured.seconds,
+        interrupted: measured.interrupted,
+        valid: !warnings.iter().any(|doubt| doubt.invalidates),
+        counts: record.counts,
+        integrity: record.integrity,
+        ends: record.ends.clone(),
+        stalled: record.stalled,
+        worker_cpu_share: measured.worker_cpu_share,
+        distributions: summaries(record),
+        warnings,
+    };
+    write_text(&mut *terminal.out, &report, record)?;
+    terminal.out.flush()?;
+    write_warnings(&mut *terminal.err, &report.warnings, terminal.has_colour)?;
+    if let Some(path) = &args.json {
+        super::write_json(path, &report)?;
+    }
+    if let Some(prefix) = &args.hgrm {
+        hgrm::write_files(prefix, record).map_err(|(path, source)| CommandError::Write { path, source })?;
+    }
+    let crossed: Vec<String> =
+        plan.thresholds.iter().filter(|threshold| threshold.is_crossed(record)).map(ToString::to_string).collect();
+    for threshold in &crossed {
+        writeln!(terminal.err, "Failed: {threshold}")?;
+    }
+    Ok(match (measured.interrupted, report.valid, crossed.is_empty()) {
+        (true, ..) => Outcome::Interrupted,
+        (false, false, _) => Outcome::NotValid,
+        (false, true, false) => Outcome::ThresholdCrossed,
+        (false, true, true) => Outcome::Good,
+    })
+}
+
+fn check(args: &RunArgs) -> Result<Plan, CommandError> {
+    let urls = args.urls.iter().map(|url| url.parse()).collect::<Result<Vec<Url>, _>>()?;
+    let ramp: Ramp = args.ramp.parse()?;
+    let sources = args.source.as_deref().map(plan::parse_sources).transpose()?.unwrap_or_default();
+    let thresholds = args.fail_if.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+    let template = RequestTemplate::new(args.method.as_deref(), &args.headers, args.body.as_deref())?;
+    let resolve = |url: &Url| Ok(Destination { address: url.resolve()?, request: template.bytes(url) });
+    let destinations = urls.iter().map(resolve).collect::<Result<Vec<_>, CommandError>>()?;
+    if let Some(source) =
+        sources.iter().find(|source| destinations.iter().any(|to| to.address.is_ipv4() != source.is_ipv4()))
+    {
+        return Err(CommandError::Usage(format!("--source {source}: of another address family than a URL")));
+    }
+    let descriptor_limit = limits::raise_descriptor_limit();
+    limits::check_descriptors(args.connections, args.processes, descriptor_limit)?;
+    let mut addresses: Vec<_> = destinations.iter().map(|destination| destination.address).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    limits::check_ports(args.connections, sources.len() as u64, addresses.len() as u64, limits::ephemeral_ports())?;
+    let placement = match args.processes {
+        1 => Placement::Thread,
+        count => Placement::Processes { program: std::env::current_exe()?, count },
+    };
+    let job = Job {
+        destinations,
+        sources,
+        connect_timeout: args.connect_timeout,
+        head_timeout: args.head_timeout,
+        in_flight: args.in_flight,
+        already: template.already(),
+        worker: 0,
+        workers: 1,
+    };
+    Ok(Plan { urls, job, ramp, thresholds, placement, descriptor_limit })
+}
+
+/// Drives the workers until the time is over, all streams have ended, or someone interrupts.
+async fn measure(args: &RunArgs, plan: &Plan, terminal: &mut Terminal) -> Result<Measured, CommandError> {
+    let mut interrupt = Interrupt::catch()?;
+    let mut progress = Progress::new(terminal);
+    let mut fleet = Fleet::start(&plan.job, &plan.placement)?;
+    let start = Instant::now();
+    fleet.tell(Command::Open { from: 0, to: args.connections, ramp: plan.ramp });
+    let mut ramped: Option<(Instant, Vec<Snapshot>)> = None;
+    let mut interrupted = false;
+    loop {
+        let deadline = ramped.as_ref().map(|(at, _)| *at + args.duration);
+        tokio::select! {
+            report = fleet.progress() => report?,
+            () = interrupt.wait() => {
+                interrupted = true;
+                break;
+            }
+            () = sleep_until(deadline.unwrap_or(start)), if deadline.is_some() => break,
+        }
+        let counts = fleet.counts();
+        let settled = counts.open + fleet.ended();
+        if ramped.is_none() && settled >= args.connections {
+            ramped = Some((Instant::now(), fleet.snapshots().to_vec()));
+        }
+        if fleet.ended() >= args.connections {
+            break;
+        }
+        progress.update(|| progress_line(start.elapsed(), &fleet, args.connections));
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let worker_cpu_share = ramped.and_then(|(_, before)| busiest_share(&before, fleet.snapshots()));
+    let record = fleet.finish(None).await?;
+    Ok(Measured { record, seconds, worker_cpu_share, interrupted })
+}
+
+/// The CPU share of the worker that used most between two sets of snapshots; `None` when they are too close to tell.
+#[must_use]
+pub fn busiest_share(before: &[Snapshot], after: &[Snapshot]) -> Option<f64> {
+    let shares = before.iter().zip(after).filter(|(before, after)| after.at_us > before.at_us + 500_000);
+    let shares =
+        shares.map(|(before, after)| (after.cpu_us - before.cpu_us) as f64 / (after.at_us - before.at_us) as f64);
+    shares.reduce(f64::max)
+}
+
+fn progress_line(elapsed: Duration, fleet: &Fleet, wanted: u64) -> String {
+    let counts = fleet.counts();
+    format!(
+        "{:.0}s: {} of {wanted} streams open, {} ended, {} events, {}",
+        elapsed.as_secs_f64(),
+        counts.open,
+        fleet.ended(),
+        counts.events,
+        units::bytes(counts.bytes as f64),
+    )
+}

@@ -1,0 +1,265 @@
+//! What one worker measured. Every worker has a record of its own; records are merged without loss at the end.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer as _, V2Serializer};
+use serde::{Deserialize, Serialize};
+
+use crate::integrity::Integrity;
+
+/// Values are recorded from 1 µs to one hour, to three significant digits.
+const MAX_US: u64 = 3_600_000_000;
+const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// Everything measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// From `connect` to an established connection.
+    pub connect_us: Distribution,
+    /// From the request sent to the first byte of the answer.
+    pub ttfb_us: Distribution,
+    /// From when an event was due until it was read.
+    pub latency_us: Distribution,
+    /// From when an event was sent by the origin until it was read.
+    pub transit_us: Distribution,
+    /// From when an event was due until the origin sent it.
+    pub origin_late_us: Distribution,
+    /// Between two events of one stream.
+    pub gap_us: Distribution,
+    /// How late this worker's own timers fired.
+    pub timer_late_us: Distribution,
+    /// Counters.
+    pub counts: Counts,
+    /// What became of stamped events.
+    pub integrity: Integrity,
+    /// Streams that are no longer open, or never were, by reason.
+    pub ends: BTreeMap<String, u64>,
+    /// Events per stream over all streams, least and most; to find streams that got nothing.
+    pub events_per_stream: Distribution,
+    /// Streams open at the end whose next event was overdue by more than one interval and a second.
+    pub stalled: u64,
+}
+
+/// Plain counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Connections begun.
+    pub attempted: u64,
+    /// Connections established.
+    pub connected: u64,
+    /// Streams whose head was a 200 `text/event-stream`.
+    pub streams: u64,
+    /// Streams open now.
+    pub open: u64,
+    /// Events, heartbeats not included.
+    pub events: u64,
+    /// Events among them that carried a stamp.
+    pub stamped: u64,
+    /// Comment lines, and events without a stamp in streams whose other events carry one.
+    pub heartbeats: u64,
+    /// Body bytes, without transfer coding.
+    pub bytes: u64,
+    /// `retry` fields.
+    pub retries: u64,
+}
+
+/// A histogram, and what did not fit into it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Distribution {
+    histogram: Histogram<u64>,
+    /// Values above an hour, recorded as an hour.
+    pub clipped: u64,
+    /// Values below zero, recorded as zero: the clocks of both ends disagree.
+    pub negative: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    v2_base64: String,
+    clipped: u64,
+    negative: u64,
+}
+
+impl Record {
+    /// Adds everything another worker measured.
+    pub fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.distributions_mut().into_iter().zip(other.distributions()) {
+            mine.merge(theirs.1);
+        }
+        self.counts.merge(other.counts);
+        self.integrity.merge(other.integrity);
+        for (reason, count) in &other.ends {
+            *self.ends.entry(reason.clone()).or_default() += count;
+        }
+        self.stalled += other.stalled;
+    }
+
+    /// All distributions with their names.
+    #[must_use]
+    pub fn distributions(&self) -> [(&'static str, &Distribution); 8] {
+        [
+            ("connect_us", &self.connect_us),
+            ("ttfb_us", &self.ttfb_us),
+            ("latency_us", &self.latency_us),
+            ("transit_us", &self.transit_us),
+            ("origin_late_us", &self.origin_late_us),
+            ("gap_us", &self.gap_us),
+            ("timer_late_us", &self.timer_late_us),
+            ("events_per_stream", &self.events_per_stream),
+        ]
+    }
+
+    fn distributions_mut(&mut self) -> [&mut Distribution; 8] {
+        [
+            &mut self.connect_us,
+            &mut self.ttfb_us,
+            &mut self.latency_us,
+            &mut self.transit_us,
+            &mut self.origin_late_us,
+            &mut self.gap_us,
+            &mut self.timer_late_us,
+            &mut self.events_per_stream,
+        ]
+    }
+}
+
+impl Counts {
+    /// Adds another worker's counters.
+    pub fn merge(&mut self, other: Self) {
+        self.attempted += other.attempted;
+        self.connected += other.connected;
+        self.streams += other.streams;
+        self.open += other.open;
+        self.events += other.events;
+        self.stamped += other.stamped;
+        self.heartbeats += other.heartbeats;
+        self.bytes += other.bytes;
+        self.retries += other.retries;
+    }
+}
+
+impl Default for Distribution {
+    fn default() -> Self {
+        let bounds = Histogram::new_with_bounds(1, MAX_US, SIGNIFICANT_DIGITS);
+        Self { histogram: bounds.expect("constant bounds are valid"), clipped: 0, negative: 0 }
+    }
+}
+
+impl Distribution {
+    /// Records one value.
+    pub fn record(&mut self, value: u64) {
+        if self.histogram.record(value).is_err() {
+            self.clipped += 1;
+            self.histogram.saturating_record(MAX_US);
+        }
+    }
+
+    /// Records the time from `start` to `end`, which ought not to be negative.
+    pub fn record_between(&mut self, start: u64, end: u64) {
+        if end < start {
+            self.negative += 1;
+        }
+        self.record(end.saturating_sub(start));
+    }
+
+    /// The values themselves.
+    #[must_use]
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
+    }
+
+    /// The value at a quantile between 0 and 1; `None` when nothing was recorded.
+    #[must_use]
+    pub fn quantile(&self, quantile: f64) -> Option<u64> {
+        (!self.histogram.is_empty()).then(|| self.histogram.value_at_quantile(quantile))
+    }
+
+    /// The largest value; `None` when nothing was recorded.
+    #[must_use]
+    pub fn max(&self) -> Option<u64> {
+        (!self.histogram.is_empty()).then(|| self.histogram.max())
+    }
+
+    /// Adds another distribution, without loss.
+    pub fn merge(&mut self, other: &Self) {
+        // Equal bounds: adding cannot fail.
+        let _ = self.histogram.add(&other.histogram);
+        self.clipped += other.clipped;
+        self.negative += other.negative;
+    }
+
+    /// The histogram in the V2 encoding, base64, as `.hlog` files carry it.
+    #[must_use]
+    pub fn to_v2_base64(&self) -> String {
+        let mut bytes = Vec::new();
+        // Writing to memory cannot fail.
+        let _ = V2Serializer::new().serialize(&self.histogram, &mut bytes);
+        STANDARD.encode(bytes)
+    }
+}
+
+impl Serialize for Distribution {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Wire { v2_base64: self.to_v2_base64(), clipped: self.clipped, negative: self.negative }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Distribution {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+
+        let wire = Wire::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(wire.v2_base64).map_err(D::Error::custom)?;
+        let histogram: Histogram<u64> =
+            Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(D::Error::custom)?;
+        let mut distribution = Self { clipped: wire.clipped, negative: wire.negative, ..Self::default() };
+        distribution.histogram.add(&histogram).map_err(D::Error::custom)?;
+        Ok(distribution)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(values: &[u64]) -> Record {
+        let mut record = Record::default();
+        for value in values {
+            record.latency_us.record(*value);
+        }
+        record.counts.events = values.len() as u64;
+        record.ends.insert("reset".to_owned(), 1);
+        record
+    }
+
+    #[test]
+    fn merging_equals_recording_in_one_place() {
+        let (left, right) = (record(&[1, 50, 900_000]), record(&[7, 7, 123_456]));
+        let mut merged = left.clone();
+        merged.merge(&right);
+        assert_eq!(merged.latency_us, record(&[1, 50, 900_000, 7, 7, 123_456]).latency_us);
+        assert_eq!((merged.counts.events, merged.ends["reset"]), (6, 2));
+    }
+
+    #[test]
+    fn a_record_survives_its_json() {
+        let mut before = record(&[1, 2, 3_000_000]);
+        before.latency_us.record_between(10, 5);
+        let json = serde_json::to_string(&before).expect("serializable");
+        let after: Record = serde_json::from_str(&json).expect("readable");
+        assert_eq!(after, before);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        let mut distribution = Distribution::default();
+        distribution.record(MAX_US * 2);
+        distribution.record_between(100, 40);
+        assert_eq!((distribution.clipped, distribution.negative), (1, 1));
+        assert_eq!(distribution.histogram().len(), 2);
+        assert_eq!(Distribution::default().quantile(0.5), None);
+    }
+}

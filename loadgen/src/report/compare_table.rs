@@ -1,0 +1,96 @@
+//! The table at the end of a comparison: a line of numbers per target, and under it the same as multiples of nginx's.
+
+use std::io::{self, Write};
+
+use super::compare::{CompareReport, TargetReport};
+use super::units::{bytes, time_us};
+
+const COLUMNS: [&str; 12] = [
+    "streams",
+    "memory/stream",
+    "+ kernel",
+    "idle",
+    "CPU/event",
+    "p50",
+    "p99",
+    "p99.9",
+    "max",
+    "first byte p99",
+    "heartbeats",
+    "faults",
+];
+const NOTHING: &str = "–";
+
+/// Writes it.
+///
+/// # Errors
+/// What the stream says.
+pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()> {
+    let mut rows: Vec<(String, Vec<String>)> = vec![(String::new(), COLUMNS.iter().map(ToString::to_string).collect())];
+    for target in &report.targets {
+        rows.push((target.name.to_string(), values(target)));
+        if let Some(ratios) = ratios(target) {
+            rows.push(("  × nginx".to_owned(), ratios));
+        }
+    }
+    let widths: Vec<usize> = (0..COLUMNS.len())
+        .map(|column| rows.iter().map(|(_, cells)| cells[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    for (name, cells) in rows {
+        write!(out, "{name:<16}")?;
+        for (cell, width) in cells.iter().zip(&widths) {
+            write!(out, "  {cell:>width$}")?;
+        }
+        writeln!(out)?;
+    }
+    let conditions = &report.conditions;
+    let versions: Vec<&str> = report.versions.values().map(String::as_str).collect();
+    writeln!(out)?;
+    writeln!(
+        out,
+        "memory/stream and idle: PSS of the target's processes; latency: from due at the origin to read by the client"
+    )?;
+    writeln!(out, "faults: lost/duplicated/torn/corrupted events of {} streams per target", report.streams)?;
+    writeln!(
+        out,
+        "sse-loadgen {} on {}, {} cores, {} descriptors{}{}",
+        conditions.sse_loadgen,
+        conditions.kernel,
+        conditions.cores,
+        conditions.descriptor_limit,
+        if versions.is_empty() { "" } else { "; " },
+        versions.join(", "),
+    )
+}
+
+fn values(target: &TargetReport) -> Vec<String> {
+    let size = |value: Option<f64>| value.map_or_else(|| NOTHING.to_owned(), bytes);
+    let time = |value: Option<u64>| value.map_or_else(|| NOTHING.to_owned(), time_us);
+    let (latency, integrity) = (target.latency_us, target.integrity);
+    vec![
+        target.streams_held.to_string(),
+        size(target.memory.user_bytes_per_stream),
+        size(target.memory.kernel_bytes_per_stream),
+        size(target.memory.idle_bytes.map(|bytes| bytes as f64)),
+        target.cpu_us_per_event.map_or_else(|| NOTHING.to_owned(), |us| format!("{us:.1}µs")),
+        time(latency.p50),
+        time(latency.p99),
+        time(latency.p999),
+        time(latency.max),
+        time(target.ttfb_us.p99),
+        target.heartbeats.to_string(),
+        format!("{}/{}/{}/{}", integrity.lost, integrity.duplicated, integrity.torn, integrity.corrupted),
+    ]
+}
+
+fn ratios(target: &TargetReport) -> Option<Vec<String>> {
+    let ratio = target.ratio_to_nginx;
+    let text = |value: Option<f64>| value.map(|value| format!("{value:.2}")).unwrap_or_default();
+    ratio.p50?;
+    let mut cells = vec![String::new(); COLUMNS.len()];
+    cells[1] = text(ratio.memory);
+    cells[4] = text(ratio.cpu);
+    cells[5] = text(ratio.p50);
+    cells[6] = text(ratio.p99);
+    Some(cells)
+}

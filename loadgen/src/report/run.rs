@@ -1,0 +1,163 @@
+//! The result of one run, as text and as JSON.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::conditions::Conditions;
+use super::units::{bytes, time_us};
+use crate::integrity::Integrity;
+use crate::record::{Counts, Distribution, Record};
+use crate::validity::Doubt;
+
+const QUANTILES: [(&str, f64); 6] =
+    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999), ("max", 1.0)];
+
+/// The result of one run.
+#[derive(Debug, Serialize)]
+pub struct RunReport {
+    /// Tells this document from others.
+    pub kind: &'static str,
+    /// Under what conditions.
+    pub conditions: Conditions,
+    /// The URLs.
+    pub urls: Vec<String>,
+    /// Connections asked for.
+    pub connections: u64,
+    /// From the first connection to the end, in seconds.
+    pub seconds: f64,
+    /// Whether Ctrl-C cut it short.
+    pub interrupted: bool,
+    /// Whether the result can be trusted.
+    pub valid: bool,
+    /// Counters.
+    pub counts: Counts,
+    /// What became of stamped events.
+    pub integrity: Integrity,
+    /// Early ends by reason.
+    pub ends: BTreeMap<String, u64>,
+    /// Streams that were open and delivered nothing any more.
+    pub stalled: u64,
+    /// CPU of the busiest worker as a share of a core.
+    pub worker_cpu_share: Option<f64>,
+    /// The distributions, by name.
+    pub distributions: BTreeMap<&'static str, Summary>,
+    /// Reasons to doubt.
+    pub warnings: Vec<Doubt>,
+}
+
+/// A distribution in a few numbers, and whole.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// How many values.
+    pub count: u64,
+    /// Quantiles; `null` when there are no values.
+    pub p50: Option<u64>,
+    /// 90 %.
+    pub p90: Option<u64>,
+    /// 99 %.
+    pub p99: Option<u64>,
+    /// 99.9 %.
+    pub p999: Option<u64>,
+    /// The largest value.
+    pub max: Option<u64>,
+    /// The HdrHistogram in its V2 encoding, base64.
+    pub hdr_v2: String,
+}
+
+impl From<&Distribution> for Summary {
+    fn from(distribution: &Distribution) -> Self {
+        Self {
+            count: distribution.histogram().len(),
+            p50: distribution.quantile(0.5),
+            p90: distribution.quantile(0.9),
+            p99: distribution.quantile(0.99),
+            p999: distribution.quantile(0.999),
+            max: distribution.max(),
+            hdr_v2: distribution.to_v2_base64(),
+        }
+    }
+}
+
+/// All distributions of a record, by name.
+#[must_use]
+pub fn summaries(record: &Record) -> BTreeMap<&'static str, Summary> {
+    record.distributions().into_iter().map(|(name, distribution)| (name, distribution.into())).collect()
+}
+
+/// Writes the result for people.
+///
+/// # Errors
+/// What the stream says.
+pub fn write_text(out: &mut dyn Write, report: &RunReport, record: &Record) -> io::Result<()> {
+    let counts = report.counts;
+    writeln!(out, "{} connections to {}", report.connections, report.urls.join(" "))?;
+    writeln!(out, "{:.1}s{}\n", report.seconds, if report.interrupted { ", interrupted" } else { "" })?;
+    writeln!(
+        out,
+        "streams     {} opened, {} open at the end, {} failed to open",
+        counts.streams,
+        counts.open,
+        counts.attempted - counts.streams
+    )?;
+    if !report.ends.is_empty() {
+        let ends: Vec<String> = report.ends.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        writeln!(out, "ended       {}", ends.join(", "))?;
+    }
+    let per_second = counts.events as f64 / report.seconds.max(f64::MIN_POSITIVE);
+    let rate = bytes(counts.bytes as f64 / report.seconds.max(f64::MIN_POSITIVE));
+    writeln!(out, "events      {} ({per_second:.1}/s, {rate}/s), {} heartbeats", counts.events, counts.heartbeats)?;
+    if counts.stamped > 0 {
+        let Integrity { lost, duplicated, torn, corrupted } = report.integrity;
+        writeln!(out, "integrity   {lost} lost, {duplicated} duplicated, {torn} torn, {corrupted} corrupted")?;
+    } else {
+        writeln!(out, "integrity   not known: the events carry no stamps of the built-in origin")?;
+    }
+    writeln!(out)?;
+    write_table(out, record)
+}
+
+fn write_table(out: &mut dyn Write, record: &Record) -> io::Result<()> {
+    write!(out, "{:<16}", "")?;
+    for (name, _) in QUANTILES {
+        write!(out, "{name:>10}")?;
+    }
+    writeln!(out, "{:>12}", "count")?;
+    for (label, distribution) in [
+        ("connect", &record.connect_us),
+        ("first byte", &record.ttfb_us),
+        ("due → read", &record.latency_us),
+        ("sent → read", &record.transit_us),
+        ("due → sent", &record.origin_late_us),
+        ("event gap", &record.gap_us),
+        ("client timers", &record.timer_late_us),
+    ] {
+        if distribution.histogram().is_empty() {
+            continue;
+        }
+        write!(out, "{label:<16}")?;
+        for (_, quantile) in QUANTILES {
+            write!(out, "{:>10}", distribution.quantile(quantile).map(time_us).unwrap_or_default())?;
+        }
+        writeln!(out, "{:>12}", distribution.histogram().len())?;
+    }
+    Ok(())
+}
+
+/// Writes reasons to doubt.
+///
+/// # Errors
+/// What the stream says.
+pub fn write_warnings(err: &mut dyn Write, warnings: &[Doubt], has_colour: bool) -> io::Result<()> {
+    for doubt in warnings {
+        let (on, off) = match (has_colour, doubt.invalidates) {
+            (false, _) => ("", ""),
+            (true, true) => ("\x1b[31m", "\x1b[0m"),
+            (true, false) => ("\x1b[33m", "\x1b[0m"),
+        };
+        let level = if doubt.invalidates { "Not valid" } else { "Warning" };
+        writeln!(err, "{on}{level}{off}: {}\n  remedy: {}", doubt.cause, doubt.remedy)?;
+    }
+    Ok(())
+}

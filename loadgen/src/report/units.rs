@@ -1,0 +1,32 @@
+//! Numbers as people read them.
+
+/// Microseconds as `850µs`, `12.3ms` or `1.50s`.
+#[must_use]
+pub fn time_us(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us}µs"),
+        1_000..1_000_000 => format!("{:.1}ms", us as f64 / 1e3),
+        _ => format!("{:.2}s", us as f64 / 1e6),
+    }
+}
+
+/// Bytes as `512 B`, `1.9 KiB` or `4.2 MiB`.
+#[must_use]
+pub fn bytes(bytes: f64) -> String {
+    match bytes.abs() {
+        size if size < 1024.0 => format!("{bytes:.0} B"),
+        size if size < 1024.0 * 1024.0 => format!("{:.1} KiB", bytes / 1024.0),
+        _ => format!("{:.1} MiB", bytes / (1024.0 * 1024.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_grow_with_the_number() {
+        assert_eq!([time_us(999), time_us(12_340), time_us(1_500_000)], ["999µs", "12.3ms", "1.50s"]);
+        assert_eq!([bytes(512.0), bytes(1945.6), bytes(4_404_019.0)], ["512 B", "1.9 KiB", "4.2 MiB"]);
+    }
+}

@@ -1,0 +1,91 @@
+//! Why a target cannot be measured.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a target cannot be measured.
+#[derive(Debug, Error)]
+pub enum TargetError {
+    /// The program is not there.
+    #[error("cannot find {program}\n  remedy: {remedy}")]
+    Missing {
+        /// What was looked for.
+        program: String,
+        /// How to get it.
+        remedy: String,
+    },
+    /// A configuration file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The text that is to be replaced is not in the configuration.
+    #[error("{}: expected exactly one line that begins with `{expected}`, to put the address in; found {found}", path.display())]
+    ConfigText {
+        /// The file.
+        path: PathBuf,
+        /// What is replaced.
+        expected: &'static str,
+        /// How often it is there.
+        found: usize,
+    },
+    /// The configuration does not allow for the streams that are asked for.
+    #[error("{}: {workers} workers with worker_connections {connections} hold at most {fits} streams, not {streams}\n  remedy: \
+             raise worker_connections, or use --streams {fits}", path.display())]
+    ConfigTooSmall {
+        /// The file.
+        path: PathBuf,
+        /// How many workers there will be.
+        workers: u64,
+        /// Connections per worker.
+        connections: u64,
+        /// What was asked for.
+        streams: u64,
+        /// What would fit.
+        fits: u64,
+    },
+    /// A file, a port or a process could not be made.
+    #[error("cannot start {program}")]
+    Start {
+        /// The program.
+        program: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A program did not become ready, or is no longer there.
+    #[error("{program} {what}; the end of its log:\n{log}")]
+    Failed {
+        /// The program.
+        program: String,
+        /// What happened.
+        what: &'static str,
+        /// The end of what it said.
+        log: String,
+    },
+    /// Memory or CPU time could not be read.
+    #[error("cannot read {what}")]
+    Reading {
+        /// What was to be read.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl TargetError {
+    /// Whether another command line would cure it.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Missing { .. } | Self::Config { .. } | Self::ConfigText { .. } | Self::ConfigTooSmall { .. }
+        )
+    }
+}

@@ -1,0 +1,30 @@
+//! Ties a process to the one that started it, so that a comparison that is killed leaves nothing running.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+
+/// Has the kernel end this process when its parent ends.
+///
+/// # Errors
+/// When the kernel refuses, or the parent is gone already.
+pub fn end_with_parent(gently: bool) -> io::Result<()> {
+    let parent = getppid();
+    let signal = if gently { Signal::TERM } else { Signal::KILL };
+    set_parent_process_death_signal(Some(signal))?;
+    if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+}
+
+/// Becomes another program with that tie; returns only when it cannot.
+pub fn run(program: &[OsString], gently: bool) -> io::Error {
+    if let Err(error) = end_with_parent(gently) {
+        return error;
+    }
+    match program.split_first() {
+        Some((program, arguments)) => Command::new(program).args(arguments).exec(),
+        None => io::ErrorKind::InvalidInput.into(),
+    }
+}

@@ -1,0 +1,180 @@
+//! Reasons to doubt a result, each with its cause and remedy. Pure: it judges numbers that others have collected.
+
+use serde::Serialize;
+
+use crate::record::Record;
+
+/// A worker that is busier than this measures its own queue.
+const MAX_CPU_SHARE: f64 = 0.9;
+/// A client whose timers fire this late reads events late too.
+const MAX_TIMER_LATE_US: u64 = 10_000;
+/// An origin that sends this late is the bottleneck itself.
+const MAX_ORIGIN_LATE_US: u64 = 20_000;
+/// A machine with less idle time than this queues everywhere at once.
+const MAX_MACHINE_SHARE: f64 = 0.95;
+
+/// One reason to doubt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Doubt {
+    /// Whether the result as a whole cannot be trusted, or only needs a second look.
+    pub invalidates: bool,
+    /// What was seen.
+    pub cause: String,
+    /// What would help.
+    pub remedy: String,
+}
+
+/// What is judged beside the record itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence {
+    /// Streams that were asked for.
+    pub wanted: u64,
+    /// Streams open when the measuring ended, or ended as they should.
+    pub held: u64,
+    /// CPU time of the busiest worker as a share of one core while events flowed.
+    pub worker_cpu_share: Option<f64>,
+    /// CPU time of everything on the machine as a share of all cores.
+    pub machine_cpu_share: Option<f64>,
+}
+
+/// Judges a result.
+#[must_use]
+pub fn judge(record: &Record, evidence: Evidence) -> Vec<Doubt> {
+    let mut doubts = Vec::new();
+    let mut doubt =
+        |invalidates, cause: String, remedy: &str| doubts.push(Doubt { invalidates, cause, remedy: remedy.to_owned() });
+    let missing = evidence.wanted.saturating_sub(evidence.held);
+    if missing > 0 {
+        doubt(
+            true,
+            format!("{missing} of {} streams were not held: {}", evidence.wanted, reasons(record)),
+            lost_streams_remedy(record),
+        );
+    }
+    let integrity = record.integrity;
+    if !integrity.is_clean() {
+        doubt(
+            true,
+            format!(
+                "events did not come through unharmed: {} lost, {} duplicated, {} torn, {} corrupted",
+                integrity.lost, integrity.duplicated, integrity.torn, integrity.corrupted
+            ),
+            "compare with a direct run: what happens there too is the client's or the origin's fault, the rest is the target's",
+        );
+    }
+    if record.stalled > 0 {
+        doubt(
+            true,
+            format!("{} open streams had stopped delivering", record.stalled),
+            "latencies do not contain what never came; look at the target's log and backpressure",
+        );
+    }
+    if let Some(share) = evidence.worker_cpu_share.filter(|share| *share >= MAX_CPU_SHARE) {
+        doubt(
+            true,
+            format!("the busiest client worker used {:.0} % of a core: latencies contain its own queue", share * 100.0),
+            "use more --processes, fewer connections or a longer interval",
+        );
+    }
+    if let Some(late_us) = record.timer_late_us.quantile(0.99).filter(|late_us| *late_us > MAX_TIMER_LATE_US) {
+        doubt(
+            true,
+            format!("the client's own timers fired {:.1} ms late at p99: latencies contain that", late_us as f64 / 1e3),
+            "free the machine of other work, or use more --processes or less load",
+        );
+    }
+    let latency = &record.latency_us;
+    let negative = latency.negative + record.transit_us.negative + record.origin_late_us.negative;
+    if negative > 0 {
+        doubt(
+            true,
+            format!("{negative} latencies were negative: the origin's clock is ahead of this one, or was set back"),
+            "run origin and client on one machine, or synchronise their clocks",
+        );
+    }
+    let clipped: u64 = record.distributions().iter().map(|(_, distribution)| distribution.clipped).sum();
+    if clipped > 0 {
+        doubt(true, format!("{clipped} values above an hour were clipped"), "check the origin's clock");
+    }
+    if let Some(late_us) = record.origin_late_us.quantile(0.99).filter(|late_us| *late_us > MAX_ORIGIN_LATE_US) {
+        doubt(
+            false,
+            format!(
+                "the origin sent events {:.1} ms late at p99: it is slow, or held back by a slow reader",
+                late_us as f64 / 1e3
+            ),
+            "look at `sent → read` for the target's own share; give the origin more threads",
+        );
+    }
+    if let Some(share) = evidence.machine_cpu_share.filter(|share| *share >= MAX_MACHINE_SHARE) {
+        doubt(
+            false,
+            format!("the machine was {:.0} % busy: latencies contain waiting for a core", share * 100.0),
+            "compare ratios only, or use a machine with more cores or less load",
+        );
+    }
+    doubts
+}
+
+fn reasons(record: &Record) -> String {
+    if record.ends.is_empty() {
+        return "not opened in time".to_owned();
+    }
+    let counted: Vec<String> = record.ends.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    counted.join(", ")
+}
+
+fn lost_streams_remedy(record: &Record) -> &'static str {
+    let has = |reason: &str| record.ends.contains_key(reason);
+    if has("no_port") {
+        "source ports ran out: use more addresses with --source, or more destinations"
+    } else if has("no_descriptor") {
+        "file descriptors ran out: use more --processes, or raise the limit"
+    } else if has("refused") || has("connect_timeout") {
+        "check that the target listens and that its backlog and limits suffice; use a slower --ramp"
+    } else {
+        "look at the target's log and limits (connections, descriptors, timeouts)"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FINE: Evidence = Evidence { wanted: 10, held: 10, worker_cpu_share: Some(0.4), machine_cpu_share: Some(0.5) };
+
+    fn causes(record: &Record, evidence: Evidence) -> Vec<(bool, String)> {
+        judge(record, evidence).into_iter().map(|doubt| (doubt.invalidates, doubt.cause)).collect()
+    }
+
+    #[test]
+    fn a_clean_run_raises_no_doubt() {
+        let mut record = Record::default();
+        record.latency_us.record(900);
+        record.timer_late_us.record(1_500);
+        assert_eq!(causes(&record, FINE), []);
+    }
+
+    #[test]
+    fn lost_streams_invalidate_and_name_the_reason() {
+        let mut record = Record::default();
+        record.ends.insert("no_port".to_owned(), 3);
+        let doubts = judge(&record, Evidence { held: 7, ..FINE });
+        assert!(doubts[0].invalidates && doubts[0].cause.contains("3 no_port"));
+        assert!(doubts[0].remedy.contains("--source"));
+    }
+
+    #[test]
+    fn each_kind_of_doubt_is_raised_once() {
+        let mut record = Record::default();
+        record.integrity.torn = 1;
+        record.stalled = 1;
+        record.timer_late_us.record(50_000);
+        record.latency_us.record_between(10, 5);
+        record.latency_us.record(u64::MAX);
+        record.origin_late_us.record(90_000);
+        let doubts = causes(&record, Evidence { worker_cpu_share: Some(0.95), machine_cpu_share: Some(1.0), ..FINE });
+        assert_eq!(doubts.iter().filter(|(invalidates, _)| *invalidates).count(), 6, "{doubts:?}");
+        assert_eq!(doubts.iter().filter(|(invalidates, _)| !*invalidates).count(), 2, "{doubts:?}");
+    }
+}

@@ -1,0 +1,119 @@
+//! The worker's loop: opens streams at their intended times, watches its own timers, reports, and stops when told.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::{Instant, interval, sleep_until};
+
+use super::{Command, Job, Report, Snapshot};
+use crate::client::meter::Track;
+use crate::client::stream::{self, Request, Shared};
+use crate::clock::{thread_cpu_us, unix_us};
+use crate::plan::{self, Ramp};
+use crate::record::Record;
+
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
+/// Often enough to notice a loop that is held up, rarely enough to cost nothing.
+const TIMER_CHECK: Duration = Duration::from_millis(10);
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+struct Worker {
+    job: Job,
+    shared: RefCell<Shared>,
+    connecting: Arc<Semaphore>,
+}
+
+/// Runs until it is told to finish, or nobody is left to tell it; the last report is the record.
+pub async fn run(job: Job, mut commands: mpsc::UnboundedReceiver<Command>, reports: mpsc::UnboundedSender<Report>) {
+    let shared = Shared { record: Record::default(), tracks: Vec::new(), scratch: vec![0; SCRATCH_BYTES] };
+    let connecting = Arc::new(Semaphore::new(job.in_flight.max(1)));
+    let worker = Rc::new(Worker { job, shared: RefCell::new(shared), connecting });
+    let serve = async {
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(watch_timers(Rc::clone(&worker)));
+        let mut tick = interval(REPORT_INTERVAL);
+        let expected = loop {
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(Command::Open { from, to, ramp }) => {
+                        tasks.spawn_local(open(Rc::clone(&worker), from, to, ramp));
+                    }
+                    Some(Command::Finish { expected }) => break expected,
+                    None => break None,
+                },
+                _ = tick.tick() => {
+                    let _ = reports.send(Report::Progress(worker.snapshot()));
+                }
+            }
+        };
+        let record = worker.close(expected);
+        let _ = reports.send(Report::Progress(worker.snapshot()));
+        let _ = reports.send(Report::Finished(Box::new(record)));
+    };
+    LocalSet::new().run_until(serve).await;
+}
+
+impl Worker {
+    fn snapshot(&self) -> Snapshot {
+        let record = &self.shared.borrow().record;
+        Snapshot { at_us: unix_us(), cpu_us: thread_cpu_us(), counts: record.counts, ended: record.ends.values().sum() }
+    }
+
+    fn close(&self, expected: Option<u64>) -> Record {
+        let now_us = unix_us();
+        let shared = &mut *self.shared.borrow_mut();
+        for track in &shared.tracks {
+            track.close(now_us, expected, &mut shared.record);
+        }
+        shared.record.clone()
+    }
+}
+
+/// Opens this worker's share of connections `from..to`, each at its intended time or as soon after as the limit on
+/// connections in the making allows.
+async fn open(worker: Rc<Worker>, from: u64, to: u64, ramp: Ramp) {
+    let start = Instant::now();
+    let mut streams = JoinSet::new();
+    let Job { worker: own, workers, .. } = worker.job;
+    for number in (from..to).filter(|number| number % workers == own) {
+        sleep_until(start + ramp.offset(number - from, to - from)).await;
+        let Ok(permit) = Arc::clone(&worker.connecting).acquire_owned().await else { return };
+        let worker = Rc::clone(&worker);
+        streams.spawn_local(async move {
+            let slot = {
+                let tracks = &mut worker.shared.borrow_mut().tracks;
+                tracks.push(Track::after(worker.job.already));
+                tracks.len() - 1
+            };
+            let job = &worker.job;
+            let (source, destination) = plan::pair(number, job.sources.len(), job.destinations.len());
+            let destination = &job.destinations[destination];
+            let request = Request {
+                source: source.map(|source| job.sources[source]),
+                destination: destination.address,
+                bytes: &destination.request,
+                connect_timeout: job.connect_timeout,
+                head_timeout: job.head_timeout,
+            };
+            let reason = stream::run(slot, request, permit, &worker.shared).await;
+            *worker.shared.borrow_mut().record.ends.entry(reason.to_string()).or_default() += 1;
+        });
+        while streams.try_join_next().is_some() {}
+    }
+    while streams.join_next().await.is_some() {}
+}
+
+async fn watch_timers(worker: Rc<Worker>) {
+    let mut due = Instant::now() + TIMER_CHECK;
+    loop {
+        sleep_until(due).await;
+        let now = Instant::now();
+        worker.shared.borrow_mut().record.timer_late_us.record(now.saturating_duration_since(due).as_micros() as u64);
+        due = now.max(due) + TIMER_CHECK;
+    }
+}

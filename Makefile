@@ -1,0 +1,51 @@
+# The commands of this project. `make` alone lists them.
+
+# Where rustup keeps cargo and Debian keeps nginx, for shells that do not look there by themselves.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+REPORT     := target/report/compare.json
+
+# Streams that `make demo` opens through each target.
+STREAMS ?= 5000
+# Further arguments: of `sse-loadgen compare` for demo, of the test runner for test.
+ARGS    ?=
+
+# `check` is `lint`, then `test`, in this order.
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo           build everything and compare direct, nginx, sse-proxy and nginx + sse-proxy'
+	@echo '                      make demo STREAMS=9000 ARGS="--rounds 3"   (sse-loadgen compare --help)'
+	@echo 'make test           build everything and run every test'
+	@echo '                      make test ARGS=heartbeat                   (only what has this in its name)'
+	@echo 'make check          what CI runs: format, lints, documentation, dependencies, then every test'
+	@echo 'make build          release binaries, in $(TARGET_DIR)/release'
+	@echo 'make setup          install what these need and this machine lacks (apt-get; the others do it by themselves)'
+
+setup:
+	@scripts/setup check
+
+build:
+	@scripts/setup build
+	cargo build --release --locked --workspace --bins
+
+demo:
+	@scripts/setup demo
+	cargo build --release --locked --workspace --bins
+	@mkdir -p $(dir $(REPORT))
+	$(TARGET_DIR)/release/sse-loadgen compare --streams $(STREAMS) --json $(REPORT) $(ARGS)
+
+test:
+	@scripts/setup test
+	@scripts/test $(ARGS)
+
+lint:
+	@scripts/setup check
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps
+	@scripts/deny
+
+check: lint test
+

@@ -125,17 +125,16 @@ impl Fleet {
         self.tell(Command::Finish { expected });
         let collect = async {
             let mut record = Record::default();
-            let mut missing = self.workers.len();
-            while missing > 0 {
+            let mut has_reported = vec![false; self.workers.len()];
+            while has_reported.contains(&false) {
                 match self.reports.recv().await {
-                    Some((_, Some(Report::Finished(part)))) => {
+                    Some((worker, Some(Report::Finished(part)))) => {
                         record.merge(&part);
-                        missing -= 1;
+                        has_reported[worker] = true;
                     }
                     Some((_, Some(Report::Progress(_)))) => {}
-                    // The end of a worker's reports, which is right after its record and wrong before: count by records.
-                    Some((worker, None)) if missing == self.workers.len() => return Err(FleetError::Lost(worker)),
-                    Some((_, None)) => {}
+                    Some((worker, None)) if has_reported[worker] => {}
+                    Some((worker, None)) => return Err(FleetError::Lost(worker)),
                     None => return Err(FleetError::Lost(0)),
                 }
             }

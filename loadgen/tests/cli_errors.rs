@@ -1,0 +1,74 @@
+//! What is wrong on the command line is told in one message, with exit code 64, before anything starts.
+
+mod support;
+
+use support::{run, text};
+
+#[test]
+fn wrong_command_lines_exit_64_and_say_what_is_wrong() {
+    let url = "http://127.0.0.1:1/";
+    let cases: &[(&[&str], &str)] = &[
+        (&[], "Usage"),
+        (&["walk"], "walk"),
+        (&["run"], "<URL>"),
+        (&["run", "--sped", url], "--sped"),
+        (&["run", "https://localhost/"], "https is not supported"),
+        (&["run", "localhost:8080"], "expected http://"),
+        (&["run", "http://no-such-host.invalid/"], "cannot resolve"),
+        (&["run", "-c", "0", url], "0"),
+        (&["run", "--ramp", "fast", url], "500/s"),
+        (&["run", "-d", "long", url], "--duration"),
+        (&["run", "--source", "127.0.0.9-127.0.0.2", url], "127.0.0.2-127.0.0.9"),
+        (&["run", "--source", "::1", url], "address family"),
+        (&["run", "-H", "nocolon", url], "Name: value"),
+        (&["run", "-X", "GE T", url], "GE T"),
+        (&["run", "--body", "@/no/such/file", url], "/no/such/file"),
+        (&["run", "--fail-if", "p98>1ms", url], "p98"),
+        (&["run", "-c", "100000000", url], "--processes"),
+        (&["run", "-c", "1000000", "--processes", "1000", url], "--source 127.0.0.2-"),
+        (&["compare", "--targets", "direct,apache"], "apache"),
+        (&["compare", "--streams", "10", "--low", "10"], "--low"),
+        (&["compare", "--interval", "2s", "--heartbeat", "1s"], "--heartbeat"),
+        (&["compare", "--interval", "2s", "--duration", "1s"], "--duration"),
+        (&["compare", "--targets", "sse-proxy", "--proxy-bin", "/no/such/proxy"], "--proxy-bin"),
+        (
+            &["compare", "--targets", "nginx", "--nginx-bin", "/bin/true", "--nginx-conf", "/no/such.conf"],
+            "/no/such.conf",
+        ),
+        (&["compare", "--targets", "direct", "--streams", "100000000"], "--processes"),
+        (&["origin", "--listen", "here"], "here"),
+        (&["origin", "--threads", "0"], "0"),
+    ];
+    assert!(cases.len() > 20);
+    for (arguments, expected) in cases {
+        let output = run(arguments);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {message}");
+        assert!(message.contains(expected), "{arguments:?}: {message}");
+    }
+}
+
+#[test]
+fn help_and_version_exit_0_and_help_tells_the_exit_codes_and_examples() {
+    for arguments in
+        [&["--help"][..], &["run", "--help"], &["compare", "--help"], &["origin", "--help"], &["--version"]]
+    {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty());
+    }
+    for command in ["run", "compare"] {
+        let help = text(&run(&[command, "--help"]).stdout);
+        assert!(help.contains("Examples:") && help.contains("130  interrupted"), "{help}");
+    }
+}
+
+#[test]
+fn what_fails_at_run_time_exits_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let output = run(&["origin", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains(&address));
+    assert_eq!(run(&["worker"]).status.code(), Some(1));
+}

@@ -1,0 +1,153 @@
+//! A small comparison, its document, and what is left when it is killed.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use sse_loadgen::target::tree;
+use support::{eventually, program, text};
+
+/// Short phases: this is about what is counted, not how fast it goes.
+const SMALL: [&str; 12] = [
+    "compare",
+    "--streams",
+    "50",
+    "--rounds",
+    "1",
+    "--interval",
+    "100ms",
+    "--heartbeat",
+    "200ms",
+    "--duration",
+    "500ms",
+    "--targets",
+];
+
+fn configuration(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../nginx").join(name)
+}
+
+fn has_nginx() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut directories = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    directories.any(|directory| directory.join("nginx").is_file())
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+#[test]
+fn a_small_comparison_keeps_its_contract() {
+    let targets = if has_nginx() { "direct,nginx" } else { "direct" };
+    if !has_nginx() {
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "nginx is not installed: compared without it");
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let json = directory.path().join("compare.json");
+    let output = program()
+        .args(SMALL)
+        .args([targets, "--nginx-conf"])
+        .arg(configuration("baseline.conf"))
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .expect("the program starts");
+    let all = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    let document = std::fs::read_to_string(&json).unwrap_or_else(|error| panic!("no JSON ({error}): {all}"));
+    let document: Value = serde_json::from_str(&document).expect("JSON");
+    assert!(matches!(output.status.code(), Some(0 | 2)), "{all}");
+    assert_eq!(document["valid"], output.status.code() == Some(0), "{all}");
+
+    let list = document["targets"].as_array().expect("targets");
+    assert_eq!(
+        list.iter().map(|target| target["name"].as_str().expect("a name")).collect::<Vec<_>>().join(","),
+        targets
+    );
+    for target in list {
+        let contract = [
+            "cpu_us_per_event",
+            "events",
+            "heartbeats",
+            "integrity",
+            "latency_us",
+            "memory",
+            "name",
+            "ratio_to_nginx",
+            "rounds",
+            "streams_held",
+            "ttfb_us",
+        ];
+        assert_eq!(keys(target), contract);
+        assert_eq!(keys(&target["memory"]), ["idle_bytes", "kernel_bytes_per_stream", "user_bytes_per_stream"]);
+        assert_eq!(keys(&target["latency_us"]), ["max", "p50", "p99", "p999"]);
+        assert_eq!(keys(&target["ttfb_us"]), ["p50", "p99"]);
+        assert_eq!(keys(&target["ratio_to_nginx"]), ["cpu", "memory", "p50", "p99"]);
+        assert_eq!(target["streams_held"], 50, "{all}");
+        assert_eq!(target["events"], 50 * 5, "{all}");
+        assert_eq!(target["heartbeats"], 0, "{all}");
+        assert_eq!(
+            target["integrity"],
+            serde_json::json!({"lost": 0, "duplicated": 0, "torn": 0, "corrupted": 0}),
+            "{all}"
+        );
+        assert!(target["latency_us"]["p99"].is_u64() && target["ttfb_us"]["p99"].is_u64(), "{all}");
+        let is_direct = target["name"] == "direct";
+        for number in
+            [&target["memory"]["idle_bytes"], &target["memory"]["user_bytes_per_stream"], &target["cpu_us_per_event"]]
+        {
+            assert_eq!(number.is_null(), is_direct, "{target}");
+        }
+    }
+    assert!(document["conditions"]["cores"].is_u64() && document["conditions"]["command"].is_string());
+    assert!(all.contains("memory/stream"), "{all}");
+}
+
+#[test]
+fn a_comparison_that_is_killed_leaves_nothing_running() {
+    if !has_nginx() {
+        return;
+    }
+    let mut child = program()
+        .args(SMALL)
+        .args(["nginx", "--nginx-conf"])
+        .arg(configuration("baseline.conf"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let mut family = Vec::new();
+    eventually("origin, nginx with its workers, and a client run", || {
+        family = tree::pids(child.id()).unwrap_or_default();
+        family.len() >= 5
+    });
+    kill_process(Pid::from_child(&child), Signal::KILL).expect("it runs");
+    child.wait().expect("it ends");
+    // A zombie has no executable any more.
+    let is_gone = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_err();
+    eventually("all of them end", || family.iter().all(is_gone));
+}
+
+#[test]
+fn an_interrupted_comparison_ends_its_children_and_exits_130() {
+    let mut child = program()
+        .args(SMALL)
+        .arg("direct")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let mut family = Vec::new();
+    eventually("the origin runs", || {
+        family = tree::pids(child.id()).unwrap_or_default();
+        family.len() >= 2
+    });
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it runs");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    let is_gone = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_err();
+    eventually("all of them end", || family.iter().all(is_gone));
+}

@@ -3,6 +3,7 @@
 mod event;
 mod gate;
 mod pages;
+mod query;
 mod request;
 mod schedule;
 mod server;
@@ -10,5 +11,6 @@ mod spec;
 mod stream;
 mod timer;
 
+pub use query::SpecError;
 pub use server::{Origin, OriginConfig, OriginError};
-pub use spec::{Ending, Eol, Mode, Pieces, Schedule, SpecError, StreamSpec, TransferFraming};
+pub use spec::{Ending, Eol, Mode, Pieces, Schedule, StreamSpec, TransferFraming};

@@ -5,69 +5,13 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::conditions::Conditions;
+use super::figures::{Figures, Kernel, RoundFigures, User, median, per_stream};
 use crate::integrity::Integrity;
 use crate::record::Record;
 use crate::target::Target;
-use crate::target::kernel::Method;
-use crate::validity::{self, Doubt, Evidence};
+use crate::validity::Doubt;
 
 pub use super::compare_table::write_table;
-
-/// Proportional set sizes of a target's processes at four moments, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct User {
-    /// Before the first connection.
-    pub idle: u64,
-    /// With the low number of streams, silent.
-    pub low: u64,
-    /// With all streams, silent.
-    pub full: u64,
-    /// With all streams, while events flow.
-    pub traffic: u64,
-}
-
-/// Kernel memory of the whole machine at two moments, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Kernel {
-    /// With the low number of streams.
-    pub low: u64,
-    /// With all of them.
-    pub full: u64,
-    /// What was counted.
-    pub method: Method,
-}
-
-/// What one turn has measured.
-#[derive(Debug, Clone)]
-pub struct RoundFigures {
-    /// The low number of streams.
-    pub low: u64,
-    /// The number of streams asked for.
-    pub streams: u64,
-    /// Events that should have come.
-    pub expected_events: u64,
-    /// Memory of the target; `None` when there is no target.
-    pub user: Option<User>,
-    /// Memory of the kernel.
-    pub kernel: Kernel,
-    /// CPU time of the target while events flowed.
-    pub cpu_us: Option<u64>,
-    /// CPU use of the machine meanwhile, as a share of all cores.
-    pub machine_share: f64,
-    /// CPU use of the busiest client meanwhile, as a share of one core.
-    pub worker_share: Option<f64>,
-    /// What the clients saw.
-    pub record: Record,
-}
-
-/// All turns of one target.
-#[derive(Debug, Clone)]
-pub struct Figures {
-    /// The target.
-    pub target: Target,
-    /// Its turns.
-    pub rounds: Vec<RoundFigures>,
-}
 
 /// The whole comparison.
 #[derive(Debug, Serialize)]
@@ -198,67 +142,22 @@ pub struct RoundReport {
     pub latency_hdr_v2: String,
 }
 
-impl Figures {
-    /// No turns yet.
-    #[must_use]
-    pub fn new(target: Target) -> Self {
-        Self { target, rounds: Vec::new() }
-    }
-
-    fn record(&self) -> Record {
-        let mut record = Record::default();
-        self.rounds.iter().for_each(|round| record.merge(&round.record));
-        record
-    }
-
-    fn kernel_slope(&self) -> Option<f64> {
-        median(self.rounds.iter().map(RoundFigures::kernel_slope))
-    }
-
-    fn doubts(&self, record: &Record) -> impl Iterator<Item = Doubt> {
-        let evidence = Evidence {
-            wanted: self.rounds.iter().map(|round| round.streams).sum(),
-            held: record.counts.open,
-            worker_cpu_share: self.rounds.iter().filter_map(|round| round.worker_share).reduce(f64::max),
-            machine_cpu_share: self.rounds.iter().map(|round| round.machine_share).reduce(f64::max),
-        };
-        let name = self.target.name();
-        validity::judge(record, evidence)
-            .into_iter()
-            .map(move |doubt| Doubt { cause: format!("{name}: {}", doubt.cause), ..doubt })
-    }
-}
-
-impl RoundFigures {
-    fn per_stream(&self, from: u64, to: u64, streams: u64) -> f64 {
-        (to as f64 - from as f64) / streams.max(1) as f64
-    }
-
-    fn user_slope(&self) -> Option<f64> {
-        self.user.map(|user| self.per_stream(user.low, user.full, self.streams - self.low))
-    }
-
-    fn kernel_slope(&self) -> f64 {
-        self.per_stream(self.kernel.low, self.kernel.full, self.streams - self.low)
-    }
-
-    fn report(&self) -> RoundReport {
-        let (record, events) = (&self.record, self.record.counts.events);
-        RoundReport {
+impl RoundReport {
+    fn of(round: &RoundFigures) -> Self {
+        let (record, events) = (&round.record, round.record.counts.events);
+        Self {
             streams_held: record.counts.open,
             events,
-            expected_events: self.expected_events,
-            user_bytes: self.user,
-            user_bytes_per_stream: self.user_slope(),
-            user_bytes_per_stream_in_traffic: self
-                .user
-                .map(|user| self.per_stream(user.idle, user.traffic, self.streams)),
-            kernel_bytes: self.kernel,
-            machine_kernel_bytes_per_stream: self.kernel_slope(),
-            cpu_us: self.cpu_us,
-            cpu_us_per_event: self.cpu_us.filter(|_| events > 0).map(|cpu_us| cpu_us as f64 / events as f64),
-            machine_cpu_share: self.machine_share,
-            worker_cpu_share: self.worker_share,
+            expected_events: round.expected_events,
+            user_bytes: round.user,
+            user_bytes_per_stream: round.user_slope(),
+            user_bytes_per_stream_in_traffic: round.user.map(|user| per_stream(user.idle, user.traffic, round.streams)),
+            kernel_bytes: round.kernel,
+            machine_kernel_bytes_per_stream: round.kernel_slope(),
+            cpu_us: round.cpu_us,
+            cpu_us_per_event: round.cpu_us.filter(|_| events > 0).map(|cpu_us| cpu_us as f64 / events as f64),
+            machine_cpu_share: round.machine_share,
+            worker_cpu_share: round.worker_share,
             latency_us: Latency::of(record),
             transit_us: FirstByte { p50: record.transit_us.quantile(0.5), p99: record.transit_us.quantile(0.99) },
             latency_hdr_v2: record.latency_us.to_v2_base64(),
@@ -323,7 +222,7 @@ impl Ratios {
 }
 
 fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>) -> TargetReport {
-    let rounds: Vec<RoundReport> = figures.rounds.iter().map(RoundFigures::report).collect();
+    let rounds: Vec<RoundReport> = figures.rounds.iter().map(RoundReport::of).collect();
     let cpu_us: Option<u64> = figures.rounds.iter().map(|round| round.cpu_us).sum();
     let events = record.counts.events;
     let own_kernel = figures.kernel_slope().zip(direct_kernel).map(|(own, direct)| own - direct);
@@ -347,13 +246,92 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(values[middle]),
-        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::kernel::Method;
+
+    const KIB: u64 = 1024;
+
+    /// 100 silent streams of which each takes `user_kib` of the target and `kernel_kib` of the machine.
+    fn figures(target: Target, user_kib: Option<u64>, kernel_kib: u64, latency_us: u64) -> Figures {
+        let mut record = Record::default();
+        record.counts.open = 100;
+        record.counts.events = 1000;
+        record.counts.heartbeats = u64::from(target.has_proxy());
+        record.latency_us.record(latency_us);
+        let user = user_kib.map(|kib| kib * KIB).map(|each| User {
+            idle: 5000 * KIB,
+            low: 5000 * KIB + 20 * each,
+            full: 5000 * KIB + 100 * each,
+            traffic: 5000 * KIB + 110 * each,
+        });
+        let kernel = Kernel { low: 20 * kernel_kib * KIB, full: 100 * kernel_kib * KIB, method: Method::SocketObjects };
+        let round = RoundFigures {
+            low: 20,
+            streams: 100,
+            expected_events: 1000,
+            user,
+            kernel,
+            cpu_us: user_kib.map(|kib| kib * 10_000),
+            machine_share: 0.5,
+            worker_share: Some(0.2),
+            record,
+        };
+        Figures { target, rounds: vec![round.clone(), round] }
+    }
+
+    fn report(figures: &[Figures]) -> CompareReport {
+        CompareReport::new(Conditions::read(1024), BTreeMap::new(), 100, false, figures)
+    }
+
+    #[test]
+    fn slopes_costs_and_ratios_follow_from_the_readings() {
+        let report = report(&[
+            figures(Target::Direct, None, 7, 50),
+            figures(Target::Nginx, Some(14), 15, 100),
+            figures(Target::SseProxy, Some(7), 14, 80),
+        ]);
+        let proxy = &report.targets[2];
+        assert_eq!(proxy.memory.user_bytes_per_stream, Some(7.0 * 1024.0));
+        assert_eq!(proxy.memory.kernel_bytes_per_stream, Some(7.0 * 1024.0));
+        assert_eq!(proxy.memory.idle_bytes, Some(5000 * KIB));
+        assert_eq!(proxy.cpu_us_per_event, Some(70.0));
+        assert_eq!(proxy.ratio_to_nginx, Ratios { memory: Some(0.5), cpu: Some(0.5), p50: Some(0.8), p99: Some(0.8) });
+        assert_eq!((proxy.streams_held, proxy.events, proxy.heartbeats), (100, 2000, 2));
+        assert!(report.valid, "{:?}", report.warnings);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_null() {
+        let report = report(&[figures(Target::Direct, None, 7, 50)]);
+        let direct = serde_json::to_value(&report.targets[0]).expect("serializable");
+        assert_eq!(
+            direct["memory"],
+            serde_json::json!({"user_bytes_per_stream": null, "kernel_bytes_per_stream": null, "idle_bytes": null})
+        );
+        assert!(direct["cpu_us_per_event"].is_null());
+        assert_eq!(
+            direct["ratio_to_nginx"],
+            serde_json::json!({"memory": null, "cpu": null, "p50": null, "p99": null})
+        );
+        let alone = self::report(&[figures(Target::Nginx, Some(14), 15, 100)]);
+        assert_eq!(alone.targets[0].memory.kernel_bytes_per_stream, None, "nothing to subtract");
+    }
+
+    #[test]
+    fn lost_streams_in_one_round_make_it_invalid() {
+        let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
+        nginx.rounds[1].record.counts.open = 90;
+        let report = report(&[nginx]);
+        assert_eq!((report.valid, report.targets[0].streams_held), (false, 90));
+        assert!(report.warnings[0].cause.starts_with("nginx: 10 of 200 streams"), "{:?}", report.warnings);
+    }
+
+    #[test]
+    fn a_proxy_without_heartbeats_is_doubted() {
+        let mut proxy = figures(Target::SseProxy, Some(1), 14, 80);
+        proxy.rounds.iter_mut().for_each(|round| round.record.counts.heartbeats = 0);
+        assert!(!report(&[proxy]).valid);
     }
 }

@@ -3,6 +3,7 @@
 pub mod compare;
 mod compare_table;
 pub mod conditions;
+pub mod figures;
 pub mod hgrm;
 pub mod progress;
 pub mod run;

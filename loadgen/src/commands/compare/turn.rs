@@ -11,7 +11,7 @@ use crate::commands::run::busiest_share;
 use crate::error::CommandError;
 use crate::fleet::{Fleet, FleetError, Placement};
 use crate::plan::Ramp;
-use crate::report::compare::{Kernel, RoundFigures, User};
+use crate::report::figures::{Kernel, RoundFigures, User};
 use crate::report::progress::Progress;
 use crate::target::{Stack, StackConfig, Target, get, kernel, start_origin, tree};
 use crate::url::Url;

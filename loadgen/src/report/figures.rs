@@ -1,0 +1,129 @@
+//! What the turns of a comparison have measured, before it is summed up.
+
+use serde::Serialize;
+
+use crate::record::Record;
+use crate::target::Target;
+use crate::target::kernel::Method;
+use crate::validity::{self, Doubt, Evidence};
+
+/// Proportional set sizes of a target's processes at four moments, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct User {
+    /// Before the first connection.
+    pub idle: u64,
+    /// With the low number of streams, silent.
+    pub low: u64,
+    /// With all streams, silent.
+    pub full: u64,
+    /// With all streams, while events flow.
+    pub traffic: u64,
+}
+
+/// Kernel memory of the whole machine at two moments, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Kernel {
+    /// With the low number of streams.
+    pub low: u64,
+    /// With all of them.
+    pub full: u64,
+    /// What was counted.
+    pub method: Method,
+}
+
+/// What one turn has measured.
+#[derive(Debug, Clone)]
+pub struct RoundFigures {
+    /// The low number of streams.
+    pub low: u64,
+    /// The number of streams asked for.
+    pub streams: u64,
+    /// Events that should have come.
+    pub expected_events: u64,
+    /// Memory of the target; `None` when there is no target.
+    pub user: Option<User>,
+    /// Memory of the kernel.
+    pub kernel: Kernel,
+    /// CPU time of the target while events flowed.
+    pub cpu_us: Option<u64>,
+    /// CPU use of the machine meanwhile, as a share of all cores.
+    pub machine_share: f64,
+    /// CPU use of the busiest client meanwhile, as a share of one core.
+    pub worker_share: Option<f64>,
+    /// What the clients saw.
+    pub record: Record,
+}
+
+/// All turns of one target.
+#[derive(Debug, Clone)]
+pub struct Figures {
+    /// The target.
+    pub target: Target,
+    /// Its turns.
+    pub rounds: Vec<RoundFigures>,
+}
+
+impl Figures {
+    /// No turns yet.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self { target, rounds: Vec::new() }
+    }
+
+    pub(super) fn record(&self) -> Record {
+        let mut record = Record::default();
+        self.rounds.iter().for_each(|round| record.merge(&round.record));
+        record
+    }
+
+    pub(super) fn kernel_slope(&self) -> Option<f64> {
+        median(self.rounds.iter().map(RoundFigures::kernel_slope))
+    }
+
+    pub(super) fn doubts(&self, record: &Record) -> impl Iterator<Item = Doubt> {
+        let evidence = Evidence {
+            wanted: self.rounds.iter().map(|round| round.streams).sum(),
+            held: record.counts.open,
+            worker_cpu_share: self.rounds.iter().filter_map(|round| round.worker_share).reduce(f64::max),
+            machine_cpu_share: self.rounds.iter().map(|round| round.machine_share).reduce(f64::max),
+        };
+        let mut doubts = validity::judge(record, evidence);
+        if self.target.has_proxy() && record.counts.open > 0 && record.counts.heartbeats == 0 {
+            doubts.push(Doubt {
+                invalidates: true,
+                cause: "no heartbeat came while all streams were silent".to_owned(),
+                remedy: "check that the route of sse-proxy has a heartbeat, and that --heartbeat is its interval"
+                    .to_owned(),
+            });
+        }
+        let name = self.target.name();
+        doubts.into_iter().map(move |doubt| Doubt { cause: format!("{name}: {}", doubt.cause), ..doubt })
+    }
+}
+
+impl RoundFigures {
+    pub(super) fn user_slope(&self) -> Option<f64> {
+        self.user.map(|user| per_stream(user.low, user.full, self.streams - self.low))
+    }
+
+    pub(super) fn kernel_slope(&self) -> f64 {
+        per_stream(self.kernel.low, self.kernel.full, self.streams - self.low)
+    }
+}
+
+/// What each of `streams` adds when a reading grows from one value to another; negative when it shrinks.
+pub(super) fn per_stream(from: u64, to: u64, streams: u64) -> f64 {
+    (to as f64 - from as f64) / streams.max(1) as f64
+}
+
+/// The middle value, or the mean of the two in the middle.
+pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        count if count % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}

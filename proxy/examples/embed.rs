@@ -41,7 +41,7 @@ struct PrintEnds;
 
 impl Observer for PrintEnds {
     fn ended(&self, ended: &Ended<'_>) {
-        println!("{} ended: {} after {} events", ended.label.path, ended.reason.as_str(), ended.counts.events);
+        println!("{} ended: {} after {} events", ended.label.path(), ended.reason.as_str(), ended.counts.events);
     }
 }
 

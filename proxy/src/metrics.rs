@@ -135,7 +135,9 @@ impl Metrics {
 
 impl Observer for Metrics {
     fn opened(&self, route: &str, label: &Label) {
-        self.first_byte.get_or_create(&RouteLabels { route: route.to_owned() }).observe(label.first_byte.as_secs_f64());
+        self.first_byte
+            .get_or_create(&RouteLabels { route: route.to_owned() })
+            .observe(label.first_byte().as_secs_f64());
     }
 
     fn ended(&self, ended: &Ended<'_>) {

@@ -1,13 +1,11 @@
 //! What is counted while a stream runs, and what is told when it ends.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::Registry;
-use super::clock;
+use super::{Label, Registry, clock};
 use crate::failure::Failure;
 use crate::stream::{Counts, EndReason, Millis, Policy, Progress};
 
@@ -70,21 +68,6 @@ pub struct Ended<'a> {
     pub counts: Counts,
 }
 
-/// What is kept of a stream's request for the log.
-#[derive(Clone, Debug, Default)]
-pub struct Label {
-    /// The client's address as the proxy sees it.
-    pub client: Option<SocketAddr>,
-    /// The upstream server's address.
-    pub upstream: Option<SocketAddr>,
-    /// Request method.
-    pub method: Box<str>,
-    /// Request target: path and query.
-    pub path: Box<str>,
-    /// From the request to the upstream's response head.
-    pub first_byte: Duration,
-}
-
 impl Route {
     /// A route with nothing counted yet.
     pub fn new(name: impl Into<String>, policy: Policy, observer: Arc<dyn Observer>) -> Arc<Self> {
@@ -115,27 +98,29 @@ impl Totals {
     }
 }
 
-/// One stream's entry in its route's books. However the stream goes away, it is entered as ended once.
+/// One stream's entry in its route's books.
 pub(super) struct Account {
     route: Arc<Route>,
     registry: Arc<Registry>,
-    label: Box<Label>,
+    label: Label,
+    /// The place of a stream that has a task in the registry.
+    task: Option<u32>,
     opened: Millis,
-    key: Option<usize>,
 }
 
 impl Account {
     pub(super) fn open(route: Arc<Route>, registry: Arc<Registry>, label: Label) -> Self {
         route.totals.opened.fetch_add(1, Ordering::Relaxed);
         route.totals.active.fetch_add(1, Ordering::Relaxed);
+        registry.enter();
         route.observer.opened(&route.name, &label);
-        Self { route, registry, label: Box::new(label), opened: clock::now(), key: None }
+        Self { route, registry, label, task: None, opened: clock::now() }
     }
 
-    /// Enters the stream's waker, on its first call.
+    /// Enters the waker of a stream that has a task, on its first call.
     pub(super) fn register(&mut self, waker: &std::task::Waker) {
-        if self.key.is_none() {
-            self.key = Some(self.registry.insert(waker.clone()));
+        if self.task.is_none() {
+            self.task = u32::try_from(self.registry.insert_task(waker.clone())).ok();
         }
     }
 
@@ -147,13 +132,15 @@ impl Account {
         self.route.totals.add(progress);
     }
 
+    /// Enters the stream as ended. The caller does this once.
     pub(super) fn close(&self, reason: EndReason, clean: bool, counts: Counts) {
         let duration = Duration::from_millis(clock::now().0.saturating_sub(self.opened.0));
         let ended = Ended { route: &self.route.name, label: &self.label, reason, clean, duration, counts };
         self.route.totals.active.fetch_sub(1, Ordering::Relaxed);
         self.route.observer.ended(&ended);
-        if let Some(key) = self.key {
-            self.registry.remove(key);
+        if let Some(task) = self.task {
+            self.registry.remove_task(task as usize);
         }
+        self.registry.leave();
     }
 }

@@ -1,7 +1,7 @@
 //! Every running stream of one process, so that a drain reaches silent ones too.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -13,13 +13,21 @@ const NOT_DRAINING: u64 = u64::MAX;
 /// The running streams and the drain they may be under.
 #[derive(Debug)]
 pub struct Registry {
-    wakers: Mutex<Slab<Waker>>,
+    active: AtomicUsize,
     drain_limit_ms: AtomicU64,
+    /// Who to tell of a drain: the streams that have a task, and the threads of those that have none.
+    tasks: Mutex<Slab<Waker>>,
+    threads: Mutex<Vec<Arc<mio::Waker>>>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { wakers: Mutex::new(Slab::new()), drain_limit_ms: AtomicU64::new(NOT_DRAINING) }
+        Self {
+            active: AtomicUsize::new(0),
+            drain_limit_ms: AtomicU64::new(NOT_DRAINING),
+            tasks: Mutex::default(),
+            threads: Mutex::default(),
+        }
     }
 }
 
@@ -29,9 +37,14 @@ impl Registry {
     pub fn drain(&self, limit: Duration) {
         let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).min(NOT_DRAINING - 1);
         self.drain_limit_ms.store(millis, Ordering::Release);
+        for thread in lock(&self.threads).iter() {
+            if let Err(error) = thread.wake() {
+                log::error!("side=internal: a thread does not learn of the drain: {error}");
+            }
+        }
         // Woken outside the lock: a woken stream may end at once on another thread and want it.
-        let wakers: Vec<Waker> = self.lock().iter().map(|(_, waker)| waker.clone()).collect();
-        wakers.into_iter().for_each(Waker::wake);
+        let tasks: Vec<Waker> = lock(&self.tasks).iter().map(|(_, waker)| waker.clone()).collect();
+        tasks.into_iter().for_each(Waker::wake);
     }
 
     /// The limit of the drain under way, if one is.
@@ -44,23 +57,35 @@ impl Registry {
 
     /// Number of running streams.
     pub fn active(&self) -> usize {
-        self.lock().len()
+        self.active.load(Ordering::Acquire)
     }
 
-    pub(super) fn insert(&self, waker: Waker) -> usize {
-        self.lock().insert(waker)
+    pub(super) fn enter(&self) {
+        self.active.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) fn remove(&self, key: usize) {
-        let mut wakers = self.lock();
-        wakers.try_remove(key);
-        // A wave of streams leaves: give their slots back.
-        if wakers.capacity() > 1024 && wakers.len() < wakers.capacity() / 4 {
-            wakers.shrink_to_fit();
+    pub(super) fn leave(&self) {
+        self.active.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn on_drain(&self, thread: Arc<mio::Waker>) {
+        lock(&self.threads).push(thread);
+    }
+
+    pub(super) fn insert_task(&self, waker: Waker) -> usize {
+        lock(&self.tasks).insert(waker)
+    }
+
+    pub(super) fn remove_task(&self, key: usize) {
+        let mut tasks = lock(&self.tasks);
+        tasks.try_remove(key);
+        // A wave of streams has left: give their places back.
+        if tasks.is_empty() && tasks.capacity() > 1024 {
+            tasks.shrink_to_fit();
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Slab<Waker>> {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

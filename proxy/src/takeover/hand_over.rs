@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::exchange::UpstreamStream;
 use super::stand_in::stand_in;
-use crate::pump::{self, Label, Registry, Route, Start, Transport};
+use crate::pump::{Label, Pumps, Route, Start, Transport};
 use crate::stream::{Framing, Opening};
 use crate::wire::head;
 
@@ -23,7 +23,7 @@ pub(super) async fn hand_over(
     session: &mut Session,
     stream: UpstreamStream,
     route: Arc<Route>,
-    registry: Arc<Registry>,
+    pumps: &Pumps,
     label: Label,
 ) -> Result<()> {
     let framing = if session.req_header().version >= Version::HTTP_11 { Framing::Chunked } else { Framing::Plain };
@@ -51,6 +51,6 @@ pub(super) async fn hand_over(
     let client = Transport::bare(client).or_err(ErrorType::InternalError, "taking the client's connection over")?;
     let upstream =
         Transport::bare(stream.connection).or_err(ErrorType::InternalError, "taking the upstream's connection over")?;
-    pump::spawn(Start { opening, client, upstream, leftover: stream.leftover, route, registry, label });
-    Ok(())
+    let start = Start { opening, client, upstream, leftover: stream.leftover, route, label };
+    pumps.start(start).or_err(ErrorType::InternalError, "starting the stream")
 }

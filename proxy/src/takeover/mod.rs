@@ -21,7 +21,7 @@ use pingora::http::Method;
 use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
 
-use crate::pump::{Label, Registry, Route};
+use crate::pump::{Label, Pumps, Registry, Route};
 use crate::wire::head;
 
 pub use crate::failure::Failure;
@@ -32,20 +32,25 @@ use exchange::Answer;
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 pub struct Takeover {
     connector: TransportConnector,
-    registry: Arc<Registry>,
+    pumps: Pumps,
 }
 
 impl Default for Takeover {
     fn default() -> Self {
-        // Every connection carries one stream to its end: there is none to pool.
-        Self { connector: TransportConnector::new(Some(ConnectorOptions::new(1))), registry: Arc::default() }
+        Self::new(Pumps::default())
     }
 }
 
 impl Takeover {
+    /// Hands streams to these drivers.
+    pub fn new(pumps: Pumps) -> Self {
+        // Every connection carries one stream to its end: there is none to pool.
+        Self { connector: TransportConnector::new(Some(ConnectorOptions::new(1))), pumps }
+    }
+
     /// The streams that are running, and the way to drain them.
     pub fn registry(&self) -> &Arc<Registry> {
-        &self.registry
+        self.pumps.registry()
     }
 
     /// Whether a request can be taken over at all: an HTTP/1 request that has a body to answer with and does not ask
@@ -77,14 +82,10 @@ impl Takeover {
         let answer = exchange::exchange(&self.connector, session, peers, request, &route.policy.timeouts).await;
         match answer {
             Ok(Answer::Stream(stream)) => {
-                let label = Label {
-                    client,
-                    upstream: stream.peer,
-                    method: session.req_header().method.as_str().into(),
-                    path: String::from_utf8_lossy(session.req_header().raw_path()).into(),
-                    first_byte: started.elapsed(),
-                };
-                hand_over::hand_over(session, *stream, route.clone(), self.registry.clone(), label).await?;
+                let request = session.req_header();
+                let target = String::from_utf8_lossy(request.raw_path());
+                let label = Label::new(client, stream.peer, request.method.as_str(), &target, started.elapsed());
+                hand_over::hand_over(session, *stream, route.clone(), &self.pumps, label).await?;
             }
             Ok(Answer::Other(upstream)) => relay::relay(session, *upstream, &route.policy.timeouts).await?,
             Err(failure) => {

@@ -1,0 +1,220 @@
+//! What a driver does with a stream each time something may have happened to it. The same for both drivers.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use super::account::Account;
+use super::scratch::Scratch;
+use super::socket::{Socket, not_now};
+use crate::stream::{Core, EndReason, Framing, Millis};
+
+/// Reads before other streams get their turn.
+const READS_PER_TURN: u32 = 16;
+
+/// A stream between two turns.
+pub(super) struct Running {
+    pub(super) core: Core,
+    account: Account,
+    /// Exists only while the client is behind.
+    pending: Option<Box<Pending>>,
+    phase: Phase,
+    framing: Framing,
+}
+
+/// Bytes on their way to the client; before the first turn, those on their way to the core.
+struct Pending {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// `pending` holds upstream bytes that came with the head and that the core has not seen.
+    Leftover,
+    Running,
+    /// Everything is written; the client's side is being closed in order.
+    Closing,
+    /// Entered in the books as ended.
+    Entered,
+}
+
+/// What a driver does next with a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Come back when a socket is ready or a deadline has come.
+    Wait,
+    /// Come back soon: there may be more to do now, but others wait too.
+    Again,
+    /// Drop it.
+    Done,
+}
+
+impl Running {
+    pub(super) fn new(core: Core, framing: Framing, account: Account, leftover: Vec<u8>) -> Self {
+        let pending = (!leftover.is_empty()).then(|| Box::new(Pending { bytes: leftover, written: 0 }));
+        Self { core, account, pending, phase: Phase::Leftover, framing }
+    }
+
+    pub(super) fn account(&mut self) -> &mut Account {
+        &mut self.account
+    }
+
+    /// Does everything that can be done now. `upstream` is dropped as soon as nothing more is wanted of it.
+    pub(super) fn turn<C: Socket, U: Socket>(
+        &mut self,
+        client: &mut C,
+        upstream: &mut Option<U>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Next {
+        self.watch_client(client, &mut scratch.input);
+        if let Some(limit) = self.account.draining() {
+            self.core.close(EndReason::Drain, limit, now);
+        }
+        if self.phase == Phase::Leftover {
+            self.phase = Phase::Running;
+            if let Some(leftover) = self.pending.take() {
+                let progress = self.core.upstream_data(&leftover.bytes, now, &mut scratch.output);
+                self.account.add(progress);
+            }
+        }
+        // Before the deadlines: a client that has made room is not stalled.
+        self.write(client, now, &mut scratch.output);
+        let progress = self.core.tick(now, &mut scratch.output);
+        self.account.add(progress);
+        self.write(client, now, &mut scratch.output);
+        for _ in 0..READS_PER_TURN {
+            let Some(source) = upstream.as_mut().filter(|_| self.core.wants_upstream()) else {
+                return self.end(client, upstream, now);
+            };
+            if self.read_upstream(source, now, scratch).is_break() {
+                return Next::Wait;
+            }
+            self.write(client, now, &mut scratch.output);
+        }
+        Next::Again
+    }
+
+    /// Notices that the client has left. What it sends while it listens has no meaning here and is dropped.
+    fn watch_client(&mut self, client: &mut impl Socket, input: &mut [u8]) {
+        while self.phase != Phase::Closing {
+            match client.read(input) {
+                Ok(0) => return self.core.client_gone(),
+                Ok(_) => {}
+                Err(error) if not_now(&error) => return,
+                Err(error) => return self.client_failed(&error),
+            }
+        }
+    }
+
+    fn client_failed(&mut self, error: &io::Error) {
+        match error.kind() {
+            io::ErrorKind::TimedOut => self.core.client_stalled(),
+            _ => self.core.client_gone(),
+        }
+    }
+
+    /// Moves one read from the upstream through the core into the output. Breaks when there is nothing to read.
+    fn read_upstream(&mut self, upstream: &mut impl Socket, now: Millis, scratch: &mut Scratch) -> ControlFlow<()> {
+        match upstream.read(&mut scratch.input) {
+            Ok(0) => self.core.upstream_closed(now, &mut scratch.output),
+            Ok(count) => {
+                let progress = self.core.upstream_data(&scratch.input[..count], now, &mut scratch.output);
+                self.account.add(progress);
+            }
+            Err(error) if not_now(&error) => return ControlFlow::Break(()),
+            Err(_) => self.core.upstream_failed(now),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Writes what is pending, then `output`; what the client does not take becomes pending. Empties `output`.
+    fn write(&mut self, client: &mut impl Socket, now: Millis, output: &mut Vec<u8>) {
+        if self.pending.is_none() && output.is_empty() {
+            return;
+        }
+        let outcome = self.write_in_order(client, output);
+        output.clear();
+        match outcome {
+            Ok(progress) => self.core.wrote(progress, self.pending.is_some(), now),
+            Err(error) => self.client_failed(&error),
+        }
+    }
+
+    fn write_in_order(&mut self, client: &mut impl Socket, output: &[u8]) -> io::Result<bool> {
+        let mut progress = false;
+        if let Some(pending) = &mut self.pending {
+            let written = write_some(client, &pending.bytes[pending.written..])?;
+            progress = written > 0;
+            pending.written += written;
+            if pending.written < pending.bytes.len() {
+                pending.bytes.extend_from_slice(output);
+                return Ok(progress);
+            }
+            self.pending = None;
+        }
+        let written = write_some(client, output)?;
+        if written < output.len() {
+            self.pending = Some(Box::new(Pending { bytes: output[written..].to_vec(), written: 0 }));
+            return Ok(progress || written > 0);
+        }
+        match client.flush() {
+            // A flush that has to wait is taken up with the next turn; what it holds is bounded by the connection.
+            Err(error) if !not_now(&error) => Err(error),
+            _ => Ok(true),
+        }
+    }
+
+    /// Done once an ended stream has nothing left to tell its client. A stream that is merely behind waits.
+    fn end<U>(&mut self, client: &mut impl Socket, upstream: &mut Option<U>, now: Millis) -> Next {
+        let Some(reason) = self.core.ended() else { return Next::Wait };
+        // It has nothing more to give, or nobody left to give it to.
+        *upstream = None;
+        let unreachable = matches!(reason, EndReason::ClientGone | EndReason::WriteTimeout);
+        if !unreachable && self.pending.is_some() {
+            return Next::Wait;
+        }
+        let clean = self.core.ended_clean();
+        if clean && !unreachable {
+            self.phase = Phase::Closing;
+            if client.shutdown().is_err_and(|error| not_now(&error)) {
+                // TLS has a farewell to write; it may wait for the client as long as any bytes may.
+                self.core.wrote(false, true, now);
+                return Next::Wait;
+            }
+        }
+        // Without a last chunk to be missing, only a reset tells a client that its body was cut.
+        if !clean && (self.framing == Framing::Plain || reason == EndReason::WriteTimeout) {
+            client.reset_on_close();
+        }
+        self.enter(reason, clean);
+        Next::Done
+    }
+
+    fn enter(&mut self, reason: EndReason, clean: bool) {
+        if self.phase != Phase::Entered {
+            self.phase = Phase::Entered;
+            self.account.close(reason, clean, self.core.counts());
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.enter(EndReason::Dropped, false);
+    }
+}
+
+/// Writes until everything is written or the socket takes no more.
+fn write_some(client: &mut impl Socket, bytes: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match client.write(&bytes[written..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => written += count,
+            Err(error) if not_now(&error) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}

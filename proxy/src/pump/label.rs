@@ -1,0 +1,83 @@
+//! What is kept of a stream's request for the log, in few bytes: there are tens of thousands of these.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// A stream's request and where it went.
+#[derive(Clone)]
+pub struct Label {
+    client: Option<Address>,
+    upstream: Option<Address>,
+    first_byte_ms: u32,
+    /// Method and target with a space between them: one allocation.
+    request: Box<str>,
+}
+
+/// A socket address without the scope and flow of IPv6: 20 bytes in place of 32.
+type Address = (IpAddr, u16);
+
+impl Label {
+    /// Keeps the client's and the server's address, the request's method and target, and the time from the request to
+    /// the upstream's response head.
+    pub fn new(
+        client: Option<SocketAddr>,
+        upstream: Option<SocketAddr>,
+        method: &str,
+        target: &str,
+        first_byte: Duration,
+    ) -> Self {
+        let short = |address: SocketAddr| (address.ip(), address.port());
+        Self {
+            client: client.map(short),
+            upstream: upstream.map(short),
+            first_byte_ms: u32::try_from(first_byte.as_millis()).unwrap_or(u32::MAX),
+            request: format!("{method} {target}").into_boxed_str(),
+        }
+    }
+
+    /// The client's address as the proxy sees it.
+    pub fn client(&self) -> Option<SocketAddr> {
+        self.client.map(SocketAddr::from)
+    }
+
+    /// The upstream server's address.
+    pub fn upstream(&self) -> Option<SocketAddr> {
+        self.upstream.map(SocketAddr::from)
+    }
+
+    /// The request's method.
+    pub fn method(&self) -> &str {
+        self.request.split_once(' ').map_or("", |(method, _)| method)
+    }
+
+    /// The request's target: path and query.
+    pub fn path(&self) -> &str {
+        self.request.split_once(' ').map_or("", |(_, target)| target)
+    }
+
+    /// From the request to the upstream's response head, to the millisecond.
+    pub fn first_byte(&self) -> Duration {
+        Duration::from_millis(self.first_byte_ms.into())
+    }
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Label").field(&self.client()).field(&self.request).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let client = "[2001:db8::1]:443".parse().ok();
+        let label = Label::new(client, None, "POST", "/chat?q=a b", Duration::from_micros(1500));
+        assert_eq!((label.client(), label.upstream()), (client, None));
+        assert_eq!((label.method(), label.path()), ("POST", "/chat?q=a b"));
+        assert_eq!(label.first_byte(), Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,109 @@
+//! Starts streams on the driver that fits them.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use super::account::Account;
+use super::drive::Running;
+use super::parked::{Arrival, Reactor};
+use super::{Registry, Start, Transport, clock, task};
+use crate::stream::Core;
+
+/// Which driver runs the streams that could run on either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// Plain TCP on both sides is parked in a table; everything else gets a task.
+    #[default]
+    Parked,
+    /// Every stream gets a task on the runtime that it was started from.
+    Task,
+}
+
+/// The drivers of one process and the streams on them.
+pub struct Pumps {
+    driver: Driver,
+    threads: usize,
+    registry: Arc<Registry>,
+    reactors: OnceLock<Vec<Handle>>,
+    turn: AtomicUsize,
+}
+
+/// The way into a reactor's thread.
+struct Handle {
+    arrivals: Sender<Arrival>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Default for Pumps {
+    /// One reactor thread for each core.
+    fn default() -> Self {
+        Self::new(Driver::default(), thread::available_parallelism().map_or(1, usize::from))
+    }
+}
+
+impl Pumps {
+    /// Drivers with this many reactor threads, which start with the first stream that is parked.
+    pub fn new(driver: Driver, threads: usize) -> Self {
+        Self {
+            driver,
+            threads: threads.max(1),
+            registry: Arc::default(),
+            reactors: OnceLock::new(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// The streams that are running, and the way to drain them.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Runs a stream to its end. Counted as open from here. Has to be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// When the stream cannot be waited for; it is counted as dropped then.
+    pub fn start(&self, start: Start) -> io::Result<()> {
+        let Start { opening, client, upstream, leftover, route, label } = start;
+        client.bound_send_queue(opening.policy.timeouts.write);
+        let framing = opening.framing;
+        let account = Account::open(route, self.registry.clone(), label);
+        let running = Running::new(Core::new(opening, clock::now()), framing, account, leftover);
+        let reactors = match self.driver {
+            Driver::Parked => self.reactors.get_or_init(|| self.start_reactors()).as_slice(),
+            Driver::Task => &[],
+        };
+        match (client, upstream) {
+            (Transport::Tcp(client), Transport::Tcp(upstream)) if !reactors.is_empty() => {
+                let next = self.turn.fetch_add(1, Ordering::Relaxed);
+                let handle = &reactors[next % reactors.len()];
+                let client = mio::net::TcpStream::from_std(client);
+                let upstream = mio::net::TcpStream::from_std(upstream);
+                let gone = |_| io::Error::other("the reactor's thread is gone");
+                handle.arrivals.send(Arrival { running, client, upstream }).map_err(gone)?;
+                handle.waker.wake()
+            }
+            (client, upstream) => task::spawn(running, client, upstream),
+        }
+    }
+
+    /// Whatever can be started; with none at all, every stream gets a task.
+    fn start_reactors(&self) -> Vec<Handle> {
+        let start = |at: usize| -> io::Result<Handle> {
+            let (arrivals, inbox) = channel();
+            let (reactor, waker) = Reactor::new(inbox, self.registry.clone())?;
+            let waker = Arc::new(waker);
+            self.registry.on_drain(waker.clone());
+            thread::Builder::new().name(format!("streams-{at}")).spawn(move || reactor.run())?;
+            Ok(Handle { arrivals, waker })
+        };
+        let started = (0..self.threads).map(start);
+        started
+            .filter_map(|handle| {
+                handle.inspect_err(|error| log::error!("side=internal: no thread for parked streams: {error}")).ok()
+            })
+            .collect()
+    }
+}

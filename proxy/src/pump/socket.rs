@@ -1,0 +1,36 @@
+//! The non-blocking socket that both drivers give to the rules in [`super::drive`].
+
+use std::io;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+/// A connection that never waits: what cannot be done now is [`io::ErrorKind::WouldBlock`], and the driver comes back
+/// when it can.
+pub(super) trait Socket {
+    /// Reads what there is; 0 is the end.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes what fits.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Sends on what a write left in a buffer of the connection's own.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Ends the writing direction in order.
+    fn shutdown(&mut self) -> io::Result<()>;
+
+    /// Makes closing tell the peer that something went wrong: the connection is reset instead of ended.
+    fn reset_on_close(&mut self);
+}
+
+/// Whether an error only says "not now".
+pub(super) fn not_now(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// Makes closing a socket reset its connection.
+pub(super) fn reset(socket: SockRef<'_>) {
+    // A connection that cannot be reset is closed: the peer is told less, nothing is held.
+    let _ = socket.set_linger(Some(Duration::ZERO));
+}

@@ -112,7 +112,10 @@ fn a_comparison_that_is_killed_leaves_nothing_running() {
     if !has_nginx() {
         return;
     }
+    // What is killed cannot tidy up: its files go away with this directory.
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let mut child = program()
+        .env("TMPDIR", directory.path())
         .args(SMALL)
         .args(["nginx", "--nginx-conf"])
         .arg(configuration("baseline.conf"))

@@ -249,7 +249,7 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::kernel::Method;
+    use crate::target::kernel::{KernelMemory, Method};
 
     const KIB: u64 = 1024;
 
@@ -266,7 +266,12 @@ mod tests {
             full: 5000 * KIB + 100 * each,
             traffic: 5000 * KIB + 110 * each,
         });
-        let kernel = Kernel { low: 20 * kernel_kib * KIB, full: 100 * kernel_kib * KIB, method: Method::SocketObjects };
+        let reading = |streams: u64| KernelMemory {
+            bytes: streams * kernel_kib * KIB,
+            method: Method::SocketObjects,
+            sockets: streams * target.sockets_per_stream(),
+        };
+        let kernel = Kernel { low: reading(20), full: reading(100) };
         let round = RoundFigures {
             low: 20,
             streams: 100,
@@ -326,6 +331,14 @@ mod tests {
         let report = report(&[nginx]);
         assert_eq!((report.valid, report.targets[0].streams_held), (false, 90));
         assert!(report.warnings[0].cause.starts_with("nginx: 10 of 200 streams"), "{:?}", report.warnings);
+    }
+
+    #[test]
+    fn sockets_of_others_are_noticed() {
+        let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
+        nginx.rounds[0].kernel.full.sockets += 50;
+        let report = report(&[nginx]);
+        assert!(report.valid && report.warnings[0].cause.contains("other sockets"), "{:?}", report.warnings);
     }
 
     #[test]

@@ -4,8 +4,11 @@ use serde::Serialize;
 
 use crate::record::Record;
 use crate::target::Target;
-use crate::target::kernel::Method;
+use crate::target::kernel::KernelMemory;
 use crate::validity::{self, Doubt, Evidence};
+
+/// One socket in so many may be somebody else's.
+const SOCKET_TOLERANCE: u64 = 50;
 
 /// Proportional set sizes of a target's processes at four moments, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -20,15 +23,13 @@ pub struct User {
     pub traffic: u64,
 }
 
-/// Kernel memory of the whole machine at two moments, in bytes.
+/// Kernel memory of the whole machine at two moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Kernel {
     /// With the low number of streams.
-    pub low: u64,
+    pub low: KernelMemory,
     /// With all of them.
-    pub full: u64,
-    /// What was counted.
-    pub method: Method,
+    pub full: KernelMemory,
 }
 
 /// What one turn has measured.
@@ -96,6 +97,14 @@ impl Figures {
                     .to_owned(),
             });
         }
+        if self.rounds.iter().any(|round| round.is_kernel_disturbed(self.target)) {
+            doubts.push(Doubt {
+                invalidates: false,
+                cause: "other sockets came or went while kernel memory was read: it is only roughly right".to_owned(),
+                remedy: "let nothing else on the machine open connections, or take the median of more --rounds"
+                    .to_owned(),
+            });
+        }
         let name = self.target.name();
         doubts.into_iter().map(move |doubt| Doubt { cause: format!("{name}: {}", doubt.cause), ..doubt })
     }
@@ -106,8 +115,16 @@ impl RoundFigures {
         self.user.map(|user| per_stream(user.low, user.full, self.streams - self.low))
     }
 
+    /// Whether sockets came or went between the two readings that the load does not account for.
+    fn is_kernel_disturbed(&self, target: Target) -> bool {
+        let expected = (self.record.counts.open.min(self.streams) - self.low.min(self.record.counts.open))
+            * target.sockets_per_stream();
+        let found = self.kernel.full.sockets.saturating_sub(self.kernel.low.sockets);
+        found.abs_diff(expected) * SOCKET_TOLERANCE > expected
+    }
+
     pub(super) fn kernel_slope(&self) -> f64 {
-        per_stream(self.kernel.low, self.kernel.full, self.streams - self.low)
+        per_stream(self.kernel.low.bytes, self.kernel.full.bytes, self.streams - self.low)
     }
 }
 

@@ -72,7 +72,6 @@ impl Drop for Progress<'_> {
 }
 
 fn style(has_colour: bool) -> ProgressStyle {
-    let template =
-        if has_colour { "{spinner:.cyan} {elapsed:>4} {wide_msg}" } else { "{spinner} {elapsed:>4} {wide_msg}" };
+    let template = if has_colour { "{spinner:.cyan} {wide_msg}" } else { "{spinner} {wide_msg}" };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }

@@ -40,6 +40,8 @@ pub struct KernelMemory {
     pub bytes: u64,
     /// How they were counted.
     pub method: Method,
+    /// TCP sockets on the machine: more of them than the load accounts for are somebody else's.
+    pub sockets: u64,
 }
 
 /// Reads it.
@@ -49,13 +51,15 @@ pub struct KernelMemory {
 pub fn read() -> Result<KernelMemory, TargetError> {
     let file = |path: &str| std::fs::read_to_string(path);
     let refuse = |source| TargetError::Reading { what: "kernel memory (/proc/meminfo)", source };
-    let buffers = file("/proc/net/sockstat").ok().and_then(|text| parse_buffer_pages(&text)).unwrap_or(0) * PAGE_BYTES;
+    let sockstat = file("/proc/net/sockstat").unwrap_or_default();
+    let buffers = parse_sockstat(&sockstat, "mem").unwrap_or(0) * PAGE_BYTES;
+    let sockets = parse_sockstat(&sockstat, "alloc").unwrap_or(0);
     if let Some(objects) = file("/proc/slabinfo").ok().and_then(|text| parse_slabinfo(&text)) {
-        return Ok(KernelMemory { bytes: objects + buffers, method: Method::SocketObjects });
+        return Ok(KernelMemory { bytes: objects + buffers, method: Method::SocketObjects, sockets });
     }
     let slabs = parse_slab(&file("/proc/meminfo").map_err(refuse)?);
     let slabs = slabs.ok_or_else(|| refuse(std::io::ErrorKind::InvalidData.into()))?;
-    Ok(KernelMemory { bytes: slabs + buffers, method: Method::AllSlabs })
+    Ok(KernelMemory { bytes: slabs + buffers, method: Method::AllSlabs, sockets })
 }
 
 /// `name <active_objs> <num_objs> <objsize> …`; merged caches are missing, so that the socket itself has to be there.
@@ -75,9 +79,9 @@ fn parse_slabinfo(text: &str) -> Option<u64> {
 }
 
 /// `TCP: inuse 1 orphan 0 tw 0 alloc 1 mem 0`
-fn parse_buffer_pages(text: &str) -> Option<u64> {
+fn parse_sockstat(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with("TCP:"))?;
-    let mut fields = line.split_whitespace().skip_while(|field| *field != "mem");
+    let mut fields = line.split_whitespace().skip_while(|field| *field != name);
     fields.nth(1)?.parse().ok()
 }
 
@@ -100,10 +104,8 @@ mod tests {
 
     #[test]
     fn buffers_and_slabs_are_parsed() {
-        assert_eq!(
-            parse_buffer_pages("sockets: used 14\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 37\nUDP: inuse 0 mem 0\n"),
-            Some(37)
-        );
+        let text = "sockets: used 14\nTCP: inuse 1 orphan 0 tw 0 alloc 5 mem 37\nUDP: inuse 0 mem 0\n";
+        assert_eq!((parse_sockstat(text, "mem"), parse_sockstat(text, "alloc")), (Some(37), Some(5)));
         assert_eq!(parse_slab("MemTotal: 1 kB\nSlab:  131728 kB\n"), Some(131_728 * 1024));
     }
 

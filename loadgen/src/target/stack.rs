@@ -82,6 +82,12 @@ impl Target {
         }
     }
 
+    /// TCP sockets on the machine per stream: two for each hop.
+    #[must_use]
+    pub fn sockets_per_stream(self) -> u64 {
+        2 * (1 + u64::from(self.has_nginx()) + u64::from(self.has_proxy()))
+    }
+
     /// Whether nginx is part of it.
     #[must_use]
     pub fn has_nginx(self) -> bool {

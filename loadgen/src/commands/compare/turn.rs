@@ -115,7 +115,7 @@ impl Turn<'_> {
             streams: load.streams,
             expected_events: load.streams * load.events,
             user,
-            kernel: Kernel { low: low_kernel.bytes, full: full_kernel.bytes, method: full_kernel.method },
+            kernel: Kernel { low: low_kernel, full: full_kernel },
             cpu_us: traffic.cpu_us,
             machine_share: traffic.machine_share,
             worker_share: traffic.worker_share,

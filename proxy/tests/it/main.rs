@@ -11,5 +11,6 @@ mod ends;
 mod heartbeats;
 mod non_streams;
 mod passthrough;
+mod real_world;
 mod support;
 mod timeouts;

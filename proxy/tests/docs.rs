@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sse_proxy::config::Config;
 use sse_proxy::metrics::Metrics;
+use sse_proxy::pump::{Ended, Label, Observer, Route};
+use sse_proxy::stream::{Counts, EndReason, Policy};
+use sse_proxy::takeover::Failure;
 
 fn read(path: &str) -> String {
     let path = root().join(path);
@@ -128,7 +132,15 @@ fn every_key_is_documented_and_no_other() {
 #[test]
 fn every_metric_is_documented_and_no_other() {
     let metrics = Metrics::new();
-    metrics.watch(Vec::new());
+    // Most of them show once they have counted something.
+    let route = Route::new("events", Policy::default(), metrics.clone());
+    metrics.watch(vec![route]);
+    let label = Label::new(None, None, "GET", "/", Duration::ZERO);
+    metrics.opened("events", &label);
+    let (reason, duration, counts) = (EndReason::UpstreamEnd, Duration::ZERO, Counts::default());
+    metrics.ended(&Ended { route: "events", label: &label, reason, clean: true, duration, counts });
+    metrics.refused("no_route");
+    metrics.request(200);
     let rendered = metrics.render();
     let exposed: BTreeSet<&str> = rendered
         .lines()
@@ -159,8 +171,8 @@ fn every_metric_is_documented_and_no_other() {
 #[test]
 fn every_end_reason_and_failure_is_documented() {
     let page = read("docs/operations.md");
-    let reasons = sse_proxy::stream::EndReason::ALL.map(|reason| reason.as_str());
-    for name in reasons.into_iter().chain(sse_proxy::takeover::Failure::NAMES) {
+    let reasons = EndReason::ALL.map(|reason| reason.as_str());
+    for name in reasons.into_iter().chain(Failure::NAMES) {
         assert!(page.contains(&format!("| `{name}` |")), "docs/operations.md has no row for {name}");
     }
 }
@@ -191,6 +203,23 @@ fn links_between_pages_lead_somewhere() {
         }
     }
     assert!(checked > 10, "only {checked} links found");
+}
+
+#[test]
+fn the_documented_nginx_configuration_is_the_one_that_is_run() {
+    let directives = |text: &str| -> BTreeSet<String> {
+        let lines = text.lines().map(|line| line.trim_start_matches([' ', '#']));
+        let lines = lines.filter_map(|line| line.split_once(';').map(|(directive, _)| directive));
+        lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
+    let page = read("docs/behind-nginx.md");
+    let documented: String = page.split("```nginx\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let documented = directives(&documented);
+    assert!(documented.len() > 20, "{documented:?}");
+    let shipped = directives(&read("nginx/front.conf"));
+    // The address is the reader's own.
+    let missing: Vec<_> = documented.difference(&shipped).filter(|line| *line != "server 127.0.0.1:8080").collect();
+    assert!(missing.is_empty(), "not in nginx/front.conf: {missing:?}");
 }
 
 /// The anchor that a heading gets: lower case, punctuation dropped, spaces as dashes.

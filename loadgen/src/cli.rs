@@ -136,8 +136,9 @@ Every round starts each target anew, on free loopback ports, with an origin of i
 idle, open --low streams, read, open the rest, hold them silent for longer than two heartbeats, read, then one event per
 --interval on each stream for --duration, during which CPU time is counted, and read memory again.
 
-  user memory    PSS of all of the target's processes (/proc/PID/smaps_rollup); per stream it is the slope from --low to
-                 --streams, idle is the reading before the first connection
+  user memory    PSS of all of the target's processes (/proc/PID/smaps_rollup). memory/stream is the slope from --low to
+                 --streams while they are silent, idle the reading before the first connection, all-in the growth from idle
+                 to the reading under traffic, divided by the streams: it holds what an opening burst leaves behind
   kernel memory  live socket objects (/proc/slabinfo; all of Slab where that cannot be read) and TCP buffers
                  (/proc/net/sockstat) of the whole machine, as a slope, less the same slope of `direct`
   CPU per event  user and system time of the target's processes over the traffic phase, divided by events delivered

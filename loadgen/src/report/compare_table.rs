@@ -3,11 +3,13 @@
 use std::io::{self, Write};
 
 use super::compare::{CompareReport, TargetReport};
+use super::figures::median;
 use super::units::{bytes, time_us};
 
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 13] = [
     "streams",
     "memory/stream",
+    "all-in",
     "+ kernel",
     "idle",
     "CPU/event",
@@ -48,8 +50,13 @@ pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()
     writeln!(out)?;
     writeln!(
         out,
-        "memory/stream and idle: PSS of the target's processes; latency: from due at the origin to read by the client"
+        "memory/stream: what one more silent stream adds to the PSS of the target's processes; idle: their PSS before"
     )?;
+    writeln!(
+        out,
+        "the first; all-in: what traffic on all streams has added to idle, per stream, one-time costs included"
+    )?;
+    writeln!(out, "latency: from when an event was due at the origin until the client had read it")?;
     writeln!(out, "faults: lost/duplicated/torn/corrupted events of {} streams per target", report.streams)?;
     writeln!(
         out,
@@ -70,6 +77,7 @@ fn values(target: &TargetReport) -> Vec<String> {
     vec![
         target.streams_held.to_string(),
         size(target.memory.user_bytes_per_stream),
+        size(median(target.rounds.iter().filter_map(|round| round.user_bytes_per_stream_in_traffic))),
         size(target.memory.kernel_bytes_per_stream),
         size(target.memory.idle_bytes.map(|bytes| bytes as f64)),
         target.cpu_us_per_event.map_or_else(|| NOTHING.to_owned(), |us| format!("{us:.1}µs")),
@@ -89,8 +97,8 @@ fn ratios(target: &TargetReport) -> Option<Vec<String>> {
     ratio.p50?;
     let mut cells = vec![String::new(); COLUMNS.len()];
     cells[1] = text(ratio.memory);
-    cells[4] = text(ratio.cpu);
-    cells[5] = text(ratio.p50);
-    cells[6] = text(ratio.p99);
+    cells[5] = text(ratio.cpu);
+    cells[6] = text(ratio.p50);
+    cells[7] = text(ratio.p99);
     Some(cells)
 }

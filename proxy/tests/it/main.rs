@@ -5,6 +5,7 @@
 mod admin;
 mod architecture;
 mod bad_config;
+mod docs;
 mod drain;
 mod embed;
 mod ends;

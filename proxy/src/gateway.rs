@@ -30,9 +30,10 @@ pub struct GatewayRoute {
     pub streams: Arc<pump::Route>,
 }
 
-/// The proxy.
+/// The proxy. Clones share everything; each of Pingora's services takes one.
+#[derive(Clone)]
 pub struct Gateway {
-    routes: Vec<GatewayRoute>,
+    routes: Arc<[GatewayRoute]>,
     takeover: Arc<Takeover>,
     metrics: Arc<Metrics>,
     in_flight: Arc<AtomicUsize>,
@@ -57,7 +58,7 @@ impl Drop for InFlight {
 impl Gateway {
     /// A proxy over `routes`, first match first.
     pub fn new(routes: Vec<GatewayRoute>, takeover: Arc<Takeover>, metrics: Arc<Metrics>) -> Self {
-        Self { routes, takeover, metrics, in_flight: Arc::default() }
+        Self { routes: routes.into(), takeover, metrics, in_flight: Arc::default() }
     }
 
     /// The number of requests that HttpProxy is working on.

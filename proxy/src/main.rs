@@ -29,7 +29,10 @@ fn main() -> ExitCode {
 }
 
 fn check(file: &Path) -> ExitCode {
-    match Config::load(file) {
+    let checked = Config::load(file).map_err(|error| error.to_string()).and_then(|config| {
+        server::check(&config).map(|()| config).map_err(|error| format!("{}: {error}", file.display()))
+    });
+    match checked {
         Ok(config) => {
             for warning in config.warnings() {
                 println!("{}: warning: {warning}", file.display());
@@ -53,7 +56,11 @@ fn serve(arguments: &Serve) -> ExitCode {
                 .map_err(|error| format!("--upstream: {error}"))
         }
     };
-    let config = match config {
+    let checked = config.and_then(|config| match server::check(&config) {
+        Ok(()) => Ok(config),
+        Err(error) => Err(error.to_string()),
+    });
+    let config = match checked {
         Ok(config) => config,
         Err(message) => {
             eprintln!("sse-proxy: {message}");

@@ -8,8 +8,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pingora::listeners::{L4BufferSettings, ListenerConfig};
-use pingora::proxy::http_proxy_service;
+use pingora::apps::HttpServerOptions;
+use pingora::proxy::{HttpProxy, http_proxy_service};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora::services::listening::Service;
@@ -19,12 +19,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{Config, DriverConfig};
 use crate::failure::Failure;
 use crate::gateway::{Gateway, GatewayRoute};
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::metrics::Metrics;
-use crate::pump::{Ended, Label, Observer, Registry, Route};
+use crate::pump::{Driver, Ended, Label, Observer, Pumps, Registry, Route};
 use crate::takeover::Takeover;
 use crate::upstream::Upstream;
 
@@ -54,6 +54,14 @@ pub enum ServerError {
     System(#[from] io::Error),
 }
 
+/// Checks what [`run`] would refuse and a parsed configuration does not show: certificates and their keys.
+///
+/// # Errors
+/// When one cannot be used.
+pub fn check(config: &Config) -> Result<(), ListenError> {
+    config.listen.iter().try_for_each(listen::check_tls)
+}
+
 /// Binds everything, serves until SIGTERM, SIGINT or SIGQUIT, drains, and returns once nothing is left or the drain's
 /// limit has passed. A second signal cuts the drain short.
 ///
@@ -61,26 +69,36 @@ pub enum ServerError {
 /// When something cannot be bound or opened; nothing has been served then.
 pub fn run(config: &Config) -> Result<(), ServerError> {
     let bound = config.listen.iter().map(listen::bind).collect::<Result<Vec<_>, _>>()?;
-    let admin_bound = config.admin.as_ref().map(listen::bind).transpose()?;
+    let admin_bound = config.admin.as_ref().map(listen::bind_admin).transpose()?;
     raise_descriptor_limit();
 
     let metrics = Metrics::new();
     let access_log = AccessLog::open(&config.access_log, metrics.log_lost()).map_err(ServerError::AccessLog)?;
     let observer = Arc::new(Books { metrics: metrics.clone(), access_log });
-    let takeover = Arc::new(Takeover::default());
+    let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let driver = match config.driver {
+        DriverConfig::Parked => Driver::Parked,
+        DriverConfig::Task => Driver::Task,
+    };
+    let takeover = Arc::new(Takeover::new(Pumps::new(driver, threads)));
     let routes = routes(config, &observer);
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect());
     let gateway = Gateway::new(routes, takeover.clone(), metrics.clone());
     let in_flight = gateway.in_flight();
     let draining = Arc::new(AtomicBool::new(false));
 
-    let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let limit = config.drain.timeout.get().unwrap_or(LONGEST_DRAIN);
     let mut server = Server::new_with_opt_and_conf(None, server_conf(threads, limit));
     for bound in &bound {
-        log::info!("listening on {} (http)", bound.address);
+        log::info!("listening on {} ({})", bound.address, bound.protocol());
     }
-    server.add_service(proxy_service(&server.configuration, gateway, bound));
+    // Whether HTTP/2 is looked for without TLS is a setting of the service, not of the listener.
+    let (h2c, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| bound.h2c);
+    for (bound, h2c) in [(others, false), (h2c, true)] {
+        if !bound.is_empty() {
+            server.add_service(proxy_service(&server.configuration, gateway.clone(), bound, h2c));
+        }
+    }
     if let Some(bound) = admin_bound {
         log::info!("admin on {}", bound.address);
         let mut service = Service::new("admin".to_owned(), Admin::new(metrics, draining.clone()));
@@ -133,13 +151,18 @@ fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
 fn proxy_service(
     conf: &Arc<ServerConf>,
     gateway: Gateway,
-    bound: Vec<Bound>,
-) -> Prebound<Service<pingora::proxy::HttpProxy<Gateway, ()>>> {
+    mut bound: Vec<Bound>,
+    h2c: bool,
+) -> Prebound<Service<HttpProxy<Gateway, ()>>> {
     let mut service = http_proxy_service(conf, gateway);
-    for bound in &bound {
-        // The default would keep 64 KiB of zeros for each connection.
-        let endpoint = ListenerConfig::tcp(bound.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());
-        service.add_listener(endpoint);
+    if let Some(proxy) = service.app_logic_mut() {
+        proxy.h2_options = Some(listen::h2_options());
+        let mut options = HttpServerOptions::default();
+        options.h2c = h2c;
+        proxy.server_options = Some(options);
+    }
+    for bound in &mut bound {
+        service.add_listener(bound.endpoint());
     }
     Prebound::new(service, bound)
 }

@@ -28,7 +28,7 @@ pub struct Config {
     #[serde(default = "default_listen")]
     pub listen: Vec<Listen>,
     /// Where operators and Prometheus connect; none by default.
-    pub admin: Option<Listen>,
+    pub admin: Option<Admin>,
     /// The backends, by name.
     pub upstreams: BTreeMap<String, Upstream>,
     /// Which requests go where, first match first. Default: everything to the only upstream.
@@ -42,17 +42,54 @@ pub struct Config {
     pub access_log: AccessLog,
     /// Worker threads; default: one for each core.
     pub threads: Option<usize>,
+    /// What runs the streams that are plain TCP on both sides.
+    #[serde(default)]
+    pub driver: DriverConfig,
+}
+
+/// What runs the streams that are plain TCP on both sides; all others have a task each.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum DriverConfig {
+    /// A table for each thread; the least memory and work.
+    #[default]
+    Parked,
+    /// A task each, as the others.
+    Task,
 }
 
 /// An address to listen on.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
     /// `host:port`; port 0 takes a free one.
     pub address: String,
+    /// Speak TLS, with HTTP/2 and HTTP/1.1 as the client chooses (ALPN).
+    pub tls: Option<Tls>,
+    /// Take HTTP/2 without TLS too, from clients that begin with its preface.
+    #[serde(default)]
+    pub h2c: bool,
     /// Whether several processes may listen on this address (`SO_REUSEPORT`); the kernel spreads connections.
     #[serde(default)]
     pub reuse_port: bool,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file with the certificate and those that lead to its root.
+    pub cert: std::path::PathBuf,
+    /// PEM file with the private key.
+    pub key: std::path::PathBuf,
+}
+
+/// Where operators and Prometheus connect.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// `host:port`; port 0 takes a free one.
+    pub address: String,
 }
 
 /// A backend.
@@ -147,8 +184,7 @@ pub struct Drain {
 }
 
 /// Where the line for each ended stream goes.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AccessLog {
     /// To standard output.
     #[default]
@@ -159,8 +195,29 @@ pub enum AccessLog {
     File(std::path::PathBuf),
 }
 
+impl std::str::FromStr for AccessLog {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stdout" => Ok(Self::Stdout),
+            "off" => Ok(Self::Off),
+            path if path.contains('/') => Ok(Self::File(path.into())),
+            _ => Err(format!(
+                "`{text}` is no place for a log: write stdout, off, or a path with a slash, such as ./access.log"
+            )),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AccessLog {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        values::from_scalar(deserializer, "stdout, off, or a path")
+    }
+}
+
 fn default_listen() -> Vec<Listen> {
-    vec![Listen { address: "127.0.0.1:8080".to_owned(), reuse_port: false }]
+    vec![Listen { address: "127.0.0.1:8080".to_owned(), ..Listen::default() }]
 }
 
 impl Default for Match {
@@ -223,16 +280,16 @@ impl Config {
     /// # Errors
     /// When the upstream is no server address.
     pub fn for_upstream(upstream: &str, listen: &str, admin: Option<&str>) -> Result<Self, String> {
-        let at = |address: &str| Listen { address: address.to_owned(), reuse_port: false };
         let upstream = Upstream { servers: vec![upstream.parse()?] };
         Ok(Self {
-            listen: vec![at(listen)],
-            admin: admin.map(at),
+            listen: vec![Listen { address: listen.to_owned(), ..Listen::default() }],
+            admin: admin.map(|address| Admin { address: address.to_owned() }),
             upstreams: BTreeMap::from([("upstream".to_owned(), upstream)]),
             routes: Vec::new(),
             drain: Drain::default(),
             access_log: AccessLog::default(),
             threads: None,
+            driver: DriverConfig::default(),
         })
     }
 
@@ -251,6 +308,13 @@ impl Config {
         use error::Problem;
         if self.listen.is_empty() {
             return Err(Problem::new(&["listen"], "is empty", "name at least one address, such as 0.0.0.0:8080"));
+        }
+        for (at, listen) in self.listen.iter().enumerate() {
+            if listen.h2c && listen.tls.is_some() {
+                let what = "asks for HTTP/2 without TLS on a TLS listener";
+                let remedy = "leave h2c out: with TLS, clients choose HTTP/2 by themselves";
+                return Err(Problem::new(&["listen", &at.to_string(), "h2c"], what, remedy));
+            }
         }
         if self.threads == Some(0) {
             return Err(Problem::new(&["threads"], "is 0", "leave it out for one thread per core"));

@@ -120,7 +120,7 @@ impl FromStr for Server {
 }
 
 /// Reads a scalar, text or number, through [`FromStr`].
-fn from_scalar<'de, D, T>(deserializer: D, expecting: &'static str) -> Result<T, D::Error>
+pub(super) fn from_scalar<'de, D, T>(deserializer: D, expecting: &'static str) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err = String>,

@@ -7,6 +7,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use h2::{Reason, SendStream};
 use pin_project_lite::pin_project;
 use pingora::protocols::Stream;
 use socket2::SockRef;
@@ -96,6 +98,7 @@ impl Future for Pump {
 enum Connection {
     Tcp(TcpStream),
     Other(Stream),
+    H2(SendStream<Bytes>),
 }
 
 impl Connection {
@@ -103,6 +106,7 @@ impl Connection {
         Ok(match transport {
             Transport::Tcp(socket) => Self::Tcp(TcpStream::from_std(socket)?),
             Transport::Other(stream) => Self::Other(stream),
+            Transport::H2(body) => Self::H2(body),
         })
     }
 }
@@ -111,6 +115,23 @@ impl Connection {
 struct Polled<'a, 'b, 'c> {
     connection: &'a mut Connection,
     cx: &'b mut Context<'c>,
+}
+
+/// Hands over what the stream's window and its share of the send buffer take.
+fn poll_send(body: &mut SendStream<Bytes>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    body.reserve_capacity(bytes.len());
+    let mut room = body.capacity();
+    while room == 0 {
+        room = match body.poll_capacity(cx) {
+            Poll::Ready(Some(Ok(room))) => room,
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(io::Error::other(error))),
+            Poll::Ready(None) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Poll::Pending => return Poll::Pending,
+        };
+    }
+    let count = room.min(bytes.len());
+    let sent = body.send_data(Bytes::copy_from_slice(&bytes[..count]), false);
+    Poll::Ready(sent.map(|()| count).map_err(io::Error::other))
 }
 
 fn ready<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
@@ -126,6 +147,8 @@ impl Socket for Polled<'_, '_, '_> {
         ready(match self.connection {
             Connection::Tcp(socket) => Pin::new(socket).poll_read(self.cx, &mut buffer),
             Connection::Other(stream) => Pin::new(stream).poll_read(self.cx, &mut buffer),
+            // Nothing is read from an HTTP/2 client; that it is gone is told by a reset.
+            Connection::H2(body) => body.poll_reset(self.cx).map(|_| Err(io::ErrorKind::ConnectionReset.into())),
         })?;
         Ok(buffer.filled().len())
     }
@@ -134,12 +157,13 @@ impl Socket for Polled<'_, '_, '_> {
         ready(match self.connection {
             Connection::Tcp(socket) => Pin::new(socket).poll_write(self.cx, bytes),
             Connection::Other(stream) => Pin::new(stream).poll_write(self.cx, bytes),
+            Connection::H2(body) => poll_send(body, self.cx, bytes),
         })
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self.connection {
-            Connection::Tcp(_) => Ok(()),
+            Connection::Tcp(_) | Connection::H2(_) => Ok(()),
             Connection::Other(stream) => ready(Pin::new(stream).poll_flush(self.cx)),
         }
     }
@@ -148,6 +172,7 @@ impl Socket for Polled<'_, '_, '_> {
         ready(match self.connection {
             Connection::Tcp(socket) => Pin::new(socket).poll_shutdown(self.cx),
             Connection::Other(stream) => Pin::new(stream).poll_shutdown(self.cx),
+            Connection::H2(body) => Poll::Ready(body.send_data(Bytes::new(), true).map_err(io::Error::other)),
         })
     }
 
@@ -155,6 +180,7 @@ impl Socket for Polled<'_, '_, '_> {
         match self.connection {
             Connection::Tcp(socket) => reset(SockRef::from(&*socket)),
             Connection::Other(stream) => sys::with_socket(stream.id(), reset),
+            Connection::H2(body) => body.send_reset(Reason::CANCEL),
         }
     }
 }

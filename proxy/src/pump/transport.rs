@@ -4,6 +4,8 @@ use std::io;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::SendStream;
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use socket2::SockRef;
@@ -21,6 +23,8 @@ pub enum Transport {
     Tcp(TcpStream),
     /// Anything else, TLS above all, as it is.
     Other(Stream),
+    /// The response body of one HTTP/2 stream; its connection belongs to many.
+    H2(SendStream<Bytes>),
 }
 
 impl Transport {
@@ -53,6 +57,8 @@ impl Transport {
         match self {
             Self::Tcp(socket) => apply(SockRef::from(socket)),
             Self::Other(stream) => sys::with_socket(stream.id(), apply),
+            // The connection's send queue is shared; what one stream may have in it is bounded by the HTTP/2 settings.
+            Self::H2(_) => {}
         }
     }
 }

@@ -26,7 +26,11 @@ pub(super) async fn hand_over(
     pumps: &Pumps,
     label: Label,
 ) -> Result<()> {
-    let framing = if session.req_header().version >= Version::HTTP_11 { Framing::Chunked } else { Framing::Plain };
+    let framing = match session.req_header().version {
+        Version::HTTP_11 => Framing::Chunked,
+        // HTTP/1.0 ends its body with the connection, HTTP/2 frames itself.
+        _ => Framing::Plain,
+    };
     let opening = Opening {
         policy: route.policy.clone(),
         body: stream.body,
@@ -45,10 +49,14 @@ pub(super) async fn hand_over(
 
     let stand_in = stand_in(&session.downstream_session, response).await?;
     let client = match std::mem::replace(&mut *session.downstream_session, stand_in) {
-        ServerSession::H1(client) => client.into_inner(),
-        _ => return Error::e_explain(ErrorType::InternalError, "only an HTTP/1 session can be taken over"),
+        ServerSession::H1(client) => Transport::bare(client.into_inner())
+            .or_err(ErrorType::InternalError, "taking the client's connection over")?,
+        ServerSession::H2(mut client) => match client.take_response_body_writer() {
+            Some(body) => Transport::H2(body),
+            None => return Error::e_explain(ErrorType::InternalError, "the HTTP/2 stream has no body to write to"),
+        },
+        _ => return Error::e_explain(ErrorType::InternalError, "only HTTP/1 and HTTP/2 sessions can be taken over"),
     };
-    let client = Transport::bare(client).or_err(ErrorType::InternalError, "taking the client's connection over")?;
     let upstream =
         Transport::bare(stream.connection).or_err(ErrorType::InternalError, "taking the upstream's connection over")?;
     let start = Start { opening, client, upstream, leftover: stream.leftover, route, label };

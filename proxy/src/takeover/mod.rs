@@ -53,10 +53,12 @@ impl Takeover {
         self.pumps.registry()
     }
 
-    /// Whether a request can be taken over at all: an HTTP/1 request that has a body to answer with and does not ask
-    /// for another protocol. What is not, HttpProxy carries as well as ever.
+    /// Whether a request can be taken over at all: one over HTTP/1 or HTTP/2 that has a body to answer with and does not
+    /// ask for another protocol. What is not, HttpProxy carries as well as ever.
     pub fn can_take(session: &Session) -> bool {
-        session.as_http1().is_some() && session.req_header().method != Method::HEAD && !session.is_upgrade_req()
+        (session.as_http1().is_some() || session.as_http2().is_some())
+            && session.req_header().method != Method::HEAD
+            && !session.is_upgrade_req()
     }
 
     /// Sends the request to the first of `peers` that can be connected to, and carries the answer to its end.

@@ -16,9 +16,10 @@ pub(super) async fn relay(session: &mut Session, mut upstream: UpstreamSession, 
     head::strip_response(&mut response);
     let bodiless = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if !bodiless && !response.headers.contains_key("content-length") {
-        if session.req_header().version >= Version::HTTP_11 {
+        if session.req_header().version == Version::HTTP_11 {
             response.insert_header("Transfer-Encoding", "chunked")?;
         } else {
+            // HTTP/1.0 ends its body with the connection; HTTP/2 does not mind.
             session.set_keepalive(None);
         }
     }

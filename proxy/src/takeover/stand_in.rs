@@ -10,9 +10,11 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use pingora::http::ResponseHeader;
-use pingora::prelude::Result;
+use pingora::ErrorType;
+use pingora::http::{ResponseHeader, Version};
+use pingora::prelude::{Error, Result};
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v1::client::http_req_header_to_wire;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
@@ -22,8 +24,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A session that has read the same request and written the same response head, to nobody.
 pub(super) async fn stand_in(session: &ServerSession, response: Box<ResponseHeader>) -> Result<ServerSession> {
-    let replay =
-        Replay { request: session.to_h1_raw(), digest: session.digest().and_then(|d| d.socket_digest.clone()) };
+    let mut request = session.req_header().clone();
+    request.set_version(Version::HTTP_11);
+    let request = http_req_header_to_wire(&request)
+        .ok_or_else(|| Error::explain(ErrorType::InternalError, "the request cannot be written again"))?;
+    let digest = session.digest().and_then(|digest| digest.socket_digest.clone());
+    let replay = Replay { request: request.freeze(), digest };
     let mut stand_in = ServerSession::new_http1(Box::new(replay));
     stand_in.read_request().await?;
     stand_in.set_keepalive(None);

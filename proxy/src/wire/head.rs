@@ -96,6 +96,7 @@ pub fn stream_request(downstream: &RequestHeader, has_body: bool) -> Result<Requ
     strip_hop_by_hop(&mut request);
     request.remove_header("accept-encoding");
     request.remove_header("expect");
+    join_cookies(&mut request)?;
     request.insert_header("Connection", "close")?;
     request.insert_header(INCREMENTAL, "?1")?;
     if has_body && !request.headers.contains_key("content-length") {
@@ -107,6 +108,17 @@ pub fn stream_request(downstream: &RequestHeader, has_body: bool) -> Result<Requ
         request.insert_header("Host", authority.as_str())?;
     }
     Ok(request)
+}
+
+/// "If there are multiple Cookie header fields after decompression, these MUST be concatenated into a single octet
+/// string using the two-octet delimiter of 0x3b, 0x20" before they go to an HTTP/1.1 server (RFC 9113 §8.2.3).
+fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    let crumbs: Vec<&[u8]> = request.headers.get_all("cookie").iter().map(|value| value.as_bytes()).collect();
+    if crumbs.len() > 1 {
+        let cookie = crumbs.join(&b"; "[..]);
+        request.insert_header("Cookie", cookie)?;
+    }
+    Ok(())
 }
 
 /// Tells the upstream who the client is: appends to `X-Forwarded-For`, and sets `X-Forwarded-Proto` and

@@ -41,6 +41,33 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_certificate_that_cannot_be_used_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let [one, two] = [(); 2].map(|()| rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap());
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let cert = write("cert.pem", &one.cert.pem());
+    let cases = [
+        ("/nonexistent/key.pem".to_owned(), "/nonexistent/key.pem"),
+        (write("empty.pem", "nothing here"), "no private key"),
+        (write("other.pem", &two.signing_key.serialize_pem()), "belong together"),
+    ];
+    for (key, wanted) in cases {
+        let listen = format!("listen: [{{address: '127.0.0.1:0', tls: {{cert: '{cert}', key: '{key}'}}}}]\n");
+        let file = write("bad.yaml", &format!("{listen}upstreams: {{app: {{servers: ['127.0.0.1:1']}}}}\n"));
+        for arguments in [["check-config", &file], ["--config", &file]] {
+            let output = sse_proxy(&arguments);
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(64), "{stderr}");
+            assert!(stderr.contains(wanted), "{wanted}: {stderr}");
+        }
+    }
+}
+
+#[test]
 fn no_port_is_opened_for_a_bad_configuration() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let directory = tempfile::tempdir().unwrap();

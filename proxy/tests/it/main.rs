@@ -1,4 +1,5 @@
 //! Integration tests: the real binary over real sockets. One test program, because each links all of Pingora.
+#![allow(clippy::duplicate_mod, reason = "the same tests run on both drivers")]
 #![allow(unreachable_pub, reason = "a test program has no outside")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where and why")]
 
@@ -10,7 +11,9 @@ mod drain;
 mod embed;
 mod ends;
 mod heartbeats;
+mod http2;
 mod non_streams;
+mod on_tasks;
 mod passthrough;
 mod real_world;
 mod support;

@@ -28,9 +28,17 @@ impl Proxy {
 
     /// With a whole configuration, save the listeners.
     pub fn start_with(config: &str) -> Self {
+        Self::start_listening("{address: 127.0.0.1:0}", config)
+    }
+
+    /// With a listener of one's own, and a whole configuration otherwise. Tests under a module named `on_tasks` run their
+    /// streams on the driver that gives each a task.
+    pub fn start_listening(listener: &str, config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sse-proxy.yaml");
-        let listeners = "listen: [{address: 127.0.0.1:0}]\nadmin: {address: 127.0.0.1:0}\n";
+        let on_tasks = thread::current().name().is_some_and(|test| test.starts_with("on_tasks::"));
+        let driver = if on_tasks { "task" } else { "parked" };
+        let listeners = format!("listen: [{listener}]\nadmin: {{address: 127.0.0.1:0}}\ndriver: {driver}\n");
         std::fs::write(&file, format!("{listeners}{config}")).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_sse-proxy"))
             .arg("--config")

@@ -1,0 +1,127 @@
+//! The other listeners: TLS with HTTP/2 and HTTP/1.1, and HTTP/2 without TLS.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Backend, CHUNKED, Proxy, chunk};
+
+/// A listener of the given keys with a fresh certificate, in front of `backend`.
+fn listening(backend: &Backend, listener: &str) -> (Proxy, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    std::fs::write(&cert, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let listener = listener.replace("TLS", &format!("tls: {{cert: '{}', key: '{}'}}", cert.display(), key.display()));
+    let proxy = Proxy::start_listening(
+        &format!("{{address: 127.0.0.1:0{listener}}}"),
+        &format!(
+            "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{heartbeat: {{interval: 80ms}}, timeouts: {{write: 2s}}}}]\n",
+            backend.address
+        ),
+    );
+    (proxy, directory)
+}
+
+/// An event, then silence; `/flood` never stops.
+fn backend() -> Backend {
+    Backend::start(|mut connection| {
+        connection.send(CHUNKED);
+        if connection.path() == "/flood" {
+            let events = chunk(&b"data: 0123456789012345678901234567890123456789\n\n".repeat(1000));
+            while std::io::Write::write_all(&mut connection.socket, &events).is_ok() {}
+        } else {
+            connection.send(chunk(b"data: a\n\n"));
+            connection.hang();
+        }
+    })
+}
+
+fn streams(origin: &str, arguments: &[&str]) -> serde_json::Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/http2.mjs");
+    let output = Command::new("node").arg(script).arg(origin).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn check(seen: &serde_json::Value, count: usize, protocol: &str) {
+    assert_eq!(seen["protocol"], protocol);
+    let results = seen["results"].as_array().unwrap();
+    assert_eq!(results.len(), count);
+    for result in results {
+        assert_eq!(result["status"], 200);
+        assert!(result["text"].as_str().unwrap().starts_with("data: a\n\n:\n\n"), "{result}");
+    }
+}
+
+#[test]
+fn a_hundred_streams_share_one_connection_over_tls() {
+    let backend = backend();
+    let (proxy, _files) = listening(&backend, ", TLS");
+    let seen = streams(&format!("https://localhost:{}", proxy.address.port()), &["100"]);
+    check(&seen, 100, "h2");
+    let request = backend.request().to_lowercase();
+    assert!(request.contains("x-forwarded-proto: https"), "{request}");
+    assert!(request.contains("\r\ncookie: a=1; b=2\r\n"), "one cookie field: {request}");
+    assert!(request.contains(&format!("\r\nhost: localhost:{}\r\n", proxy.address.port())), "{request}");
+    assert_eq!(proxy.log_line()["end"], "client_gone");
+}
+
+#[test]
+fn http_2_without_tls_is_taken_where_it_is_asked_for() {
+    let backend = backend();
+    let (proxy, _files) = listening(&backend, ", h2c: true");
+    check(&streams(&format!("http://{}", proxy.address), &["10"]), 10, "h2c");
+    // HTTP/1.1 is spoken there as well.
+    let mut client = proxy.stream("/events");
+    assert_eq!(client.read_head().status, 200);
+    client.read_until_body_has("data: a\n\n:\n\n");
+}
+
+#[test]
+fn a_stalled_stream_does_not_hold_its_siblings() {
+    let backend = backend();
+    let (proxy, _files) = listening(&backend, ", TLS");
+    let seen = streams(&format!("https://localhost:{}", proxy.address.port()), &["20", "/flood"]);
+    check(&seen, 20, "h2");
+}
+
+#[test]
+fn http_1_1_over_tls_gets_its_heartbeats_and_a_clean_end() {
+    let backend = Backend::start(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: a\n\n"));
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        connection.send(b"0\r\n\r\n");
+    });
+    let (proxy, _files) = listening(&backend, ", TLS");
+    let url = format!("https://localhost:{}/events", proxy.address.port());
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--insecure", "--http1.1", "--max-time", "20"])
+        .args(["--header", "Accept: text/event-stream", &url])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let body = String::from_utf8(output.stdout).unwrap();
+    assert!(body.starts_with("data: a\n\n:\n\n"), "{body:?}");
+    assert_eq!(proxy.log_line()["end"], "upstream_end");
+}
+
+#[test]
+fn a_drain_ends_streams_over_http_2_in_order() {
+    let backend = backend();
+    let (mut proxy, _files) = listening(&backend, ", h2c: true");
+    let mut client = Command::new("curl")
+        .args(["--silent", "--show-error", "--no-buffer", "--http2-prior-knowledge", "--max-time", "20"])
+        .args(["--header", "Accept: text/event-stream", &format!("http://{}/events", proxy.address)])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    crate::support::eventually("the stream runs", || {
+        (proxy.metric("sse_proxy_streams_active{route=\"/\"}") == Some(1.0)).then_some(())
+    });
+    proxy.terminate();
+    assert!(client.wait().unwrap().success(), "curl calls a stream that was cut an error");
+    assert_eq!(proxy.log_line()["end"], "drain");
+    assert_eq!(proxy.exited().code(), Some(0));
+}

@@ -1,0 +1,12 @@
+//! What concerns running streams, once more on the driver that gives each a task.
+
+#[path = "../drain.rs"]
+mod drain;
+#[path = "../ends.rs"]
+mod ends;
+#[path = "../heartbeats.rs"]
+mod heartbeats;
+#[path = "../passthrough.rs"]
+mod passthrough;
+#[path = "../timeouts.rs"]
+mod timeouts;

@@ -2,8 +2,8 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, SystemTime};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
@@ -67,10 +67,18 @@ impl AccessLog {
     /// Waits until every line handed in so far is written, or `limit` has passed.
     pub fn flush(&self, limit: Duration) {
         let Some(queue) = &self.queue else { return };
+        let until = Instant::now() + limit;
         let (done, written) = sync_channel(1);
-        if queue.send(Message::Flush(done)).is_ok() {
-            let _ = written.recv_timeout(limit);
+        let mut message = Message::Flush(done);
+        // A queue that stays full has a reader that is stuck: it must not hold the process.
+        while let Err(TrySendError::Full(back)) = queue.try_send(message) {
+            if Instant::now() >= until {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            message = back;
         }
+        let _ = written.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 

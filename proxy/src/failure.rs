@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pingora::ErrorType;
 use pingora::prelude::Error;
 use thiserror::Error as ThisError;
 
@@ -50,6 +51,23 @@ pub enum Failure {
         #[source]
         source: crate::wire::head::FramingError,
     },
+    /// The upstream switched to a protocol that nobody asked for (RFC 9110 §7.8).
+    #[error("the upstream switched protocols without being asked to")]
+    Switched,
+    /// The client's request body makes no sense.
+    #[error("the request body cannot be understood")]
+    BadRequest {
+        /// What reading it said.
+        #[source]
+        source: Box<Error>,
+    },
+    /// The client took too long over its request body.
+    #[error("the request body took too long to come")]
+    RequestTimeout {
+        /// What reading it said.
+        #[source]
+        source: Box<Error>,
+    },
     /// The client left, or broke its request off.
     #[error("the client left before the response")]
     ClientGone {
@@ -68,26 +86,39 @@ impl Failure {
             Self::NoServer => "no_server",
             Self::FirstByteTimeout { .. } => "first_byte_timeout",
             Self::Broken { .. } => "upstream_broken",
-            Self::Invalid { .. } => "upstream_invalid",
+            Self::Invalid { .. } | Self::Switched => "upstream_invalid",
+            Self::BadRequest { .. } => "bad_request",
+            Self::RequestTimeout { .. } => "request_timeout",
             Self::ClientGone { .. } => "client_gone",
         }
     }
 
     /// Every name, for tables that want a row for each.
-    pub const NAMES: [&'static str; 7] = [
+    pub const NAMES: [&'static str; 9] = [
         "connect_failed",
         "connect_timeout",
         "no_server",
         "first_byte_timeout",
         "upstream_broken",
         "upstream_invalid",
+        "bad_request",
+        "request_timeout",
         "client_gone",
     ];
+
+    /// What reading a request's body said, as what it means.
+    pub(crate) fn of_request_body(source: Box<Error>) -> Self {
+        match source.etype() {
+            ErrorType::ReadTimedout => Self::RequestTimeout { source },
+            ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::H2Error => Self::ClientGone { source },
+            _ => Self::BadRequest { source },
+        }
+    }
 
     /// Who failed.
     pub fn side(&self) -> Side {
         match self {
-            Self::ClientGone { .. } => Side::Downstream,
+            Self::ClientGone { .. } | Self::BadRequest { .. } | Self::RequestTimeout { .. } => Side::Downstream,
             _ => Side::Upstream,
         }
     }
@@ -96,6 +127,8 @@ impl Failure {
     pub fn status(&self) -> u16 {
         match self {
             Self::ConnectTimeout { .. } | Self::FirstByteTimeout { .. } => 504,
+            Self::BadRequest { .. } => 400,
+            Self::RequestTimeout { .. } => 408,
             _ => 502,
         }
     }
@@ -108,8 +141,8 @@ impl Failure {
             Self::NoServer => "destination_unavailable",
             Self::FirstByteTimeout { .. } => "http_response_timeout",
             Self::Broken { .. } => "connection_terminated",
-            Self::Invalid { .. } => "http_protocol_error",
-            Self::ClientGone { .. } => "http_request_error",
+            Self::Invalid { .. } | Self::Switched => "http_protocol_error",
+            Self::ClientGone { .. } | Self::BadRequest { .. } | Self::RequestTimeout { .. } => "http_request_error",
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::takeover::{Takeover, accepts_event_stream};
 use crate::upstream::Upstream;
 use crate::wire::head;
 
+/// How long an idle connection of a client is kept for its next request, as nginx does.
+const KEEPALIVE_SECONDS: u64 = 75;
+
 /// A route, ready to serve.
 pub struct GatewayRoute {
     /// Paths that begin with this are its own.
@@ -90,7 +93,19 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
-        let path = session.req_header().raw_path();
+        session.downstream_session.set_keepalive(Some(KEEPALIVE_SECONDS));
+        session.downstream_session.set_pipelining_enabled(true);
+        if let Err(error) = head::normalize_request(session.req_header_mut()) {
+            self.metrics.refused("bad_request");
+            let body = Bytes::from(format!("{} {error}\n", error.status()));
+            session.respond_error_with_body(error.status(), body).await?;
+            return Ok(true);
+        }
+        // `*` stands for the server as a whole (RFC 9112 §3.2.4): whoever serves the root serves it.
+        let path = match session.req_header().raw_path() {
+            b"*" => b"/",
+            path => path,
+        };
         context.route = self.routes.iter().position(|route| path.starts_with(route.path_prefix.as_bytes()));
         if context.route.is_some() {
             return Ok(false);
@@ -150,6 +165,11 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         _: &mut RequestContext,
     ) -> Result<()> {
+        // "A server MUST NOT switch to a protocol that was not indicated by the client" (RFC 9110 §7.8).
+        if response.status == 101 && !session.is_upgrade_req() {
+            let what = "the upstream switched protocols without being asked to";
+            return Err(Error::explain(ErrorType::HTTPStatus(502), what).into_up());
+        }
         // "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding request indicates
         // HTTP/1.1" (RFC 9112 §6.1).
         if session.req_header().version <= Version::HTTP_10 {

@@ -47,6 +47,10 @@ fn check(file: &Path) -> ExitCode {
     }
 }
 
+fn quiet(level: log::LevelFilter) -> log::LevelFilter {
+    if level >= log::LevelFilter::Debug { level } else { log::LevelFilter::Off }
+}
+
 fn serve(arguments: &Serve) -> ExitCode {
     let config = match &arguments.config {
         Some(file) => Config::load(file).map_err(|error| error.to_string()),
@@ -69,8 +73,10 @@ fn serve(arguments: &Serve) -> ExitCode {
     };
     env_logger::Builder::new()
         .filter_level(arguments.log_level)
-        // Pingora tells the story of its start at info; it is ours to tell.
+        // Pingora tells the story of its start at info, which is ours to tell; and its proxy calls every client that leaves
+        // an error, while what went wrong with a request is logged here with the side that failed.
         .filter_module("pingora", arguments.log_level.min(log::LevelFilter::Warn))
+        .filter_module("pingora_proxy", quiet(arguments.log_level))
         .format_timestamp_millis()
         .init();
     for warning in config.warnings() {

@@ -247,7 +247,9 @@ impl ShutdownSignalWatch for SignalWatch {
                 () = drain.wait() => {}
                 _ = terminate.recv() => log::warn!("second signal: the drain is cut short"),
                 _ = interrupt.recv() => log::warn!("second signal: the drain is cut short"),
+                _ = quit.recv() => log::warn!("second signal: the drain is cut short"),
             }
+            drain.cut().await;
             let _ = drain.finished.send(());
         });
         ShutdownSignal::GracefulTerminate
@@ -267,13 +269,24 @@ impl Drain {
         let mut quiet = 0;
         while quiet < 2 && Instant::now() < self.until {
             tokio::time::sleep(DRAIN_POLL).await;
-            let left = self.registry.active() + self.in_flight.load(Ordering::Relaxed);
-            quiet = if left == 0 { quiet + 1 } else { 0 };
+            quiet = if self.left() == 0 { quiet + 1 } else { 0 };
         }
-        let left = self.registry.active() + self.in_flight.load(Ordering::Relaxed);
-        match left {
+        match self.left() {
             0 => log::info!("drained: nothing is left"),
-            _ => log::warn!("the drain's limit has passed: {left} streams or requests are cut"),
+            left => log::warn!("the drain's limit has passed: {left} streams or requests are cut"),
         }
+    }
+
+    /// Ends what is left, each stream for its reason and with its line in the log.
+    async fn cut(&self) {
+        self.registry.drain(Duration::ZERO);
+        let until = Instant::now() + DRAIN_MARGIN;
+        while self.registry.active() > 0 && Instant::now() < until {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    }
+
+    fn left(&self) -> usize {
+        self.registry.active() + self.in_flight.load(Ordering::Relaxed)
     }
 }

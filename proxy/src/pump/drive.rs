@@ -80,6 +80,9 @@ impl Running {
         }
         // Before the deadlines: a client that has made room is not stalled.
         self.write(client, now, &mut scratch.output);
+        if self.core.suspects_idle(now) && upstream.as_mut().is_some_and(Socket::has_unread) {
+            self.core.upstream_waits(now);
+        }
         let progress = self.core.tick(now, &mut scratch.output);
         self.account.add(progress);
         self.write(client, now, &mut scratch.output);
@@ -170,12 +173,12 @@ impl Running {
         let Some(reason) = self.core.ended() else { return Next::Wait };
         // It has nothing more to give, or nobody left to give it to.
         *upstream = None;
-        let unreachable = matches!(reason, EndReason::ClientGone | EndReason::WriteTimeout);
-        if !unreachable && self.pending.is_some() {
+        let abandoned = self.core.abandoned();
+        if !abandoned && self.pending.is_some() {
             return Next::Wait;
         }
         let clean = self.core.ended_clean();
-        if clean && !unreachable {
+        if clean {
             self.phase = Phase::Closing;
             if client.shutdown().is_err_and(|error| not_now(&error)) {
                 // TLS has a farewell to write; it may wait for the client as long as any bytes may.
@@ -183,8 +186,9 @@ impl Running {
                 return Next::Wait;
             }
         }
-        // Without a last chunk to be missing, only a reset tells a client that its body was cut.
-        if !clean && (self.framing == Framing::Plain || reason == EndReason::WriteTimeout) {
+        // Without a last chunk to be missing, only a reset tells a client that its body was cut; and what the kernel still
+        // holds for a client that was given up must not live on without its stream.
+        if !clean && (self.framing == Framing::Plain || (abandoned && reason != EndReason::ClientGone)) {
             client.reset_on_close();
         }
         self.enter(reason, clean);

@@ -20,7 +20,7 @@ pub use account::{Ended, Observer, Route, Totals};
 pub use label::Label;
 pub use reactors::{Driver, Pumps};
 pub use registry::Registry;
-pub use transport::Transport;
+pub use transport::{Transport, bound_send_queue};
 
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ use socket2::SockRef;
 use super::drive::{Next, Running};
 use super::registry::Registry;
 use super::scratch::Scratch;
-use super::socket::{Socket, not_now, reset};
+use super::socket::{Socket, not_now, peeks, reset};
 use super::{clock, scratch};
 use crate::stream::Millis;
 
@@ -68,7 +68,8 @@ pub(super) struct Reactor {
     again: Vec<usize>,
     arrivals: Receiver<Arrival>,
     registry: Arc<Registry>,
-    draining: bool,
+    /// The limit of the drain that the streams have been told of.
+    drained_to: Option<Duration>,
 }
 
 impl Reactor {
@@ -82,7 +83,7 @@ impl Reactor {
             again: Vec::new(),
             arrivals,
             registry,
-            draining: false,
+            drained_to: None,
         };
         Ok((reactor, waker))
     }
@@ -127,8 +128,9 @@ impl Reactor {
                 self.turn(slot, now, scratch);
             }
         }
-        if !self.draining && self.registry.draining().is_some() {
-            self.draining = true;
+        let draining = self.registry.draining();
+        if draining != self.drained_to {
+            self.drained_to = draining;
             for slot in 0..self.streams.capacity() {
                 self.turn(slot, now, scratch);
             }
@@ -248,6 +250,10 @@ impl Socket for Edge<'_> {
                 }
             }
         }
+    }
+
+    fn has_unread(&mut self) -> bool {
+        peeks(SockRef::from(self.socket))
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

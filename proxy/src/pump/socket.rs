@@ -1,6 +1,7 @@
 //! The non-blocking socket that both drivers give to the rules in [`super::drive`].
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -10,6 +11,9 @@ use socket2::SockRef;
 pub(super) trait Socket {
     /// Reads what there is; 0 is the end.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Whether bytes wait to be read, as far as that can be told without reading them.
+    fn has_unread(&mut self) -> bool;
 
     /// Writes what fits.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
@@ -27,6 +31,11 @@ pub(super) trait Socket {
 /// Whether an error only says "not now".
 pub(super) fn not_now(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// Whether a plain socket has bytes that wait to be read.
+pub(super) fn peeks(socket: SockRef<'_>) -> bool {
+    socket.peek(&mut [MaybeUninit::uninit()]).is_ok_and(|count| count > 0)
 }
 
 /// Makes closing a socket reset its connection.

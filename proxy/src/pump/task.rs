@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::drive::{Next, Running};
-use super::socket::{Socket, reset};
+use super::socket::{Socket, peeks, reset};
 use super::{Transport, clock, scratch};
 use crate::stream::Millis;
 use crate::sys;
@@ -151,6 +151,15 @@ impl Socket for Polled<'_, '_, '_> {
             Connection::H2(body) => body.poll_reset(self.cx).map(|_| Err(io::ErrorKind::ConnectionReset.into())),
         })?;
         Ok(buffer.filled().len())
+    }
+
+    fn has_unread(&mut self) -> bool {
+        match self.connection {
+            Connection::Tcp(socket) => peeks(SockRef::from(&*socket)),
+            // TLS cannot be looked into without reading: it gets the benefit of the doubt, and other deadlines hold.
+            Connection::Other(_) => true,
+            Connection::H2(_) => false,
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

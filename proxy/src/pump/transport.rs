@@ -45,20 +45,25 @@ impl Transport {
         Ok(Self::Tcp(socket.into()))
     }
 
-    /// Makes the kernel tell soon when the client stops reading: little may wait unsent, and data that is not
-    /// acknowledged for `limit`, a closed receive window included, fails the connection with `ETIMEDOUT`. A write
-    /// timeout alone would not see it: at a small event a second the kernel's buffers take hours to fill.
     pub(super) fn bound_send_queue(&self, limit: Option<Duration>) {
-        let apply = |socket: SockRef<'_>| {
-            // Best effort: what a kernel lacks costs memory or promptness, not correctness.
-            let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES);
-            let _ = socket.set_tcp_user_timeout(limit);
-        };
         match self {
-            Self::Tcp(socket) => apply(SockRef::from(socket)),
-            Self::Other(stream) => sys::with_socket(stream.id(), apply),
+            Self::Tcp(socket) => bound_queue_of(SockRef::from(socket), limit),
+            Self::Other(stream) => bound_send_queue(stream, limit),
             // The connection's send queue is shared; what one stream may have in it is bounded by the HTTP/2 settings.
             Self::H2(_) => {}
         }
     }
+}
+
+/// Makes the kernel tell soon when the client stops reading: little may wait unsent, and data that is not acknowledged
+/// for `limit`, a closed receive window included, fails the connection with `ETIMEDOUT`. A write timeout alone would not
+/// see it: at a small event a second the kernel's buffers take hours to fill.
+pub fn bound_send_queue(stream: &Stream, limit: Option<Duration>) {
+    sys::with_socket(stream.id(), |socket| bound_queue_of(socket, limit));
+}
+
+fn bound_queue_of(socket: SockRef<'_>, limit: Option<Duration>) {
+    // Best effort: what a kernel lacks costs memory or promptness, not correctness.
+    let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES);
+    let _ = socket.set_tcp_user_timeout(limit);
 }

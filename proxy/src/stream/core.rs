@@ -82,6 +82,7 @@ pub struct Core {
     closing: Option<EndReason>,
     ended: Option<EndReason>,
     clean: bool,
+    abandoned: bool,
 }
 
 impl Core {
@@ -100,6 +101,7 @@ impl Core {
             closing: None,
             ended: None,
             clean: false,
+            abandoned: false,
             policy: opening.policy,
         };
         let timeouts = core.policy.timeouts;
@@ -189,12 +191,25 @@ impl Core {
         }
     }
 
+    /// Whether the upstream is about to be called idle though it has not been read, because the client is behind. A driver
+    /// that finds bytes waiting to be read says so with [`Core::upstream_waits`] before the next [`Core::tick`].
+    pub fn suspects_idle(&self, now: Millis) -> bool {
+        self.blocked && self.ended.is_none() && self.deadlines.expired(now) == Some(Deadline::Idle)
+    }
+
+    /// The upstream has sent bytes that wait for the client to catch up: it is not idle.
+    pub fn upstream_waits(&mut self, now: Millis) {
+        self.active(now);
+    }
+
     /// Acts on every deadline that has come by `now`.
     pub fn tick(&mut self, now: Millis, out: &mut Vec<u8>) -> Progress {
         let before = self.counts;
         while let Some(expired) = self.deadlines.expired(now) {
             match expired {
                 Deadline::Write => self.abandon(EndReason::WriteTimeout),
+                // A client that is behind would have to be waited for, and the waiting is over.
+                Deadline::CloseLimit if self.blocked => self.abandon(self.closing.unwrap_or(EndReason::Lifetime)),
                 Deadline::CloseLimit => self.end(self.closing.unwrap_or(EndReason::Lifetime), now),
                 Deadline::Idle => self.end(EndReason::IdleTimeout, now),
                 Deadline::Close if self.at_boundary() && !self.blocked => {
@@ -220,6 +235,11 @@ impl Core {
     /// Why the stream ended, once it has. Bytes already handed out are still to be written, unless the client is gone.
     pub fn ended(&self) -> Option<EndReason> {
         self.ended
+    }
+
+    /// Whether nothing more is to be written to the client, pending bytes included.
+    pub fn abandoned(&self) -> bool {
+        self.abandoned
     }
 
     /// Whether the ended stream's body was closed in order, so that the client sees a complete response.
@@ -366,6 +386,7 @@ impl Core {
     fn abandon(&mut self, reason: EndReason) {
         self.ended = Some(reason);
         self.clean = false;
+        self.abandoned = true;
         self.deadlines.clear_all();
     }
 }

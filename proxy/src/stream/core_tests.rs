@@ -204,6 +204,32 @@ fn idle_fires_while_a_write_is_blocked() {
 }
 
 #[test]
+fn an_upstream_whose_bytes_wait_for_the_client_is_not_idle() {
+    let mut no_write_limit = policy();
+    no_write_limit.timeouts.write = None;
+    let mut stream = Harness::plain(no_write_limit);
+    stream.core.upstream_data(b"data: a\n\n", stream.now, &mut stream.sent);
+    stream.core.wrote(true, true, stream.now);
+    stream.now = stream.now.after(IDLE);
+    assert!(stream.core.suspects_idle(stream.now));
+    stream.core.upstream_waits(stream.now);
+    stream.core.tick(stream.now, &mut stream.sent);
+    assert_eq!(stream.core.ended(), None);
+    stream.core.wrote(true, false, stream.now);
+    assert!(!stream.core.suspects_idle(stream.now.after(IDLE)), "read again, it is judged by what it sends");
+}
+
+#[test]
+fn a_drain_does_not_wait_beyond_its_limit_for_a_client_that_is_behind() {
+    let mut stream = Harness::plain(policy());
+    stream.core.upstream_data(b"data: a\n\n", stream.now, &mut stream.sent);
+    stream.core.wrote(false, true, stream.now);
+    stream.core.close(EndReason::Drain, secs(1), stream.now);
+    stream.pass(secs(1));
+    assert_eq!((stream.core.ended(), stream.core.abandoned()), (Some(EndReason::Drain), true));
+}
+
+#[test]
 fn lifetime_ends_a_stream_at_the_boundary_in_order() {
     let mut limited = policy();
     limited.timeouts.lifetime = Some(secs(60));
@@ -371,7 +397,7 @@ proptest! {
             }
             prop_assert!(core.ended().is_none() || !core.wants_upstream());
         }
-        if core.ended() != Some(EndReason::WriteTimeout) {
+        if !core.abandoned() {
             client.extend_from_slice(&pending);
         }
         let body = dechunk(&client);
@@ -382,7 +408,7 @@ proptest! {
         let expected = if text.starts_with(": HEARTBEAT") { sent.strip_prefix(bom).unwrap_or(&sent).to_owned() } else { sent };
         if core.ended().is_none() && !matches!(expected.as_str(), "\\xef" | "\\xef\\xbb") {
             prop_assert_eq!(&without, &expected);
-        } else if core.ended() != Some(EndReason::WriteTimeout) {
+        } else if !core.abandoned() {
             prop_assert!(expected.starts_with(&without), "{} is no prefix of {}", without, expected);
         }
         if core.ended_clean() {

@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use pingora::ErrorType;
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader, Version};
 use pingora::prelude::{Error, HttpPeer};
@@ -14,6 +15,7 @@ use pingora::upstreams::peer::Peer;
 use tokio::time::timeout;
 
 use super::gate::Gate;
+use super::upload::{self, Upload};
 use crate::failure::Failure;
 use crate::stream::Timeouts;
 use crate::wire::body::Body;
@@ -28,7 +30,14 @@ pub(super) enum Answer {
     /// An event stream; nothing of its body has been interpreted.
     Stream(Box<UpstreamStream>),
     /// Anything else, to be read on over the session.
-    Other(Box<UpstreamSession>),
+    Other(Box<OtherAnswer>),
+}
+
+/// An answer that is no event stream.
+pub(super) struct OtherAnswer {
+    pub(super) upstream: UpstreamSession,
+    /// Keeps the connection's writing half: without it the upstream would see its client leave.
+    _upload: Upload,
 }
 
 /// An event stream whose head has been read.
@@ -48,25 +57,22 @@ pub(super) async fn exchange(
     timeouts: &Timeouts,
 ) -> Result<Answer, Failure> {
     let (connection, peer) = connect(connector, peers, timeouts.connect).await?;
-    let mut upstream = UpstreamSession::new_with_options(Box::new(Gate::new(connection)), peer);
-    let sent = send_request(session, &mut upstream, request, timeouts.first_byte).await;
-    if let Err(failure @ Failure::ClientGone { .. }) = sent {
-        return Err(failure);
-    }
-    // An upstream that broke the request off may have said why: its answer counts, if there is one.
-    let head = match (read_head(session, &mut upstream, timeouts.first_byte).await, sent) {
-        (Ok(head), _) => head,
-        (Err(_), Err(failure)) | (Err(failure), Ok(())) => return Err(failure),
-    };
+    let (reader, writer) = tokio::io::split(connection);
+    let mut upstream = UpstreamSession::new_with_options(Box::new(Gate::new(reader)), peer);
+    let has_body = !session.is_body_empty();
+    let expected = upload::expects_continue(session.req_header());
+    let mut upload = Upload::new(writer, &request, has_body, expected)?;
+    let head = converse(session, &mut upstream, &mut upload, timeouts.first_byte).await?;
     let body = head::response_body(&head).map_err(|source| Failure::Invalid { source })?;
     if !head::is_event_stream(&head) {
-        return Ok(Answer::Other(Box::new(upstream)));
+        return Ok(Answer::Other(Box::new(OtherAnswer { upstream, _upload: upload })));
     }
     let Ok(gate) = upstream.into_inner().into_any().downcast::<Gate>() else {
-        let source = Error::explain(pingora::ErrorType::InternalError, "the upstream session lost its connection");
+        let source = Error::explain(ErrorType::InternalError, "the upstream session lost its connection");
         return Err(Failure::Broken { source });
     };
-    let (connection, leftover) = gate.into_parts();
+    let (reader, leftover) = gate.into_parts();
+    let connection = reader.unsplit(upload.into_writer());
     let peer = peer.address().as_inet().copied();
     Ok(Answer::Stream(Box::new(UpstreamStream { head, body, connection, leftover, peer })))
 }
@@ -90,72 +96,82 @@ async fn connect<'a>(
     Err(failure)
 }
 
-/// Writes the head, and the body as it comes from the client.
-async fn send_request(
+/// Sends the request and reads up to the final response head, whichever way they overlap. Gives up at once when the
+/// client leaves. `limit` is for the upstream: it runs while the upstream has to take the request or to answer it.
+async fn converse(
     session: &mut Session,
     upstream: &mut UpstreamSession,
-    request: RequestHeader,
-    limit: Option<Duration>,
-) -> Result<(), Failure> {
-    let gone = |source| Failure::ClientGone { source };
-    let broken = |source| Failure::Broken { source };
-    let has_body = !session.is_body_empty();
-    within(limit, upstream.write_request_header(Box::new(request)))
-        .await
-        .map_err(|limit| Failure::FirstByteTimeout { limit })?
-        .map_err(broken)?;
-    if !has_body {
-        return Ok(());
-    }
-    if expects_continue(session.req_header()) {
-        session.write_continue_response().await.map_err(gone)?;
-    }
-    while let Some(bytes) = session.downstream_session.read_request_body().await.map_err(gone)? {
-        within(limit, upstream.write_body(&bytes))
-            .await
-            .map_err(|limit| Failure::FirstByteTimeout { limit })?
-            .map_err(broken)?;
-    }
-    upstream.finish_body().await.map(|_| ()).map_err(broken)
-}
-
-/// "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore that expectation"
-/// (RFC 9110 §10.1.1).
-fn expects_continue(request: &RequestHeader) -> bool {
-    request.version >= Version::HTTP_11
-        && request.headers.get("expect").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
-/// Reads up to the final response head. Gives up at once when the client leaves.
-async fn read_head(
-    session: &mut Session,
-    upstream: &mut UpstreamSession,
+    upload: &mut Upload,
     limit: Option<Duration>,
 ) -> Result<Box<ResponseHeader>, Failure> {
-    let watch = session.downstream_session.is_body_done();
-    let wait = async {
-        loop {
-            tokio::select! {
-                read = upstream.read_resp_header_parts() => {
-                    let head = read.map_err(|source| Failure::Broken { source })?;
-                    if !head.status.is_informational() {
-                        return Ok(head);
-                    }
-                    // 100 is for the proxy; 103 and the like are for the client.
-                    if head.status != 100 && session.req_header().version >= Version::HTTP_11 {
-                        let sent = session.downstream_session.write_response_header(head).await;
-                        sent.map_err(|source| Failure::ClientGone { source })?;
-                    }
-                }
-                gone = session.downstream_session.read_body_or_idle(true), if watch => {
-                    if let Err(source) = gone {
-                        return Err(Failure::ClientGone { source });
-                    }
+    let mut refused = None;
+    let mut since = Instant::now();
+    loop {
+        let waiting_for_client = refused.is_none() && !upload.is_done() && !upload.waits_for_upstream();
+        let until = limit.filter(|_| !waiting_for_client).map(|limit| since + limit);
+        tokio::select! {
+            biased;
+            read = upstream.read_resp_header_parts() => {
+                let head = match (read, refused) {
+                    (Ok(head), _) => head,
+                    // What kept it from taking the request says more than that it then closed.
+                    (Err(_), Some(failure)) => return Err(failure),
+                    (Err(source), None) => return Err(Failure::Broken { source }),
+                };
+                refused = None;
+                match head.status.as_u16() {
+                    100 => {}
+                    101 => return Err(Failure::Switched),
+                    102..=199 => forward_interim(session, head).await?,
+                    _ => return Ok(head),
                 }
             }
+            step = go_on(session, upload, refused.is_some()) => {
+                since = Instant::now();
+                match step {
+                    Ok(()) => {}
+                    // An upstream that takes no more may have said why: its answer counts, if there is one.
+                    Err(failure @ Failure::Broken { .. }) => refused = Some(failure),
+                    Err(failure) => return Err(failure),
+                }
+            }
+            () = sleep_until(until) => {
+                return Err(Failure::FirstByteTimeout { limit: limit.unwrap_or_default() });
+            }
         }
-    };
-    within(limit, wait).await.unwrap_or_else(|limit| Err(Failure::FirstByteTimeout { limit }))
+    }
+}
+
+/// The client's side of the conversation: the request as long as there is more of it, then only whether the client is
+/// still there.
+async fn go_on(session: &mut Session, upload: &mut Upload, refused: bool) -> Result<(), Failure> {
+    if refused {
+        return std::future::pending().await;
+    }
+    if !upload.is_done() {
+        return upload.step(session).await;
+    }
+    match session.downstream_session.read_body_or_idle(true).await {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Failure::ClientGone { source }),
+    }
+}
+
+/// Passes on a 103 or the like. HTTP/1.0 knows none (RFC 9110 §15.2).
+async fn forward_interim(session: &mut Session, mut head: Box<ResponseHeader>) -> Result<(), Failure> {
+    if session.req_header().version < Version::HTTP_11 {
+        return Ok(());
+    }
+    head::strip_response(&mut head);
+    let sent = session.downstream_session.write_response_header(head).await;
+    sent.map_err(|source| Failure::ClientGone { source })
+}
+
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits within a limit, if there is one; what comes back in its place is the limit that was hit.

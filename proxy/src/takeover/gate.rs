@@ -3,6 +3,9 @@
 //! Pingora's client session keeps what it reads past the head to itself. Under this gate there is nothing past it: each
 //! read ends where a head ends, and what the connection gave beyond that stays here, to be taken out with the
 //! connection. Reading on through the gate gives the rest, cut at blank lines, otherwise unchanged.
+//!
+//! The gate has the reading half only. The request is written beside it, because an upstream may answer before it has
+//! taken the whole request.
 
 use std::io;
 use std::pin::Pin;
@@ -15,25 +18,25 @@ use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
     UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf};
 
 /// Bytes of one read from the connection.
 const READ_BYTES: usize = 4 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Gate {
-    inner: Stream,
+    inner: ReadHalf<Stream>,
     held: Vec<u8>,
     end: HeadEnd,
 }
 
 impl Gate {
-    pub(super) fn new(inner: Stream) -> Self {
+    pub(super) fn new(inner: ReadHalf<Stream>) -> Self {
         Self { inner, held: Vec::new(), end: HeadEnd::default() }
     }
 
-    /// The connection, and what was read of it past the last head.
-    pub(super) fn into_parts(self) -> (Stream, Vec<u8>) {
+    /// The reading half, and what was read of it past the last head.
+    pub(super) fn into_parts(self) -> (ReadHalf<Stream>, Vec<u8>) {
         (self.inner, self.held)
     }
 
@@ -86,36 +89,29 @@ impl AsyncRead for Gate {
     }
 }
 
+/// Nothing is written through the gate.
 impl AsyncWrite for Gate {
-    /// Fails once the upstream answers while it takes no more of the request: the answer is there to be read, and
-    /// waiting on would be waiting for ever.
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        if written.is_pending() && self.held.is_empty() && self.poll_fill(cx).is_ready() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the upstream answered early")));
-        }
-        written
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
 #[async_trait]
 impl Shutdown for Gate {
-    async fn shutdown(&mut self) {
-        self.inner.shutdown().await;
-    }
+    async fn shutdown(&mut self) {}
 }
 
 impl UniqueID for Gate {
     fn id(&self) -> UniqueIDType {
-        self.inner.id()
+        -1
     }
 }
 
@@ -125,19 +121,19 @@ impl Peek for Gate {}
 
 impl GetTimingDigest for Gate {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_timing_digest()
+        Vec::new()
     }
 }
 
 impl GetProxyDigest for Gate {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.get_proxy_digest()
+        None
     }
 }
 
 impl GetSocketDigest for Gate {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_socket_digest()
+        None
     }
 }
 

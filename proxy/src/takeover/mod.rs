@@ -12,6 +12,7 @@ mod hand_over;
 mod refuse;
 mod relay;
 mod stand_in;
+mod upload;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -75,6 +76,8 @@ impl Takeover {
             return Ok(true);
         }
         let started = Instant::now();
+        // What a client sends behind its request waits for its turn instead of ending the request.
+        session.downstream_session.set_pipelining_enabled(true);
         let client = session.client_addr().and_then(|address| address.as_inet()).copied();
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         let has_body = !session.is_body_empty();
@@ -92,7 +95,7 @@ impl Takeover {
             Ok(Answer::Other(upstream)) => relay::relay(session, *upstream, &route.policy.timeouts).await?,
             Err(failure) => {
                 route.failed(&failure);
-                refuse::answer(session, &failure).await?;
+                refuse::answer(session, failure).await?;
             }
         }
         Ok(false)

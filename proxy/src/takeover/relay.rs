@@ -1,17 +1,26 @@
 //! Passes on an answer that is no event stream, whole and in its own framing, over the client's session.
 
+use pingora::ErrorType;
 use pingora::http::{StatusCode, Version};
-use pingora::prelude::Result;
+use pingora::prelude::{Error, Result};
 use pingora::protocols::http::HttpTask;
-use pingora::protocols::http::v1::client::HttpSession as UpstreamSession;
 use pingora::proxy::Session;
 use tokio::time::timeout;
 
+use super::exchange::OtherAnswer;
+use crate::pump::bound_send_queue;
 use crate::stream::Timeouts;
 use crate::wire::head;
 
-/// Writes the head that `upstream` has read, then its body as it comes.
-pub(super) async fn relay(session: &mut Session, mut upstream: UpstreamSession, timeouts: &Timeouts) -> Result<()> {
+/// Bytes written to the client at once: `timeouts.write` is for so many, however large the answer is.
+const SLICE_BYTES: usize = 16 * 1024;
+
+/// Writes the head that the answer has brought, then its body as it comes.
+///
+/// # Errors
+/// When either side fails or takes too long; the error tells which side.
+pub(super) async fn relay(session: &mut Session, answer: OtherAnswer, timeouts: &Timeouts) -> Result<()> {
+    let mut upstream = answer.upstream;
     let Some(mut response) = upstream.resp_header().cloned() else { return Ok(()) };
     head::strip_response(&mut response);
     let bodiless = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -28,26 +37,45 @@ pub(super) async fn relay(session: &mut Session, mut upstream: UpstreamSession, 
         session.set_keepalive(None);
     }
     session.downstream_session.set_write_timeout(timeouts.write);
+    if let Some(stream) = session.stream() {
+        bound_send_queue(stream, timeouts.write);
+    }
 
     let mut ended = upstream.is_body_done();
-    session.write_response_tasks(vec![HttpTask::Header(Box::new(response), ended)]).await?;
+    write(session, HttpTask::Header(Box::new(response), ended)).await?;
     while !ended {
         let next = async {
+            // What is left of the request's body is read and dropped: left unread, it would reset the connection.
+            let body_done = session.downstream_session.is_body_done();
             tokio::select! {
-                task = upstream.read_response_task() => task.map(Some),
-                gone = session.downstream_session.read_body_or_idle(true) => gone.map(|_| None),
+                task = upstream.read_response_task() => task.map(Some).map_err(|error| error.into_up()),
+                gone = session.downstream_session.read_body_or_idle(body_done) => {
+                    gone.map(|_| None).map_err(|error| error.into_down())
+                }
             }
         };
         let task = match timeouts.idle {
             Some(limit) => timeout(limit, next).await.unwrap_or_else(|_| {
-                pingora::Error::e_explain(pingora::ErrorType::ReadTimedout, "the upstream was silent for timeouts.idle")
-                    .map_err(|error: Box<pingora::Error>| error.into_up())
+                Error::e_explain(ErrorType::ReadTimedout, "the upstream was silent for timeouts.idle")
+                    .map_err(|error: Box<Error>| error.into_up())
             }),
             None => next.await,
         }?;
         let Some(task) = task else { continue };
         ended = task.is_end();
-        session.write_response_tasks(vec![task]).await?;
+        match task {
+            HttpTask::Body(Some(mut bytes), end) => {
+                while bytes.len() > SLICE_BYTES {
+                    write(session, HttpTask::Body(Some(bytes.split_to(SLICE_BYTES)), false)).await?;
+                }
+                write(session, HttpTask::Body(Some(bytes), end)).await?;
+            }
+            task => write(session, task).await?,
+        }
     }
     Ok(())
+}
+
+async fn write(session: &mut Session, task: HttpTask) -> Result<()> {
+    session.write_response_tasks(vec![task]).await.map(|_| ()).map_err(|error| error.into_down())
 }

@@ -2,6 +2,7 @@
 
 mod resolve;
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -35,29 +36,32 @@ impl Upstream {
         self.servers.len()
     }
 
-    /// Every address of every server, in the order to try them: the server whose turn it is first. Names that do not
-    /// resolve are left out, and the failure is logged.
+    /// The addresses of its servers, in the order to try them: the server whose turn it is first. Servers whose names
+    /// have not been resolved yet are left out as long as there are others; failures are logged.
     pub async fn peers(&self, connect: Option<Duration>) -> Vec<HttpPeer> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let in_turn = || (0..self.servers.len()).map(|at| &self.servers[(turn + at) % self.servers.len()]);
         let mut peers = Vec::with_capacity(self.servers.len());
-        for at in 0..self.servers.len() {
-            let (server, resolved) = &self.servers[(turn + at) % self.servers.len()];
-            match resolved.addresses(server).await {
-                Ok(addresses) => {
-                    for address in addresses {
-                        let mut peer = HttpPeer::new(address, server.tls, server.host.clone());
-                        peer.options.connection_timeout = connect;
-                        peer.options.total_connection_timeout = connect;
-                        peers.push(peer);
-                    }
-                }
-                Err(error) => {
-                    log::error!("side=upstream upstream={} server={}: {error}", self.name, server.host);
-                }
+        for (server, resolved) in in_turn() {
+            peers.extend(resolved.known(server).into_iter().map(|address| peer(server, address, connect)));
+        }
+        if !peers.is_empty() {
+            return peers;
+        }
+        for (server, resolved) in in_turn() {
+            if let Ok(addresses) = resolved.wait(server).await {
+                return addresses.into_iter().map(|address| peer(server, address, connect)).collect();
             }
         }
         peers
     }
+}
+
+fn peer(server: &Server, address: SocketAddr, connect: Option<Duration>) -> HttpPeer {
+    let mut peer = HttpPeer::new(address, server.tls, server.host.clone());
+    peer.options.connection_timeout = connect;
+    peer.options.total_connection_timeout = connect;
+    peer
 }
 
 #[cfg(test)]

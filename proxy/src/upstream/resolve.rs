@@ -1,53 +1,125 @@
 //! A server's addresses, kept for a few seconds: containers that are restarted come back under another one.
+//!
+//! Nobody waits for a name that has an answer, old as it may be: it is looked up anew beside the requests that use it.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use tokio::sync::Mutex;
 
 use crate::config::Server;
 
-/// How long an answer of the name service is used.
+/// How long an answer of the name service, or its failure, is used before it is asked again.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// How long looking a name up may take before the last answer is used instead.
+/// How long looking a name up may take.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(3);
 
-#[derive(Debug, Default)]
+/// What is known of one server's name.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Resolved {
-    answer: Mutex<Option<(Instant, Vec<SocketAddr>)>>,
+    state: Arc<Mutex<State>>,
+    /// Held while the name is looked up, by one at a time; those who have nothing to use wait for it.
+    lookup: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    addresses: Vec<SocketAddr>,
+    asked: Option<Instant>,
+    failure: Option<String>,
 }
 
 impl Resolved {
-    /// The addresses of `server`. One lookup at a time; those who come meanwhile share its answer.
+    /// The addresses that can be used without waiting: an address that needs no name service, or its last answer. Asks
+    /// again in the background where that is old.
+    pub(super) fn known(&self, server: &Server) -> Vec<SocketAddr> {
+        if let Some(ip) = server.ip() {
+            return vec![SocketAddr::new(ip, server.port)];
+        }
+        if !self.is_fresh()
+            && let Ok(turn) = self.lookup.clone().try_lock_owned()
+        {
+            let (this, server) = (self.clone(), server.clone());
+            tokio::spawn(async move {
+                this.ask(&server).await;
+                drop(turn);
+            });
+        }
+        self.state().addresses.clone()
+    }
+
+    /// The addresses of a name that has none yet. Those who come while it is being looked up share the answer.
     ///
     /// # Errors
-    /// When the name does not resolve and never has.
-    pub(super) async fn addresses(&self, server: &Server) -> io::Result<Vec<SocketAddr>> {
-        if let Some(ip) = server.ip() {
-            return Ok(vec![SocketAddr::new(ip, server.port)]);
+    /// What the name service said, if it has failed within the last seconds.
+    pub(super) async fn wait(&self, server: &Server) -> Result<Vec<SocketAddr>, String> {
+        let turn = self.lookup.lock().await;
+        if !self.is_fresh() {
+            self.ask(server).await;
         }
-        let mut answer = self.answer.lock().await;
-        if let Some((at, addresses)) = &*answer
-            && at.elapsed() < FRESH
-        {
-            return Ok(addresses.clone());
+        drop(turn);
+        let state = self.state();
+        match &state.failure {
+            Some(failure) if state.addresses.is_empty() => Err(failure.clone()),
+            _ => Ok(state.addresses.clone()),
         }
-        let lookup = tokio::time::timeout(LOOKUP_LIMIT, tokio::net::lookup_host((server.host.as_str(), server.port)));
-        let fresh = match lookup.await {
-            Ok(Ok(found)) => Ok(found.collect::<Vec<_>>()),
-            Ok(Err(error)) => Err(error),
+    }
+
+    async fn ask(&self, server: &Server) {
+        let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
+        let found = match tokio::time::timeout(LOOKUP_LIMIT, lookup).await {
+            Ok(found) => found.map(Iterator::collect::<Vec<_>>),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the name service did not answer")),
         };
-        match (fresh, &*answer) {
-            (Ok(addresses), _) if !addresses.is_empty() => {
-                *answer = Some((Instant::now(), addresses.clone()));
-                Ok(addresses)
+        let mut state = self.state();
+        state.asked = Some(Instant::now());
+        match found {
+            Ok(addresses) if !addresses.is_empty() => {
+                state.addresses = addresses;
+                state.failure = None;
             }
-            (_, Some((_, stale))) => Ok(stale.clone()),
-            (Ok(_), None) => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
-            (Err(error), None) => Err(error),
+            // The last answer stays in use.
+            Ok(_) => state.failure = Some("the name has no address".to_owned()),
+            Err(error) => state.failure = Some(error.to_string()),
         }
+        if let Some(failure) = &state.failure {
+            log::error!("side=upstream server={}: {failure}", server.host);
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.state().asked.is_some_and(|asked| asked.elapsed() < FRESH)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_that_fails_is_not_asked_for_again_at_once() {
+        let server: Server = "no-such-name.invalid:80".parse().expect("server");
+        let resolved = Resolved::default();
+        assert!(resolved.known(&server).is_empty());
+        let first = resolved.wait(&server).await.expect_err("no such name");
+        let asked = resolved.state().asked;
+        assert_eq!(resolved.wait(&server).await, Err(first));
+        assert_eq!(resolved.state().asked, asked, "answered from memory");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_used_without_waiting() {
+        let server: Server = "localhost:80".parse().expect("server");
+        let resolved = Resolved::default();
+        let addresses = resolved.wait(&server).await.expect("localhost resolves");
+        resolved.state().asked = None;
+        let busy = resolved.lookup.clone().try_lock_owned().expect("nobody is asking");
+        assert_eq!(resolved.known(&server), addresses, "though the answer is old and somebody is asking");
+        drop(busy);
     }
 }

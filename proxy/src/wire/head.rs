@@ -32,6 +32,75 @@ pub enum FramingError {
     ContentLength,
 }
 
+/// A request that must not be passed on as it is, and the status it is answered with.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum RequestError {
+    /// "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks a Host
+    /// header field" (RFC 9112 §3.2).
+    #[error("an HTTP/1.1 request needs a Host header")]
+    NoHost,
+    /// "A server that receives a request message with a transfer coding it does not understand SHOULD respond with 501"
+    /// (RFC 9112 §6.1).
+    #[error("the request uses a transfer coding other than chunked")]
+    TransferCoding,
+}
+
+impl RequestError {
+    /// The status for the client.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::NoHost => 400,
+            Self::TransferCoding => 501,
+        }
+    }
+}
+
+/// Brings an HTTP/1 request into the form in which it is routed and passed on: the target in origin-form, with the host
+/// that an absolute one named (RFC 9112 §3.2.2), and one `Content-Length` where the same was said several times
+/// (RFC 9110 §8.6).
+///
+/// # Errors
+/// When the request must not be passed on.
+pub fn normalize_request(request: &mut RequestHeader) -> std::result::Result<(), RequestError> {
+    if request.version > pingora::http::Version::HTTP_11 {
+        return Ok(());
+    }
+    if let Some((host, target)) = split_absolute(request.raw_path()) {
+        // The parser has refused a Host header that names another.
+        let host_set = request.insert_header("Host", host).is_ok();
+        if let (true, Ok(uri)) = (host_set, target.parse()) {
+            request.set_uri(uri);
+        }
+    }
+    if request.version == pingora::http::Version::HTTP_11 && !request.headers.contains_key("host") {
+        return Err(RequestError::NoHost);
+    }
+    let mut codings = request.headers.get_all("transfer-encoding").iter();
+    if !codings.all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        return Err(RequestError::TransferCoding);
+    }
+    let lengths: Vec<_> = request.headers.get_all("content-length").iter().cloned().collect();
+    // The parser has refused lengths that differ.
+    if let Some(first) = lengths.first().filter(|first| lengths.len() > 1 || first.as_bytes().contains(&b',')) {
+        let once = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii().to_vec();
+        let _ = request.insert_header("Content-Length", once);
+    }
+    Ok(())
+}
+
+/// The host and the origin-form of a target in absolute-form; `None` for any other.
+fn split_absolute(target: &[u8]) -> Option<(String, String)> {
+    let target = std::str::from_utf8(target).ok()?;
+    let (scheme, rest) = target.split_once("://")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return None;
+    }
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (host, path) = rest.split_at(end);
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    Some((host.to_owned(), format!("{slash}{path}")))
+}
+
 /// Whether a request asks for an event stream: one of the media ranges in `Accept` is `text/event-stream`.
 ///
 /// `*/*` does not count: it is what clients send for anything.
@@ -314,6 +383,26 @@ mod tests {
         }
         assert_eq!(value(&upstream.headers, "connection").as_deref(), Some("close"));
         assert_eq!(value(&upstream.headers, "transfer-encoding").as_deref(), Some("chunked"));
+    }
+
+    #[test]
+    fn requests_are_brought_into_the_form_they_are_passed_on_in() {
+        let mut absolute = RequestHeader::build("GET", b"http://other.example/events?a=1", None).expect("request");
+        absolute.append_header("Host", "x").expect("header");
+        normalize_request(&mut absolute).expect("fine");
+        assert_eq!(absolute.raw_path(), b"/events?a=1");
+        assert_eq!(value(&absolute.headers, "host").as_deref(), Some("other.example"));
+
+        let mut twice = request(&[("Host", "x"), ("Content-Length", "5"), ("Content-Length", "5")]);
+        normalize_request(&mut twice).expect("fine");
+        assert_eq!(twice.headers.get_all("content-length").iter().count(), 1);
+        let mut listed = request(&[("Host", "x"), ("Content-Length", "5, 5")]);
+        normalize_request(&mut listed).expect("fine");
+        assert_eq!(value(&listed.headers, "content-length").as_deref(), Some("5"));
+
+        let mut coded = request(&[("Host", "x"), ("Transfer-Encoding", "gzip, chunked")]);
+        assert_eq!(normalize_request(&mut coded), Err(RequestError::TransferCoding));
+        assert_eq!(normalize_request(&mut request(&[])), Err(RequestError::NoHost));
     }
 
     #[test]

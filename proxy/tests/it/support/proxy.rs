@@ -118,6 +118,17 @@ impl Proxy {
         (head.status, String::from_utf8(client.read_to_end().unwrap()).unwrap())
     }
 
+    /// The status of a page of the admin listener; none once it does not answer any more.
+    pub fn admin_status(&self, path: &str) -> Option<u16> {
+        let mut socket = std::net::TcpStream::connect(self.admin).ok()?;
+        socket.set_read_timeout(Some(DEADLINE)).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        std::io::Write::write_all(&mut socket, request.as_bytes()).ok()?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text).ok()?;
+        text.split(' ').nth(1)?.parse().ok()
+    }
+
     /// A metric's value, by its name and labels as they are printed.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = self.admin_page("/metrics");

@@ -1,0 +1,123 @@
+//! Sends the request: its head, and its body as the client sends it, in steps that can be left off at any point.
+
+use bytes::Bytes;
+use pingora::ErrorType;
+use pingora::http::{RequestHeader, Version};
+use pingora::prelude::{Error, OrErr};
+use pingora::protocols::Stream;
+use pingora::protocols::http::v1::client::http_req_header_to_wire;
+use pingora::proxy::Session;
+use tokio::io::{AsyncWriteExt, WriteHalf};
+
+use crate::failure::Failure;
+use crate::wire::chunked;
+
+/// A request on its way to the upstream.
+pub(super) struct Upload {
+    writer: WriteHalf<Stream>,
+    /// Framed bytes that the upstream has not taken yet.
+    pending: Bytes,
+    state: State,
+    chunked: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The head goes out; whether a body follows, and whether the client waits to be told to send it.
+    Head {
+        body: bool,
+        expected: bool,
+    },
+    Body,
+    LastChunk,
+    Done,
+}
+
+impl Upload {
+    pub(super) fn new(
+        writer: WriteHalf<Stream>,
+        request: &RequestHeader,
+        has_body: bool,
+        expected: bool,
+    ) -> Result<Self, Failure> {
+        let wire = http_req_header_to_wire(request).ok_or_else(|| Failure::BadRequest {
+            source: Error::explain(
+                ErrorType::InvalidHTTPHeader,
+                "the request target has bytes that no target may have",
+            ),
+        })?;
+        let chunked = request.headers.contains_key("transfer-encoding");
+        Ok(Self { writer, pending: wire.freeze(), state: State::Head { body: has_body, expected }, chunked })
+    }
+
+    /// Whether everything is sent.
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Whether the upstream has to take something before this goes on; otherwise the client has to send something.
+    pub(super) fn waits_for_upstream(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The connection's writing half, to put the connection together again.
+    pub(super) fn into_writer(self) -> WriteHalf<Stream> {
+        self.writer
+    }
+
+    /// One step. Dropped before it is done, it has done nothing: it can be raced and taken up again.
+    pub(super) async fn step(&mut self, session: &mut Session) -> Result<(), Failure> {
+        if self.waits_for_upstream() {
+            return self.write().await;
+        }
+        match self.state {
+            State::Head { body: false, .. } | State::LastChunk => {
+                self.writer.flush().await.or_err(ErrorType::WriteError, "flushing the request").map_err(broken)?;
+                self.state = State::Done;
+            }
+            State::Head { body: true, expected } => {
+                self.state = State::Body;
+                if expected {
+                    session.write_continue_response().await.map_err(|source| Failure::ClientGone { source })?;
+                }
+            }
+            State::Body => match session.downstream_session.read_request_body().await {
+                Ok(Some(bytes)) if self.chunked => {
+                    let mut framed = Vec::with_capacity(bytes.len() + 16);
+                    chunked::encode(&bytes, &mut framed);
+                    self.pending = framed.into();
+                }
+                Ok(Some(bytes)) => self.pending = bytes,
+                Ok(None) => {
+                    self.pending = Bytes::from_static(if self.chunked { chunked::LAST_CHUNK } else { b"" });
+                    self.state = State::LastChunk;
+                }
+                Err(source) => return Err(Failure::of_request_body(source)),
+            },
+            State::Done => {}
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self) -> Result<(), Failure> {
+        let count = self.writer.write(&self.pending).await;
+        let count = count.or_err(ErrorType::WriteError, "writing the request").map_err(broken)?;
+        // A buffering connection has to be told to send; on a plain one this does nothing.
+        let _ = self.pending.split_to(count);
+        if self.pending.is_empty() {
+            self.writer.flush().await.or_err(ErrorType::WriteError, "writing the request").map_err(broken)?;
+        }
+        Ok(())
+    }
+}
+
+fn broken(source: Box<Error>) -> Failure {
+    Failure::Broken { source }
+}
+
+/// "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore that expectation"
+/// (RFC 9110 §10.1.1).
+pub(super) fn expects_continue(request: &RequestHeader) -> bool {
+    request.version >= Version::HTTP_11
+        && request.headers.get("expect").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}

@@ -1,0 +1,253 @@
+//! Requests and answers that overlap, stop half-way, or follow each other on one connection.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use crate::support::{Backend, CHUNKED, Client, DEADLINE, Proxy, UNTIL_CLOSE, chunk, dechunk};
+
+const ALWAYS: &str = "    stream: always\n    heartbeat: {interval: 0}";
+
+#[test]
+fn an_answer_reaches_a_client_that_has_not_finished_its_request() {
+    let answers: [(&str, u16); 3] = [
+        ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno", 401),
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: a\n\n", 200),
+        // It closes without a word.
+        ("", 502),
+    ];
+    for (answer, status) in answers {
+        let backend = Backend::answering(vec![answer.into()]);
+        let proxy = Proxy::start(backend.address, ALWAYS);
+        let mut client = proxy.connect();
+        client.send("POST /chat HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nabc");
+        assert_eq!(client.read_head().status, status);
+    }
+}
+
+#[test]
+fn the_rest_of_an_upload_does_not_cut_the_answer_to_it() {
+    let backend = Backend::start(|mut connection| {
+        connection.send("HTTP/1.1 413 Too Large\r\nContent-Length: 10\r\n\r\n01234");
+        std::thread::sleep(Duration::from_millis(200));
+        connection.send("56789");
+        connection.hang();
+    });
+    let proxy = Proxy::start(backend.address, ALWAYS);
+    let mut client = proxy.connect();
+    client.send("POST /up HTTP/1.1\r\nHost: test\r\nContent-Length: 10000000\r\n\r\n");
+    client.socket.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+    let _ = client.socket.write_all(&vec![b'x'; 2_000_000]);
+    assert_eq!(client.read_head().status, 413);
+    client.read_until(|bytes| bytes == b"0123456789");
+}
+
+#[test]
+fn an_interim_answer_does_not_end_an_upload_that_is_held_up() {
+    const SIZE: usize = 20_000_000;
+    for interim in ["HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\n"] {
+        let backend = Backend::start(move |mut connection| {
+            // The upload is blocked by now; only then is the interim answer sent, and only then the rest read.
+            std::thread::sleep(Duration::from_millis(150));
+            connection.send(interim);
+            connection.read_until(|rest| rest.len() >= SIZE);
+            connection.send(UNTIL_CLOSE);
+            connection.send(format!("data: {}\n\n", connection.rest.len()));
+        });
+        let proxy = Proxy::start(backend.address, ALWAYS);
+        let mut client = proxy.connect();
+        client.send(&format!("POST /up HTTP/1.1\r\nHost: test\r\nContent-Length: {SIZE}\r\n\r\n"));
+        let mut writer = client.socket.try_clone().unwrap();
+        let upload = std::thread::spawn(move || writer.write_all(&vec![b'x'; SIZE]));
+        let mut head = client.read_head();
+        if head.status == 103 {
+            head = client.read_head();
+        }
+        assert_eq!(head.status, 200, "after {interim:?}");
+        client.read_until_body_has(&format!("data: {SIZE}"));
+        upload.join().unwrap().unwrap();
+    }
+}
+
+#[test]
+fn what_follows_a_request_waits_for_its_answer() {
+    let backend = Backend::start(|mut connection| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234");
+        std::thread::sleep(Duration::from_millis(200));
+        connection.send("56789");
+        connection.hang();
+    });
+    for mode in ["always", "never"] {
+        let proxy = Proxy::start(backend.address, &format!("    stream: {mode}"));
+        let get = "GET /a HTTP/1.1\r\nHost: test\r\nConnection: keep-alive\r\n\r\n";
+        // Together, and one while the other is being answered.
+        let mut together = proxy.connect();
+        together.send(&get.repeat(2));
+        let mut meanwhile = proxy.connect();
+        meanwhile.send(get);
+        std::thread::sleep(Duration::from_millis(50));
+        meanwhile.send(get);
+        for client in [&mut together, &mut meanwhile] {
+            assert_eq!(client.read_head().status, 200, "{mode}");
+            client.read_until(|bytes| bytes.starts_with(b"0123456789"));
+            assert!(client.text().starts_with("0123456789"), "{mode}");
+        }
+    }
+    let proxy = Proxy::start(backend.address, ALWAYS);
+    let mut tolerated = proxy.connect();
+    tolerated.send("POST /a HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nhi\r\n");
+    assert_eq!(tolerated.read_head().status, 200, "RFC 9112 §2.2 tolerates a line end behind a body");
+}
+
+#[test]
+fn a_large_answer_is_for_slow_readers_too() {
+    const SIZE: usize = 3_000_000;
+    let backend = Backend::start(|mut connection| {
+        connection.send(format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {SIZE}\r\n\r\n"));
+        connection.send(vec![b'x'; SIZE]);
+        connection.hang();
+    });
+    let proxy = Proxy::start(backend.address, "    stream: always\n    timeouts: {write: 500ms}");
+    let mut client = Client::connect_small(proxy.address);
+    client.send("GET /big HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(client.read_head().status, 200);
+    let (mut read, mut buffer) = (client.text().len(), vec![0; 64 * 1024]);
+    // Far longer in all than the limit, and never as long without a byte.
+    while read < SIZE {
+        let count = client.socket.read(&mut buffer).unwrap();
+        assert!(count > 0, "cut after {read} bytes");
+        read += count;
+        std::thread::sleep(Duration::from_micros(700));
+    }
+}
+
+#[test]
+fn an_upstream_that_floods_is_not_idle_while_its_client_pauses() {
+    let backend = Backend::start(|mut connection| {
+        connection.send(UNTIL_CLOSE);
+        let events = b"data: 0123456789012345678901234567890123456789\n\n".repeat(1000);
+        while connection.socket.write_all(&events).is_ok() {}
+    });
+    let proxy = Proxy::start(backend.address, "    timeouts: {idle: 300ms, write: 0}");
+    let mut client = Client::connect_small(proxy.address);
+    client.send("GET /events HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n");
+    client.read_head();
+    std::thread::sleep(Duration::from_secs(1));
+    let before = client.text().len();
+    client.read_until(|bytes| bytes.len() > before + 1_000_000);
+    drop(client);
+    assert_eq!(proxy.log_line()["end"], "client_gone");
+}
+
+#[test]
+fn a_request_body_that_makes_no_sense_is_the_clients_fault() {
+    for body in ["zz\r\n", "5\r\nab", "ffffffffffffffffff\r\n"] {
+        let backend = Backend::start(|connection| connection.hang());
+        let proxy = Proxy::start(backend.address, ALWAYS);
+        let mut client = proxy.connect();
+        client.send(&format!("POST /chat HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
+        if body.contains("ab") {
+            client.socket.shutdown(std::net::Shutdown::Write).unwrap();
+            continue;
+        }
+        assert_eq!(client.read_head().status, 400, "{body:?}");
+    }
+}
+
+#[test]
+fn a_switch_of_protocols_that_nobody_asked_for_is_refused() {
+    for mode in ["always", "accept", "never"] {
+        let backend = Backend::answering(vec![
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\nConnection: Upgrade\r\n\r\nbytes".into(),
+        ]);
+        let proxy = Proxy::start(backend.address, &format!("    stream: {mode}"));
+        let mut client = proxy.stream("/events");
+        assert_eq!(client.read_head().status, 502, "{mode}");
+    }
+}
+
+#[test]
+fn requests_in_other_forms_are_routed_or_refused() {
+    let backend = Backend::start(|mut connection| {
+        let line = connection.head.lines().next().unwrap().to_owned();
+        connection
+            .send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{line}", line.len()));
+    });
+    let proxy = Proxy::start(backend.address, "");
+    let cases = [
+        ("GET http://test/abs?a=1 HTTP/1.1\r\nHost: test\r\n\r\n", 200, "GET /abs?a=1 HTTP/1.1"),
+        ("OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n", 200, "OPTIONS * HTTP/1.1"),
+        ("GET / HTTP/1.1\r\n\r\n", 400, "Host"),
+        ("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "coding"),
+        ("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n", 200, "POST / HTTP/1.1"),
+    ];
+    for (request, status, body) in cases {
+        let mut client = proxy.connect();
+        client.send(request);
+        assert_eq!(client.read_head().status, status, "{request:?}");
+        client.read_until(|bytes| String::from_utf8_lossy(bytes).contains(body));
+    }
+}
+
+#[test]
+fn streams_cut_by_a_second_signal_are_logged_and_their_clients_can_tell() {
+    let backend = Backend::start(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: half"));
+        connection.hang();
+    });
+    let mut proxy = Proxy::start_with(&format!(
+        "upstreams: {{app: {{servers: ['{}']}}}}\ndrain: {{timeout: 1h}}\n",
+        backend.address
+    ));
+    let mut chunked = proxy.stream("/events");
+    chunked.read_head();
+    chunked.read_until_body_has("half");
+    let mut plain = proxy.connect();
+    plain.send("GET /events HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n");
+    plain.read_head();
+    plain.read_until(|bytes| bytes == b"data: half");
+    proxy.terminate();
+    crate::support::eventually("the first signal is seen", || {
+        (proxy.admin_status("/readyz") != Some(200)).then_some(())
+    });
+    proxy.terminate();
+    assert_eq!(dechunk(&chunked.read_to_end().unwrap()).1, None);
+    assert_eq!(plain.read_to_end().expect_err("a reset").kind(), std::io::ErrorKind::ConnectionReset);
+    for _ in 0..2 {
+        assert_eq!(proxy.log_line()["end"], "drain");
+    }
+    assert_eq!(proxy.exited().code(), Some(0));
+}
+
+#[test]
+fn a_stuck_reader_of_the_log_does_not_keep_the_process() {
+    let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sse-proxy"))
+        .args(["--upstream", &backend.address.to_string(), "--listen", "127.0.0.1:0"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening on ") {
+        line.clear();
+        std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    }
+    let address = line.split("listening on ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    // More lines than the pipe holds: the thread that writes them is stuck from then on.
+    for _ in 0..400 {
+        let mut client = Client::connect(address);
+        client.send("GET /events HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n");
+        client.read_to_end().unwrap();
+    }
+    std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    let until = std::time::Instant::now() + DEADLINE;
+    while child.try_wait().unwrap().is_none() {
+        if std::time::Instant::now() > until {
+            child.kill().unwrap();
+            panic!("the process waits for the reader of its log");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -13,6 +13,7 @@ ARGS    ?=
 
 # `check` is `lint`, then `test`, in this order.
 .NOTPARALLEL:
+.PHONY: help setup demo test check lint build compose-check
 
 help:
 	@echo 'make demo           build everything and compare direct, nginx, sse-proxy and nginx + sse-proxy'
@@ -22,6 +23,7 @@ help:
 	@echo 'make check          what CI runs: format, lints, documentation, dependencies, then every test'
 	@echo 'make build          release binaries, in $(TARGET_DIR)/release'
 	@echo 'make setup          install what these need and this machine lacks (apt-get; the others do it by themselves)'
+	@echo 'make compose-check  docker compose up, a stream through each path, the comparison, docker compose down'
 
 setup:
 	@scripts/setup check
@@ -49,3 +51,5 @@ lint:
 
 check: lint test
 
+compose-check:
+	@scripts/compose-check

@@ -55,7 +55,8 @@ fn every_example_is_accepted_without_warnings() {
         let path = entry.expect("entry").path();
         examples.push((path.display().to_string(), std::fs::read_to_string(&path).expect("example")));
     }
-    assert!(examples.len() > 5, "only {} examples found", examples.len());
+    examples.push(("docker/sse-proxy.yaml".to_owned(), read("docker/sse-proxy.yaml")));
+    assert!(examples.len() > 6, "only {} examples found", examples.len());
     for (name, text) in examples {
         let warnings = parse(&name, &text).warnings();
         assert!(warnings.is_empty(), "{name}: {warnings:?}");

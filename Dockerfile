@@ -10,6 +10,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf
 ENV CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=debuginfo
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 COPY proxy proxy
 COPY loadgen loadgen
 # The caches outlive this step, so that a changed line does not compile Pingora again.

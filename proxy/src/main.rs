@@ -10,6 +10,12 @@ use sse_proxy::cli::{Cli, Command, Serve};
 use sse_proxy::config::Config;
 use sse_proxy::server;
 
+/// Gives back what a burst of opening streams needed, and keeps tens of thousands of small things close together; see
+/// `docs/decisions/0003-jemalloc-in-the-binary.md`.
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// `EX_USAGE` of sysexits: the command line or the configuration is wrong.
 const EXIT_USAGE: u8 = 64;
 

@@ -56,13 +56,15 @@ pub(super) async fn exchange(
     request: RequestHeader,
     timeouts: &Timeouts,
 ) -> Result<Answer, Failure> {
-    let (connection, peer) = connect(connector, peers, timeouts.connect).await?;
+    // Each phase on its own heap allocation: tens of thousands may wait for their heads, and what connecting needed has to
+    // be gone by then.
+    let (connection, peer) = Box::pin(connect(connector, peers, timeouts.connect)).await?;
     let (reader, writer) = tokio::io::split(connection);
     let mut upstream = UpstreamSession::new_with_options(Box::new(Gate::new(reader)), peer);
     let has_body = !session.is_body_empty();
     let expected = upload::expects_continue(session.req_header());
     let mut upload = Upload::new(writer, &request, has_body, expected)?;
-    let head = converse(session, &mut upstream, &mut upload, timeouts.first_byte).await?;
+    let head = Box::pin(converse(session, &mut upstream, &mut upload, timeouts.first_byte)).await?;
     let body = head::response_body(&head).map_err(|source| Failure::Invalid { source })?;
     if !head::is_event_stream(&head) {
         return Ok(Answer::Other(Box::new(OtherAnswer { upstream, _upload: upload })));

@@ -84,15 +84,16 @@ impl Takeover {
         let mut request = head::stream_request(session.req_header(), has_body)?;
         head::add_forwarded(&mut request, client.map(|address| address.ip()), tls)?;
 
-        let answer = exchange::exchange(&self.connector, session, peers, request, &route.policy.timeouts).await;
+        let timeouts = &route.policy.timeouts;
+        let answer = Box::pin(exchange::exchange(&self.connector, session, peers, request, timeouts)).await;
         match answer {
             Ok(Answer::Stream(stream)) => {
                 let request = session.req_header();
                 let target = String::from_utf8_lossy(request.raw_path());
                 let label = Label::new(client, stream.peer, request.method.as_str(), &target, started.elapsed());
-                hand_over::hand_over(session, *stream, route.clone(), &self.pumps, label).await?;
+                Box::pin(hand_over::hand_over(session, *stream, route.clone(), &self.pumps, label)).await?;
             }
-            Ok(Answer::Other(upstream)) => relay::relay(session, *upstream, &route.policy.timeouts).await?,
+            Ok(Answer::Other(upstream)) => Box::pin(relay::relay(session, *upstream, timeouts)).await?,
             Err(failure) => {
                 route.failed(&failure);
                 refuse::answer(session, failure).await?;

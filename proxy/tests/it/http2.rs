@@ -125,3 +125,44 @@ fn a_drain_ends_streams_over_http_2_in_order() {
     assert_eq!(proxy.log_line()["end"], "drain");
     assert_eq!(proxy.exited().code(), Some(0));
 }
+
+/// A backend that speaks TLS only, its address and the file of the authority that vouches for it.
+const TLS_BACKEND: &str = "
+const [key, cert] = process.argv.slice(1).map((file) => require('fs').readFileSync(file));
+require('https').createServer({ key, cert }, (request, response) => {
+  response.writeHead(200, { 'Content-Type': 'text/event-stream' });
+  response.write('data: ' + request.headers.host + '\\n\\n');
+}).listen(0, '127.0.0.1', function () { console.log(this.address().port); });
+";
+
+#[test]
+fn an_upstream_over_tls_is_verified_and_streams() {
+    let directory = tempfile::tempdir().unwrap();
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    std::fs::write(&cert, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let mut node = Command::new("node")
+        .args(["-e", TLS_BACKEND])
+        .args([&key, &cert])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut port = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(node.stdout.take().unwrap()), &mut port).unwrap();
+    let config = format!(
+        "upstreams: {{app: {{servers: ['https://localhost:{}']}}}}\nroutes: [{{heartbeat: {{interval: 80ms}}}}]\n",
+        port.trim()
+    );
+    let trusted = [("SSL_CERT_FILE", cert.to_str().unwrap())];
+    let proxy = Proxy::start_in(&trusted, "{address: 127.0.0.1:0}", &config);
+    let mut client = proxy.stream("/events");
+    assert_eq!(client.read_head().status, 200);
+    client.read_until_body_has("data: test\n\n:\n\n");
+
+    // Nobody vouches for it here.
+    let proxy = Proxy::start_with(&config);
+    assert_eq!(proxy.stream("/events").read_head().status, 502);
+    node.kill().unwrap();
+    node.wait().unwrap();
+}

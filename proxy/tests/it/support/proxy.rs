@@ -34,6 +34,11 @@ impl Proxy {
     /// With a listener of one's own, and a whole configuration otherwise. Tests under a module named `on_tasks` run their
     /// streams on the driver that gives each a task.
     pub fn start_listening(listener: &str, config: &str) -> Self {
+        Self::start_in(&[], listener, config)
+    }
+
+    /// The same, with variables in its environment.
+    pub fn start_in(environment: &[(&str, &str)], listener: &str, config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sse-proxy.yaml");
         let on_tasks = thread::current().name().is_some_and(|test| test.starts_with("on_tasks::"));
@@ -44,6 +49,7 @@ impl Proxy {
             .arg("--config")
             .arg(&file)
             .env_remove("SSE_PROXY_LOG")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -136,7 +136,15 @@ impl Failure {
     /// The error type of RFC 9209 §2.3 that says the same to machines.
     pub fn proxy_status(&self) -> &'static str {
         match self {
-            Self::Connect { .. } => "connection_refused",
+            Self::Connect { source, .. } => match source.etype() {
+                ErrorType::ConnectRefused => "connection_refused",
+                ErrorType::ConnectNoRoute => "destination_ip_unroutable",
+                ErrorType::InvalidCert => "tls_certificate_error",
+                ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::HandshakeError => {
+                    "tls_protocol_error"
+                }
+                _ => "destination_unavailable",
+            },
             Self::ConnectTimeout { .. } => "connection_timeout",
             Self::NoServer => "destination_unavailable",
             Self::FirstByteTimeout { .. } => "http_response_timeout",

@@ -331,6 +331,11 @@ impl Config {
         for (at, route) in self.routes.iter().enumerate() {
             let at = at.to_string();
             self.check_route(route).map_err(|problem| problem.under(&["routes", &at]))?;
+            let name = route.display_name();
+            if self.routes.iter().filter(|other| other.display_name() == name).count() > 1 {
+                let what = format!("is called `{name}`, and so is another");
+                return Err(Problem::new(&["routes", &at], what, "give each a name: of its own, for metrics and logs"));
+            }
         }
         Ok(())
     }

@@ -66,7 +66,7 @@ pub struct TargetReport {
 pub struct Memory {
     /// Slope of the proportional set size.
     pub user_bytes_per_stream: Option<f64>,
-    /// Slope of the kernel's socket memory, less that of `direct`.
+    /// Slope of the kernel's socket memory, less that of `direct`; none where other sockets spoiled the reading.
     pub kernel_bytes_per_stream: Option<f64>,
     /// Proportional set size before the first connection.
     pub idle_bytes: Option<u64>,
@@ -225,7 +225,9 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
     let rounds: Vec<RoundReport> = figures.rounds.iter().map(RoundReport::of).collect();
     let cpu_us: Option<u64> = figures.rounds.iter().map(|round| round.cpu_us).sum();
     let events = record.counts.events;
-    let own_kernel = figures.kernel_slope().zip(direct_kernel).map(|(own, direct)| own - direct);
+    // The reading is the machine's. Where it says that a stream's sockets cost nothing or less, others were closing theirs.
+    let own_kernel =
+        figures.kernel_slope().zip(direct_kernel).map(|(own, direct)| own - direct).filter(|bytes| *bytes > 0.0);
     TargetReport {
         name: figures.target,
         streams_held: rounds.iter().map(|round| round.streams_held).min().unwrap_or(0),
@@ -322,6 +324,8 @@ mod tests {
         );
         let alone = self::report(&[figures(Target::Nginx, Some(14), 15, 100)]);
         assert_eq!(alone.targets[0].memory.kernel_bytes_per_stream, None, "nothing to subtract");
+        let spoiled = self::report(&[figures(Target::Direct, None, 20, 50), figures(Target::Nginx, Some(14), 15, 100)]);
+        assert_eq!(spoiled.targets[1].memory.kernel_bytes_per_stream, None, "sockets do not cost less than nothing");
     }
 
     #[test]

@@ -166,10 +166,9 @@ fn peer_closed(socket: &std::net::TcpStream) -> bool {
 fn a_client_that_stops_reading_small_events_is_found_by_its_closed_window() {
     let backend = Backend::start(|mut connection| {
         connection.send(UNTIL_CLOSE);
-        // Small events, far below what any buffer holds: the whole script is under 400 KB.
-        for _ in 0..4000 {
-            connection
-                .send(b"data: 0123456789012345678901234567890123456789012345678901234567890123456789012345678\n\n");
+        // Ten kilobytes in all: more than the client's window, less than may wait unsent, so that no write ever blocks.
+        for _ in 0..100 {
+            connection.send(format!("data: {}\n\n", "0123456789".repeat(9)));
             std::thread::sleep(Duration::from_millis(1));
         }
         connection.hang();

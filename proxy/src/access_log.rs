@@ -129,3 +129,22 @@ impl Observer for AccessLog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A full queue whose reader is stuck once kept the process from ending: handing in the flush itself waited.
+    #[test]
+    fn flush_gives_up_on_a_queue_that_stays_full() {
+        let (sender, _stuck) = sync_channel(1);
+        sender.send(Message::Line(Vec::new())).expect("room for one");
+        let log = AccessLog { queue: Some(sender), lost: Counter::default() };
+        let (done, flushed) = sync_channel(1);
+        std::thread::spawn(move || {
+            log.flush(Duration::from_millis(20));
+            let _ = done.send(());
+        });
+        flushed.recv_timeout(Duration::from_secs(20)).expect("flush returns though nothing is taken from the queue");
+    }
+}

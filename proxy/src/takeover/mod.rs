@@ -9,6 +9,7 @@
 mod exchange;
 mod gate;
 mod hand_over;
+mod linger;
 mod refuse;
 mod relay;
 mod stand_in;
@@ -93,10 +94,14 @@ impl Takeover {
                 let label = Label::new(client, stream.peer, request.method.as_str(), &target, started.elapsed());
                 Box::pin(hand_over::hand_over(session, *stream, route.clone(), &self.pumps, label)).await?;
             }
-            Ok(Answer::Other(upstream)) => Box::pin(relay::relay(session, *upstream, timeouts)).await?,
+            Ok(Answer::Other(upstream)) => {
+                Box::pin(relay::relay(session, *upstream, timeouts)).await?;
+                linger::linger(session).await;
+            }
             Err(failure) => {
                 route.failed(&failure);
                 refuse::answer(session, failure).await?;
+                linger::linger(session).await;
             }
         }
         Ok(false)

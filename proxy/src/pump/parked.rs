@@ -9,6 +9,7 @@ use std::collections::BinaryHeap;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -67,13 +68,19 @@ pub(super) struct Reactor {
     /// Streams that had more to do when their turn was over.
     again: Vec<usize>,
     arrivals: Receiver<Arrival>,
+    /// Set by whoever sends an arrival, cleared before they are taken in.
+    called: Arc<AtomicBool>,
     registry: Arc<Registry>,
     /// The limit of the drain that the streams have been told of.
     drained_to: Option<Duration>,
 }
 
 impl Reactor {
-    pub(super) fn new(arrivals: Receiver<Arrival>, registry: Arc<Registry>) -> io::Result<(Self, mio::Waker)> {
+    pub(super) fn new(
+        arrivals: Receiver<Arrival>,
+        called: Arc<AtomicBool>,
+        registry: Arc<Registry>,
+    ) -> io::Result<(Self, mio::Waker)> {
         let poll = Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), WAKE)?;
         let reactor = Self {
@@ -82,6 +89,7 @@ impl Reactor {
             deadlines: BinaryHeap::new(),
             again: Vec::new(),
             arrivals,
+            called,
             registry,
             drained_to: None,
         };
@@ -123,6 +131,8 @@ impl Reactor {
                 self.turn(slot, now, scratch);
             }
         }
+        // Before they are taken: who sends one after the last was taken wakes this thread again.
+        self.called.store(false, Ordering::Release);
         while let Ok(arrival) = self.arrivals.try_recv() {
             if let Some(slot) = self.admit(arrival) {
                 self.turn(slot, now, scratch);
@@ -197,7 +207,7 @@ impl Reactor {
             Next::Again => self.again.push(slot),
             Next::Wait => {}
         }
-        let due = parked.running.core.next_deadline().unwrap_or(NEVER);
+        let due = parked.running.core.next_deadline().map_or(NEVER, |due| due.coarse(now));
         if due < parked.timer_at {
             parked.timer_at = due;
             self.deadlines.push(Reverse((due, slot as u32)));

@@ -1,7 +1,7 @@
 //! Starts streams on the driver that fits them.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -35,6 +35,8 @@ pub struct Pumps {
 struct Handle {
     arrivals: Sender<Arrival>,
     waker: Arc<mio::Waker>,
+    /// Whether the thread has been woken and has not looked yet: one call into the kernel is enough for a burst.
+    called: Arc<AtomicBool>,
 }
 
 impl Default for Pumps {
@@ -83,7 +85,7 @@ impl Pumps {
                 let upstream = mio::net::TcpStream::from_std(upstream);
                 let gone = |_| io::Error::other("the reactor's thread is gone");
                 handle.arrivals.send(Arrival { running, client, upstream }).map_err(gone)?;
-                handle.waker.wake()
+                if handle.called.swap(true, Ordering::AcqRel) { Ok(()) } else { handle.waker.wake() }
             }
             (client, upstream) => task::spawn(running, client, upstream),
         }
@@ -93,11 +95,12 @@ impl Pumps {
     fn start_reactors(&self) -> Vec<Handle> {
         let start = |at: usize| -> io::Result<Handle> {
             let (arrivals, inbox) = channel();
-            let (reactor, waker) = Reactor::new(inbox, self.registry.clone())?;
+            let called = Arc::new(AtomicBool::new(false));
+            let (reactor, waker) = Reactor::new(inbox, called.clone(), self.registry.clone())?;
             let waker = Arc::new(waker);
             self.registry.on_drain(waker.clone());
             thread::Builder::new().name(format!("streams-{at}")).spawn(move || reactor.run())?;
-            Ok(Handle { arrivals, waker })
+            Ok(Handle { arrivals, waker, called })
         };
         let started = (0..self.threads).map(start);
         started

@@ -79,12 +79,13 @@ impl Future for Pump {
             Next::Wait => {}
         }
         loop {
-            let next = this.running.core.next_deadline().unwrap_or(NEVER);
+            let due = this.running.core.next_deadline().unwrap_or(NEVER);
+            let next = due.coarse(clock::now());
             let fired = this.timer.as_mut().poll(cx).is_ready();
             if !fired && next >= *this.timer_at {
                 return Poll::Pending;
             }
-            if fired && next <= clock::now() {
+            if fired && due <= clock::now() {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

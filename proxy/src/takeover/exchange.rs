@@ -1,50 +1,42 @@
-//! Connects, sends the request, and reads one response head.
+//! Sends the request and reads one response head, and not one byte of the body more than came with it.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use pingora::ErrorType;
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader, Version};
-use pingora::prelude::{Error, HttpPeer};
-use pingora::protocols::Stream;
+use pingora::prelude::HttpPeer;
 use pingora::protocols::http::v1::client::HttpSession as UpstreamSession;
 use pingora::proxy::Session;
-use pingora::upstreams::peer::Peer;
-use tokio::time::timeout;
 
-use super::gate::Gate;
+use super::connection::{Connection, Rewound};
+use super::dial;
+use super::head_reader::HeadReader;
 use super::upload::{self, Upload};
 use crate::failure::Failure;
 use crate::stream::Timeouts;
 use crate::wire::body::Body;
 use crate::wire::head;
 
-/// Receive buffer of an upstream's socket, in bytes (the kernel doubles it for its bookkeeping). Setting it ends
-/// autotuning, which would let megabytes collect for a client that does not read.
-const UPSTREAM_RECEIVE_BYTES: usize = 64 * 1024;
-
 /// What the upstream answered with.
 pub(super) enum Answer {
     /// An event stream; nothing of its body has been interpreted.
     Stream(Box<UpstreamStream>),
-    /// Anything else, to be read on over the session.
+    /// Anything else, to be read from its head on.
     Other(Box<OtherAnswer>),
 }
 
 /// An answer that is no event stream.
 pub(super) struct OtherAnswer {
+    /// Has read the head; the body follows.
     pub(super) upstream: UpstreamSession,
-    /// Keeps the connection's writing half: without it the upstream would see its client leave.
-    _upload: Upload,
 }
 
 /// An event stream whose head has been read.
 pub(super) struct UpstreamStream {
     pub(super) head: Box<ResponseHeader>,
     pub(super) body: Body,
-    pub(super) connection: Stream,
+    pub(super) connection: Connection,
     pub(super) leftover: Vec<u8>,
     pub(super) peer: Option<SocketAddr>,
 }
@@ -58,54 +50,33 @@ pub(super) async fn exchange(
 ) -> Result<Answer, Failure> {
     // Each phase on its own heap allocation: tens of thousands may wait for their heads, and what connecting needed has to
     // be gone by then.
-    let (connection, peer) = Box::pin(connect(connector, peers, timeouts.connect)).await?;
-    let (reader, writer) = tokio::io::split(connection);
-    let mut upstream = UpstreamSession::new_with_options(Box::new(Gate::new(reader)), peer);
-    let has_body = !session.is_body_empty();
-    let expected = upload::expects_continue(session.req_header());
-    let mut upload = Upload::new(writer, &request, has_body, expected)?;
-    let head = Box::pin(converse(session, &mut upstream, &mut upload, timeouts.first_byte)).await?;
+    let (mut connection, peer) = Box::pin(dial::connect(connector, peers, timeouts.connect)).await?;
+    let mut reader = HeadReader::default();
+    let head = Box::pin(converse(session, &mut connection, &mut reader, &request, timeouts.first_byte)).await?;
     let body = head::response_body(&head).map_err(|source| Failure::Invalid { source })?;
     if !head::is_event_stream(&head) {
-        return Ok(Answer::Other(Box::new(OtherAnswer { upstream, _upload: upload })));
+        let mut upstream = UpstreamSession::new(Box::new(Rewound::new(reader.into_bytes(), connection)));
+        upstream.read_response().await.map_err(|source| Failure::Broken { source })?;
+        return Ok(Answer::Other(Box::new(OtherAnswer { upstream })));
     }
-    let Ok(gate) = upstream.into_inner().into_any().downcast::<Gate>() else {
-        let source = Error::explain(ErrorType::InternalError, "the upstream session lost its connection");
-        return Err(Failure::Broken { source });
-    };
-    let (reader, leftover) = gate.into_parts();
-    let connection = reader.unsplit(upload.into_writer());
-    let peer = peer.address().as_inet().copied();
+    let leftover = reader.into_rest();
     Ok(Answer::Stream(Box::new(UpstreamStream { head, body, connection, leftover, peer })))
 }
 
-/// Tries the servers in their order. Nothing has been sent yet, so trying the next is always safe.
-async fn connect<'a>(
-    connector: &TransportConnector,
-    peers: &'a [HttpPeer],
-    limit: Option<Duration>,
-) -> Result<(Stream, &'a HttpPeer), Failure> {
-    let mut failure = Failure::NoServer;
-    for peer in peers {
-        let mut with_options = peer.clone();
-        with_options.options.tcp_recv_buf = Some(UPSTREAM_RECEIVE_BYTES);
-        failure = match within(limit, connector.new_stream(&with_options)).await {
-            Ok(Ok(connection)) => return Ok((connection, peer)),
-            Ok(Err(source)) => Failure::Connect { peer: peer.address().to_string(), source },
-            Err(limit) => Failure::ConnectTimeout { peer: peer.address().to_string(), limit },
-        };
-    }
-    Err(failure)
-}
-
-/// Sends the request and reads up to the final response head, whichever way they overlap. Gives up at once when the
-/// client leaves. `limit` is for the upstream: it runs while the upstream has to take the request or to answer it.
+/// Sends the request and reads up to the final response head, whichever way they overlap: an upstream may answer before
+/// it has taken the whole request. Gives up at once when the client leaves. `limit` is for the upstream: it runs while the
+/// upstream has to take the request or to answer it.
 async fn converse(
     session: &mut Session,
-    upstream: &mut UpstreamSession,
-    upload: &mut Upload,
+    connection: &mut Connection,
+    upstream: &mut HeadReader,
+    request: &RequestHeader,
     limit: Option<Duration>,
 ) -> Result<Box<ResponseHeader>, Failure> {
+    let has_body = !session.is_body_empty();
+    let expected = upload::expects_continue(session.req_header());
+    let (mut reader, writer) = tokio::io::split(connection);
+    let mut upload = Upload::new(writer, request, has_body, expected)?;
     let mut refused = None;
     let mut since = Instant::now();
     loop {
@@ -113,7 +84,7 @@ async fn converse(
         let until = limit.filter(|_| !waiting_for_client).map(|limit| since + limit);
         tokio::select! {
             biased;
-            read = upstream.read_resp_header_parts() => {
+            read = upstream.next(&mut reader) => {
                 let head = match (read, refused) {
                     (Ok(head), _) => head,
                     // What kept it from taking the request says more than that it then closed.
@@ -128,7 +99,7 @@ async fn converse(
                     _ => return Ok(head),
                 }
             }
-            step = go_on(session, upload, refused.is_some()) => {
+            step = go_on(session, &mut upload, refused.is_some()) => {
                 since = Instant::now();
                 match step {
                     Ok(()) => {}
@@ -146,7 +117,7 @@ async fn converse(
 
 /// The client's side of the conversation: the request as long as there is more of it, then only whether the client is
 /// still there.
-async fn go_on(session: &mut Session, upload: &mut Upload, refused: bool) -> Result<(), Failure> {
+async fn go_on(session: &mut Session, upload: &mut Upload<'_>, refused: bool) -> Result<(), Failure> {
     if refused {
         return std::future::pending().await;
     }
@@ -173,13 +144,5 @@ async fn sleep_until(until: Option<Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Waits within a limit, if there is one; what comes back in its place is the limit that was hit.
-async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Result<T, Duration> {
-    match limit {
-        Some(limit) => timeout(limit, future).await.map_err(|_| limit),
-        None => Ok(future.await),
     }
 }

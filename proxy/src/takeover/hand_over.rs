@@ -57,8 +57,8 @@ pub(super) async fn hand_over(
         },
         _ => return Error::e_explain(ErrorType::InternalError, "only HTTP/1 and HTTP/2 sessions can be taken over"),
     };
-    let upstream =
-        Transport::bare(stream.connection).or_err(ErrorType::InternalError, "taking the upstream's connection over")?;
+    let upstream = stream.connection.into_transport();
+    let upstream = upstream.or_err(ErrorType::InternalError, "taking the upstream's connection over")?;
     let start = Start { opening, client, upstream, leftover: stream.leftover, route, label };
     pumps.start(start).or_err(ErrorType::InternalError, "starting the stream")
 }

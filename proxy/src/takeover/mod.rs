@@ -6,9 +6,11 @@
 //! Request filters, downstream modules and `logging` stay as they are: `logging` runs when the stream begins, and
 //! [`Observer::ended`](crate::pump::Observer::ended) when it ends.
 
+mod connection;
+mod dial;
 mod exchange;
-mod gate;
 mod hand_over;
+mod head_reader;
 mod linger;
 mod refuse;
 mod relay;

@@ -4,17 +4,17 @@ use bytes::Bytes;
 use pingora::ErrorType;
 use pingora::http::{RequestHeader, Version};
 use pingora::prelude::{Error, OrErr};
-use pingora::protocols::Stream;
 use pingora::protocols::http::v1::client::http_req_header_to_wire;
 use pingora::proxy::Session;
 use tokio::io::{AsyncWriteExt, WriteHalf};
 
+use super::connection::Connection;
 use crate::failure::Failure;
 use crate::wire::chunked;
 
 /// A request on its way to the upstream.
-pub(super) struct Upload {
-    writer: WriteHalf<Stream>,
+pub(super) struct Upload<'c> {
+    writer: WriteHalf<&'c mut Connection>,
     /// Framed bytes that the upstream has not taken yet.
     pending: Bytes,
     state: State,
@@ -33,9 +33,9 @@ enum State {
     Done,
 }
 
-impl Upload {
+impl<'c> Upload<'c> {
     pub(super) fn new(
-        writer: WriteHalf<Stream>,
+        writer: WriteHalf<&'c mut Connection>,
         request: &RequestHeader,
         has_body: bool,
         expected: bool,
@@ -58,11 +58,6 @@ impl Upload {
     /// Whether the upstream has to take something before this goes on; otherwise the client has to send something.
     pub(super) fn waits_for_upstream(&self) -> bool {
         !self.pending.is_empty()
-    }
-
-    /// The connection's writing half, to put the connection together again.
-    pub(super) fn into_writer(self) -> WriteHalf<Stream> {
-        self.writer
     }
 
     /// One step. Dropped before it is done, it has done nothing: it can be raced and taken up again.

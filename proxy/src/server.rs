@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::gateway::{Gateway, GatewayRoute};
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::metrics::Metrics;
-use crate::pump::{Driver, Ended, Label, Observer, Pumps, Registry, Route};
+use crate::pump::{Driver, Ended, Label, Observer, Pumps, Registry, Route, reactor_threads};
 use crate::takeover::Takeover;
 use crate::upstream::Upstream;
 
@@ -80,7 +80,7 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         DriverConfig::Parked => Driver::Parked,
         DriverConfig::Task => Driver::Task,
     };
-    let takeover = Arc::new(Takeover::new(Pumps::new(driver, threads)));
+    let takeover = Arc::new(Takeover::new(Pumps::new(driver, reactor_threads(threads))));
     let routes = routes(config, &observer);
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect());
     let gateway = Gateway::new(routes, takeover.clone(), metrics.clone());

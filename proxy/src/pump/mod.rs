@@ -5,6 +5,7 @@
 //! silent stream but its state in a table, and a task per stream for everything else.
 
 mod account;
+mod alarm;
 mod clock;
 mod drive;
 mod label;
@@ -18,7 +19,7 @@ mod transport;
 
 pub use account::{Ended, Observer, Route, Totals};
 pub use label::Label;
-pub use reactors::{Driver, Pumps};
+pub use reactors::{Driver, Pumps, reactor_threads};
 pub use registry::Registry;
 pub use transport::{Transport, bound_send_queue};
 

@@ -18,6 +18,7 @@ use mio::{Events, Interest, Poll, Token, event};
 use slab::Slab;
 use socket2::SockRef;
 
+use super::alarm::Alarm;
 use super::drive::{Next, Running};
 use super::registry::Registry;
 use super::scratch::Scratch;
@@ -25,8 +26,9 @@ use super::socket::{Socket, not_now, peeks, reset};
 use super::{clock, scratch};
 use crate::stream::Millis;
 
-/// The token of the waker; streams use twice their slot, and one more for the upstream's side.
+/// The tokens of the waker and the alarm; streams use twice their slot, and one more for the upstream's side.
 const WAKE: Token = Token(usize::MAX);
+const ALARM: Token = Token(usize::MAX - 1);
 
 /// Readiness events taken from the kernel at once.
 const EVENTS_PER_WAIT: usize = 1024;
@@ -62,6 +64,7 @@ const NEVER: Millis = Millis(u64::MAX);
 /// One thread's streams.
 pub(super) struct Reactor {
     poll: Poll,
+    alarm: Alarm,
     streams: Slab<Parked>,
     /// When to look at which stream. An entry whose time is no longer its stream's `timer_at` is stale and skipped.
     deadlines: BinaryHeap<Reverse<(Millis, u32)>>,
@@ -83,8 +86,10 @@ impl Reactor {
     ) -> io::Result<(Self, mio::Waker)> {
         let poll = Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), WAKE)?;
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
         let reactor = Self {
             poll,
+            alarm,
             streams: Slab::new(),
             deadlines: BinaryHeap::new(),
             again: Vec::new(),
@@ -100,7 +105,8 @@ impl Reactor {
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_WAIT);
         loop {
-            match self.poll.poll(&mut events, self.patience()) {
+            let patience = self.patience();
+            match self.poll.poll(&mut events, patience) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
@@ -118,9 +124,13 @@ impl Reactor {
             self.turn(slot, now, scratch);
         }
         for event in events {
-            if event.token() != WAKE {
-                self.note(event);
-                self.turn(event.token().0 / 2, now, scratch);
+            match event.token() {
+                WAKE => {}
+                ALARM => self.alarm.rang(),
+                Token(token) => {
+                    self.note(event);
+                    self.turn(token / 2, now, scratch);
+                }
             }
         }
         while let Some(Reverse((at, slot))) = self.deadlines.peek().copied().filter(|Reverse((at, _))| *at <= now) {
@@ -147,13 +157,19 @@ impl Reactor {
         }
     }
 
-    /// How long to wait for events: up to the next deadline, not at all while some stream has more to do.
-    fn patience(&self) -> Option<Duration> {
+    /// How long to wait for events: not at all while some stream has more to do, otherwise until the alarm rings.
+    fn patience(&mut self) -> Option<Duration> {
         if !self.again.is_empty() {
             return Some(Duration::ZERO);
         }
-        let Reverse((at, _)) = self.deadlines.peek()?;
-        Some(Duration::from_millis(at.0.saturating_sub(clock::now().0)))
+        let next = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        match self.alarm.set(next, clock::now()) {
+            Ok(()) => None,
+            Err(error) => {
+                log::error!("side=internal: the alarm cannot be set: {error}");
+                Some(Duration::from_millis(100))
+            }
+        }
     }
 
     fn admit(&mut self, arrival: Arrival) -> Option<usize> {

@@ -40,10 +40,17 @@ struct Handle {
 }
 
 impl Default for Pumps {
-    /// One reactor thread for each core.
+    /// Reactor threads for half of the cores.
     fn default() -> Self {
-        Self::new(Driver::default(), thread::available_parallelism().map_or(1, usize::from))
+        Self::new(Driver::default(), reactor_threads(thread::available_parallelism().map_or(1, usize::from)))
     }
+}
+
+/// How many reactor threads `workers` cores deserve: half of them. One thread carries some 40,000 events a second, and fewer
+/// threads find more to do each time they wake, which is most of what an event costs; see
+/// `docs/decisions/0004-threads-timers-and-build.md`.
+pub fn reactor_threads(workers: usize) -> usize {
+    workers.div_ceil(2)
 }
 
 impl Pumps {

@@ -1,0 +1,59 @@
+//! The clock that wakes a reactor for its next deadline, as a descriptor among the others.
+//!
+//! A time limit on each wait would set and clear a kernel timer for every event, which on a virtual machine costs more than
+//! reading the event does. This one is set anew only when the next deadline is another one: a few times a second.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::fd::OwnedFd;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use rustix::time::{timerfd_create, timerfd_settime};
+
+use crate::stream::Millis;
+
+/// A `timerfd(2)` registered with a reactor. It is never read: setting it clears it.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    timer: OwnedFd,
+    set_to: Option<Millis>,
+}
+
+impl Alarm {
+    /// Registers one that is not set.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub(super) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        registry.register(&mut SourceFd(&timer.as_raw_fd()), token, Interest::READABLE)?;
+        Ok(Self { timer, set_to: None })
+    }
+
+    /// Rings at `due`, and then not again; `None` for never.
+    ///
+    /// # Errors
+    /// What the system says; it never does for a time that it can hold.
+    pub(super) fn set(&mut self, due: Option<Millis>, now: Millis) -> io::Result<()> {
+        if due == self.set_to {
+            return Ok(());
+        }
+        let value = due.map_or(Timespec::default(), |due| {
+            // A moment that is past still has to ring: zero would switch it off.
+            let ahead = due.0.saturating_sub(now.0).max(1);
+            let seconds = i64::try_from(ahead / 1000).unwrap_or(i64::MAX);
+            Timespec { tv_sec: seconds, tv_nsec: (ahead % 1000 * 1_000_000) as _ }
+        });
+        let once = Itimerspec { it_interval: Timespec::default(), it_value: value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+        self.set_to = due;
+        Ok(())
+    }
+
+    /// Forgets what it was set to, once it has rung.
+    pub(super) fn rang(&mut self) {
+        self.set_to = None;
+    }
+}

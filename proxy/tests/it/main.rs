@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where and why")]
 
 mod admin;
+mod allocations;
 mod architecture;
 mod bad_config;
 mod conversations;

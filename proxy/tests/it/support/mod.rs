@@ -1,12 +1,14 @@
 //! What the integration tests share: the real binary, backends that follow a script, clients that see every byte.
 
 mod backend;
+mod certificate;
 mod client;
 mod proxy;
 
 use std::time::{Duration, Instant};
 
 pub use backend::Backend;
+pub use certificate::Certificate;
 pub use client::{Client, body_of, dechunk};
 pub use proxy::Proxy;
 

@@ -6,6 +6,7 @@
 mod admin;
 mod architecture;
 mod bad_config;
+mod clients;
 mod conversations;
 mod docs;
 mod drain;

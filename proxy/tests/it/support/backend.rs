@@ -87,6 +87,12 @@ impl Connection {
         let _ = self.socket.write_all(bytes.as_ref());
     }
 
+    /// Answers with a body that is no stream.
+    pub fn answer(&mut self, content_type: &str, body: &str) {
+        let length = body.len();
+        self.send(format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}"));
+    }
+
     /// Reads more of what the proxy sends, until `done` says it is enough.
     pub fn read_until(&mut self, done: impl Fn(&[u8]) -> bool) {
         let mut buffer = [0; 4096];

@@ -7,7 +7,7 @@ mod proxy;
 
 use std::time::{Duration, Instant};
 
-pub use backend::Backend;
+pub use backend::{Backend, Connection};
 pub use certificate::Certificate;
 pub use client::{Client, body_of, dechunk};
 pub use proxy::Proxy;

@@ -46,7 +46,9 @@ fn parse(name: &str, text: &str) -> Config {
 #[test]
 fn every_example_is_accepted_without_warnings() {
     let mut examples = Vec::new();
-    for page in ["docs/configuration.md", "docs/operations.md", "docs/behind-nginx.md", "README.md"] {
+    for page in
+        ["docs/configuration.md", "docs/heartbeats.md", "docs/operations.md", "docs/behind-nginx.md", "README.md"]
+    {
         let Ok(text) = std::fs::read_to_string(root().join(page)) else { continue };
         let blocks = yaml_blocks(&text).into_iter();
         examples.extend(blocks.map(|(line, text)| (format!("{page}, block at line {line}"), text)));

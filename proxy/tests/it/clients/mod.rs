@@ -4,10 +4,13 @@
 
 mod chromium;
 mod in_chromium;
+mod libraries;
+mod styles;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use crate::support::{Backend, Certificate, Connection, Proxy};
+use crate::support::{Backend, Certificate, Connection, DEADLINE, Proxy};
 
 /// A file or folder that `scripts/setup-clients` makes, or nothing, said aloud.
 fn installed(path: &str) -> Option<PathBuf> {
@@ -31,6 +34,16 @@ fn skip<T>(what: &str) -> Option<T> {
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
+/// Runs a client to its end, and gives what it printed as JSON. `timeout` keeps one that hangs from outliving the test.
+fn run(command: &Command) -> serde_json::Value {
+    let mut limited = Command::new("timeout");
+    limited.arg(DEADLINE.as_secs().to_string()).arg(command.get_program()).args(command.get_args());
+    let output = limited.stdin(Stdio::null()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{command:?}: {error}\n{errors}"))
 }
 
 /// Over which protocol a browser reaches the proxy.

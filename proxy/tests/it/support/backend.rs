@@ -104,6 +104,24 @@ impl Connection {
         }
     }
 
+    /// Reads the request's body, by its length.
+    pub fn read_body(&mut self) {
+        let head = self.head.to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        self.read_until(|body| body.len() >= length.unwrap_or(0));
+    }
+
+    /// Whether the proxy has closed this connection.
+    pub fn closed(&self) -> bool {
+        self.socket.set_nonblocking(true).unwrap();
+        let peeked = self.socket.peek(&mut [0]);
+        self.socket.set_nonblocking(false).unwrap();
+        match peeked {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// Blocks until the proxy closes this connection; false when it does not within the deadline.
     pub fn closed_by_proxy(&mut self) -> bool {
         let mut buffer = [0; 4096];

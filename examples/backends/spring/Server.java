@@ -19,7 +19,7 @@ public final class Server {
         // What @EnableWebMvc brings and this needs; Debian's Spring 4.3 cannot read @Configuration classes on this Java.
         context.register(RequestMappingHandlerMapping.class, RequestMappingHandlerAdapter.class, StreamController.class);
         ServletHolder dispatcher = new ServletHolder(new DispatcherServlet(context));
-        dispatcher.setAsyncSupported(true); // without it SseEmitter fails with IllegalStateException
+        dispatcher.setAsyncSupported(true); // in a web.xml: <async-supported>
         ServletContextHandler handler = new ServletContextHandler();
         handler.addServlet(dispatcher, "/*");
         server.setHandler(handler);

@@ -42,7 +42,7 @@ public class StreamController implements DisposableBean {
         // Called for every end, timeouts and errors included.
         emitter.onCompletion(() -> clients.remove(client));
         emitter.onTimeout(emitter::complete);
-        // Commits the response head: without a first event the client would wait for it until something happens.
+        // Tells the client that it is connected, whenever the first event may come.
         emitter.send(SseEmitter.event().name("connection").data("open"));
         clients.add(client);
         return emitter;

@@ -58,8 +58,10 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // nginx and PHP-FPM have workers to take along: they are asked first.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        // Workers that the program has started are told, too: nginx takes its own along, PHP's built-in server does not.
+        let pid = self.child.id().to_string();
+        let workers = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let _ = Command::new("kill").arg(&pid).args(workers.split_whitespace()).stderr(Stdio::null()).status();
         for _ in 0..200 {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
                 break;

@@ -5,6 +5,7 @@
 
 mod admin;
 mod architecture;
+mod backends;
 mod bad_config;
 mod clients;
 mod conversations;

@@ -1,11 +1,13 @@
 //! The API of a model server (`examples/backends/fastapi/chat.py`): POST, no `Accept`, long silences.
 
 use std::net::SocketAddr;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::example::{Example, Pace};
 use super::{NOTICED, clients};
+use crate::clients::{installed, npm_folder, run, script};
 use crate::support::{Client, Program, Proxy, dechunk, nginx_in_front_of};
 
 struct Server {
@@ -72,6 +74,30 @@ fn tokens_arrive_in_order_and_silence_before_and_between_them_has_heartbeats() {
         let tokens = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str());
         assert_eq!(tokens.collect::<String>(), "You said: one two three", "{path}");
         assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "stop", "{path}");
+    }
+}
+
+/// The styles that the SDKs do not see.
+#[test]
+fn the_openai_sdks_talk_to_it_in_silences_full_of_heartbeats() {
+    let Some(backend) = Example::start("fastapi", Pace::ENDLESS) else { return };
+    let (Some(packages), Some(python)) = (npm_folder(), installed("python/bin/python")) else { return };
+    for style in ["comment", "comment_line"] {
+        let route = format!("    stream: always\n    heartbeat: {{interval: 50ms, style: {style}}}");
+        let proxy = Proxy::start(backend.address, &route);
+        let url = format!("http://{}/v1", proxy.address);
+        let (mut by_node, mut by_python) = (Command::new("node"), Command::new(&python));
+        by_node.arg(script("chat.mjs")).arg(&packages).args([&url, "150"]);
+        by_python.arg(script("chat.py")).args([&url, "150"]);
+        for command in [by_node, by_python] {
+            let answers = run(&command);
+            let said = "You said: one two three";
+            assert_eq!(answers, json!({"streamed": said, "whole": said, "error": "model_not_found"}), "{style}");
+            let stream = proxy.log_line();
+            // There were six silences.
+            assert!(stream["heartbeats"].as_u64().unwrap() >= 3, "{style}: {stream}");
+            assert_eq!(stream["path"], "/v1/chat/completions");
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use crate::support::{Backend, Certificate, Connection, DEADLINE, Proxy};
 
 /// A file or folder that `scripts/setup-clients` makes, or nothing, said aloud.
-fn installed(path: &str) -> Option<PathBuf> {
+pub(crate) fn installed(path: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder));
     let path = target.join("clients").join(path);
@@ -21,7 +21,7 @@ fn installed(path: &str) -> Option<PathBuf> {
 }
 
 /// The folder in which npm has installed packages.
-fn npm_folder() -> Option<PathBuf> {
+pub(crate) fn npm_folder() -> Option<PathBuf> {
     installed("node/node_modules").and(installed("node"))
 }
 
@@ -32,12 +32,12 @@ fn skip<T>(what: &str) -> Option<T> {
     None
 }
 
-fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
 }
 
 /// Runs a client to its end, and gives what it printed as JSON. `timeout` keeps one that hangs from outliving the test.
-fn run(command: &Command) -> serde_json::Value {
+pub(crate) fn run(command: &Command) -> serde_json::Value {
     let mut limited = Command::new("timeout");
     limited.arg(DEADLINE.as_secs().to_string()).arg(command.get_program()).args(command.get_args());
     let output = limited.stdin(Stdio::null()).output().unwrap();

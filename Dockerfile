@@ -13,6 +13,8 @@ COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 COPY proxy proxy
 COPY loadgen loadgen
+# The page that the built-in backend serves.
+COPY examples/clients examples/clients
 # The caches outlive this step, so that a changed line does not compile Pingora again.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \

@@ -189,7 +189,11 @@ impl Running {
         // Without a last chunk to be missing, only a reset tells a client that its body was cut; and what the kernel still
         // holds for a client that was given up must not live on without its stream.
         if !clean && (self.framing == Framing::Plain || (abandoned && reason != EndReason::ClientGone)) {
-            client.reset_on_close();
+            self.phase = Phase::Closing;
+            if client.reset_on_close(abandoned).is_err_and(|error| not_now(&error)) {
+                self.core.wrote(false, true, now);
+                return Next::Wait;
+            }
         }
         self.enter(reason, clean);
         Next::Done

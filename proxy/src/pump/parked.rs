@@ -299,7 +299,8 @@ impl Socket for Edge<'_> {
         self.socket.shutdown(std::net::Shutdown::Write)
     }
 
-    fn reset_on_close(&mut self) {
+    fn reset_on_close(&mut self, _abandoned: bool) -> io::Result<()> {
         reset(SockRef::from(self.socket));
+        Ok(())
     }
 }

@@ -24,8 +24,9 @@ pub(super) trait Socket {
     /// Ends the writing direction in order.
     fn shutdown(&mut self) -> io::Result<()>;
 
-    /// Makes closing tell the peer that something went wrong: the connection is reset instead of ended.
-    fn reset_on_close(&mut self);
+    /// Makes closing tell the peer that something went wrong: the connection is reset instead of ended. Where a reset would
+    /// overtake what has been written, that is waited for, unless the peer has been `abandoned`.
+    fn reset_on_close(&mut self, abandoned: bool) -> io::Result<()>;
 }
 
 /// Whether an error only says "not now".

@@ -5,7 +5,9 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
@@ -24,6 +26,9 @@ use crate::sys;
 
 /// Stands for no deadline: further away than any process lives, near enough for the timer wheel.
 const NEVER: Millis = Millis(1 << 40);
+
+/// For an HTTP/2 client to read what it has received, before it learns that no more comes.
+const RESET_PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs a stream to its end on the current runtime.
 ///
@@ -99,7 +104,8 @@ impl Future for Pump {
 enum Connection {
     Tcp(TcpStream),
     Other(Stream),
-    H2(SendStream<Bytes>),
+    // Beside the body, the wait of one that breaks off.
+    H2(SendStream<Bytes>, Option<Box<Last>>),
 }
 
 impl Connection {
@@ -107,8 +113,49 @@ impl Connection {
         Ok(match transport {
             Transport::Tcp(socket) => Self::Tcp(TcpStream::from_std(socket)?),
             Transport::Other(stream) => Self::Other(stream),
-            Transport::H2(body) => Self::H2(body),
+            Transport::H2(body) => Self::H2(body, None),
         })
+    }
+}
+
+/// What a reset over HTTP/2 waits for. It drops what waits in the connection's queue, and clients drop what they have not
+/// read when it comes: without this wait, the last events before a break are lost.
+struct Last {
+    on_its_way: Weak<()>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Last {
+    /// Sends an empty piece, which the connection lets go of once it has taken it, and all before it, from its queue.
+    fn send(body: &mut SendStream<Bytes>, stream: &Waker) -> Box<Self> {
+        let on_its_way = Arc::new(());
+        let last = Self { on_its_way: Arc::downgrade(&on_its_way), pause: None };
+        // Refused where the stream is over already: then it is gone at once.
+        let _ = body.send_data(Bytes::from_owner(LastPiece(Some(on_its_way), stream.clone())), false);
+        Box::new(last)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.on_its_way.strong_count() > 0 {
+            return Poll::Pending;
+        }
+        self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(RESET_PAUSE))).as_mut().poll(cx)
+    }
+}
+
+/// Tells when it is gone: the pointers to it dangle, and its stream is woken.
+struct LastPiece(Option<Arc<()>>, Waker);
+
+impl AsRef<[u8]> for LastPiece {
+    fn as_ref(&self) -> &[u8] {
+        &[]
+    }
+}
+
+impl Drop for LastPiece {
+    fn drop(&mut self) {
+        self.0 = None;
+        self.1.wake_by_ref();
     }
 }
 
@@ -149,7 +196,7 @@ impl Socket for Polled<'_, '_, '_> {
             Connection::Tcp(socket) => Pin::new(socket).poll_read(self.cx, &mut buffer),
             Connection::Other(stream) => Pin::new(stream).poll_read(self.cx, &mut buffer),
             // Nothing is read from an HTTP/2 client; that it is gone is told by a reset.
-            Connection::H2(body) => body.poll_reset(self.cx).map(|_| Err(io::ErrorKind::ConnectionReset.into())),
+            Connection::H2(body, _) => body.poll_reset(self.cx).map(|_| Err(io::ErrorKind::ConnectionReset.into())),
         })?;
         Ok(buffer.filled().len())
     }
@@ -159,7 +206,7 @@ impl Socket for Polled<'_, '_, '_> {
             Connection::Tcp(socket) => peeks(SockRef::from(&*socket)),
             // TLS cannot be looked into without reading: it gets the benefit of the doubt, and other deadlines hold.
             Connection::Other(_) => true,
-            Connection::H2(_) => false,
+            Connection::H2(..) => false,
         }
     }
 
@@ -167,13 +214,13 @@ impl Socket for Polled<'_, '_, '_> {
         ready(match self.connection {
             Connection::Tcp(socket) => Pin::new(socket).poll_write(self.cx, bytes),
             Connection::Other(stream) => Pin::new(stream).poll_write(self.cx, bytes),
-            Connection::H2(body) => poll_send(body, self.cx, bytes),
+            Connection::H2(body, _) => poll_send(body, self.cx, bytes),
         })
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self.connection {
-            Connection::Tcp(_) | Connection::H2(_) => Ok(()),
+            Connection::Tcp(_) | Connection::H2(..) => Ok(()),
             Connection::Other(stream) => ready(Pin::new(stream).poll_flush(self.cx)),
         }
     }
@@ -182,15 +229,23 @@ impl Socket for Polled<'_, '_, '_> {
         ready(match self.connection {
             Connection::Tcp(socket) => Pin::new(socket).poll_shutdown(self.cx),
             Connection::Other(stream) => Pin::new(stream).poll_shutdown(self.cx),
-            Connection::H2(body) => Poll::Ready(body.send_data(Bytes::new(), true).map_err(io::Error::other)),
+            Connection::H2(body, _) => Poll::Ready(body.send_data(Bytes::new(), true).map_err(io::Error::other)),
         })
     }
 
-    fn reset_on_close(&mut self) {
+    fn reset_on_close(&mut self, abandoned: bool) -> io::Result<()> {
         match self.connection {
             Connection::Tcp(socket) => reset(SockRef::from(&*socket)),
             Connection::Other(stream) => sys::with_socket(stream.id(), reset),
-            Connection::H2(body) => body.send_reset(Reason::CANCEL),
+            Connection::H2(body, last) => {
+                if !abandoned
+                    && last.get_or_insert_with(|| Last::send(body, self.cx.waker())).poll(self.cx).is_pending()
+                {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                body.send_reset(Reason::CANCEL);
+            }
         }
+        Ok(())
     }
 }

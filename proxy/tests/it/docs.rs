@@ -19,6 +19,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// The pages of the examples, from the root.
+fn backends() -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(root().join("examples/backends")).expect("examples/backends");
+    entries.map(|entry| format!("examples/backends/{}/README.md", entry.expect("entry").file_name().display()))
+}
+
 /// The `yaml` code blocks of a page, each with its line.
 fn yaml_blocks(page: &str) -> Vec<(usize, String)> {
     let mut blocks = Vec::new();
@@ -46,8 +52,13 @@ fn parse(name: &str, text: &str) -> Config {
 #[test]
 fn every_example_is_accepted_without_warnings() {
     let mut examples = Vec::new();
-    for page in ["docs/configuration.md", "docs/operations.md", "docs/behind-nginx.md", "README.md"] {
-        let Ok(text) = std::fs::read_to_string(root().join(page)) else { continue };
+    let mut pages =
+        ["docs/configuration.md", "docs/heartbeats.md", "docs/operations.md", "docs/behind-nginx.md", "README.md"]
+            .map(str::to_owned)
+            .to_vec();
+    pages.extend(backends());
+    for page in pages {
+        let Ok(text) = std::fs::read_to_string(root().join(&page)) else { continue };
         let blocks = yaml_blocks(&text).into_iter();
         examples.extend(blocks.map(|(line, text)| (format!("{page}, block at line {line}"), text)));
     }
@@ -181,6 +192,7 @@ fn every_end_reason_and_failure_is_documented() {
 #[test]
 fn links_between_pages_lead_somewhere() {
     let mut pages = vec![root().join("README.md"), root().join("CONTRIBUTING.md"), root().join("ARCHITECTURE.md")];
+    pages.extend(backends().map(|page| root().join(page)));
     for folder in ["docs", "docs/decisions"] {
         let Ok(entries) = std::fs::read_dir(root().join(folder)) else { continue };
         pages.extend(entries.filter_map(|entry| entry.ok().map(|entry| entry.path())));

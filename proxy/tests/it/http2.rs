@@ -3,16 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Backend, CHUNKED, Proxy, chunk};
+use crate::support::{Backend, CHUNKED, Certificate, Proxy, chunk};
 
 /// A listener of the given keys with a fresh certificate, in front of `backend`.
-fn listening(backend: &Backend, listener: &str) -> (Proxy, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
-    std::fs::write(&cert, certified.cert.pem()).unwrap();
-    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
-    let listener = listener.replace("TLS", &format!("tls: {{cert: '{}', key: '{}'}}", cert.display(), key.display()));
+fn listening(backend: &Backend, listener: &str) -> (Proxy, Certificate) {
+    let certificate = Certificate::new();
+    let listener = listener.replace("TLS", &format!("tls: {}", certificate.yaml()));
     let proxy = Proxy::start_listening(
         &format!("{{address: 127.0.0.1:0{listener}}}"),
         &format!(
@@ -20,7 +16,7 @@ fn listening(backend: &Backend, listener: &str) -> (Proxy, tempfile::TempDir) {
             backend.address
         ),
     );
-    (proxy, directory)
+    (proxy, certificate)
 }
 
 /// An event, then silence; `/flood` never stops.
@@ -107,6 +103,26 @@ fn http_1_1_over_tls_gets_its_heartbeats_and_a_clean_end() {
     assert_eq!(proxy.log_line()["end"], "upstream_end");
 }
 
+/// Every event that came before a break reaches the client. The reset that tells an HTTP/2 client of the break overtook and
+/// dropped what waited in the connection's queue: the last event was lost, and the client was told of the break only.
+#[test]
+fn an_event_right_before_a_break_arrives_before_the_reset() {
+    let backend = Backend::start(|mut connection| {
+        connection.send([CHUNKED.as_bytes(), &chunk(b"data: a\n\n"), b"100\r\ndata: torn"].concat());
+    });
+    let (proxy, _files) = listening(&backend, ", h2c: true");
+    for _ in 0..3 {
+        let output = Command::new("curl")
+            .args(["--silent", "--no-buffer", "--http2-prior-knowledge", "--max-time", "20"])
+            .args(["--header", "Accept: text/event-stream", &format!("http://{}/events", proxy.address)])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(92), "curl tells a stream that was reset");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "data: a\n\ndata: torn");
+        assert_eq!(proxy.log_line()["end"], "upstream_broken");
+    }
+}
+
 #[test]
 fn a_drain_ends_streams_over_http_2_in_order() {
     let backend = backend();
@@ -137,14 +153,10 @@ require('https').createServer({ key, cert }, (request, response) => {
 
 #[test]
 fn an_upstream_over_tls_is_verified_and_streams() {
-    let directory = tempfile::tempdir().unwrap();
-    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
-    std::fs::write(&cert, certified.cert.pem()).unwrap();
-    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let Certificate { cert, key, .. } = &Certificate::new();
     let mut node = Command::new("node")
         .args(["-e", TLS_BACKEND])
-        .args([&key, &cert])
+        .args([key, cert])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();

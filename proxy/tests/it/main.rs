@@ -6,7 +6,9 @@
 mod admin;
 mod allocations;
 mod architecture;
+mod backends;
 mod bad_config;
+mod clients;
 mod conversations;
 mod docs;
 mod drain;

@@ -2,79 +2,20 @@
 //!
 //! `make test` installs them where they are missing; without them these tests fail, and say what is missing.
 
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 
-use crate::support::{Proxy, eventually};
+use crate::support::{Program, Proxy, nginx_in_front_of, root};
 
-/// A child process that ends with the test.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // nginx has a worker to take along: it is asked first.
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        for _ in 0..200 {
-            if matches!(self.0.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-fn start(command: &mut Command) -> Program {
-    let name = command.get_program().to_owned();
-    let child = command
-        .spawn()
-        .unwrap_or_else(|error| panic!("{}: {error}; `make setup` installs what the tests need", name.display()));
-    Program(child)
-}
-
-/// The Node backend, its address, and the lines it prints.
-fn node_backend(interval_ms: u32, count: u32) -> (Program, SocketAddr, BufReader<ChildStdout>) {
+/// The Node backend and its address.
+fn node_backend(interval_ms: u32, count: u32) -> (Program, SocketAddr) {
     let mut command = Command::new("node");
-    command.arg(root().join("examples/backends/node/server.js")).env("PORT", "0").stdout(Stdio::piped());
+    command.arg(root().join("examples/backends/node/server.js")).env("PORT", "0");
     command.env("INTERVAL_MS", interval_ms.to_string()).env("COUNT", count.to_string());
-    let mut program = start(&mut command);
-    let mut lines = BufReader::new(program.0.stdout.take().unwrap());
-    let mut line = String::new();
-    lines.read_line(&mut line).unwrap();
-    let address = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
-    (program, address, lines)
-}
-
-/// nginx with the project's own front configuration, only its addresses replaced.
-fn nginx_in_front_of(proxy: SocketAddr) -> (Program, SocketAddr, tempfile::TempDir) {
-    let listen = TcpListener::bind("127.83.69.2:0").unwrap().local_addr().unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let front = std::fs::read_to_string(root().join("nginx/front.conf")).unwrap();
-    assert!(front.contains("listen 8080 ") && front.contains("server proxy:8080;"), "the lines this test replaces");
-    let front = front
-        .replace("listen 8080 ", &format!("listen {listen} "))
-        .replace("server proxy:8080;", &format!("server {proxy};"))
-        .replace("/tmp/nginx-", &format!("{}/", directory.path().display()));
-    let file = directory.path().join("nginx.conf");
-    std::fs::write(&file, format!("daemon off;\npid {}/pid;\n{front}", directory.path().display())).unwrap();
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut command = Command::new("nginx");
-    command
-        .env("PATH", format!("{path}:/usr/sbin:/usr/local/sbin"))
-        .arg("-p")
-        .arg(directory.path())
-        .arg("-c")
-        .arg(&file);
-    let program = start(command.stderr(Stdio::null()));
-    eventually("nginx listens", || TcpStream::connect(listen).ok());
-    (program, listen, directory)
+    let program = Program::start(&mut command);
+    let address = program.address();
+    (program, address)
 }
 
 fn curl(arguments: &[&str]) -> String {
@@ -118,7 +59,7 @@ fn check_fetch(url: &str) {
 
 #[test]
 fn a_node_backend_streams_through_the_proxy_to_curl_and_fetch() {
-    let (_node, backend, _lines) = node_backend(200, 3);
+    let (_node, backend) = node_backend(200, 3);
     let proxy = Proxy::start(backend, ROUTE);
     let url = format!("http://{}/events", proxy.address);
     check_curl(&url);
@@ -128,7 +69,7 @@ fn a_node_backend_streams_through_the_proxy_to_curl_and_fetch() {
 
 #[test]
 fn a_node_backend_streams_through_nginx_and_the_proxy() {
-    let (_node, backend, _lines) = node_backend(200, 3);
+    let (_node, backend) = node_backend(200, 3);
     let proxy = Proxy::start(backend, ROUTE);
     let (_nginx, front, _directory) = nginx_in_front_of(proxy.address);
     let url = format!("http://{front}/events");
@@ -139,20 +80,19 @@ fn a_node_backend_streams_through_nginx_and_the_proxy() {
 
 #[test]
 fn a_node_backend_learns_that_a_client_behind_nginx_has_left() {
-    let (_node, backend, mut lines) = node_backend(50, 1_000_000);
+    let (node, backend) = node_backend(50, 1_000_000);
     let proxy = Proxy::start(backend, ROUTE);
     let (_nginx, front, _directory) = nginx_in_front_of(proxy.address);
     // fetch leaves after two events.
     fetch(&format!("http://{front}/events"), 2);
-    let mut line = String::new();
-    lines.read_line(&mut line).unwrap();
+    let line = node.line();
     assert!(line.starts_with("closed after "), "{line}");
     assert_eq!(proxy.log_line()["end"], "client_gone");
 }
 
 #[test]
 fn a_reconnect_carries_its_last_event_id_to_the_backend() {
-    let (_node, backend, _lines) = node_backend(20, 2);
+    let (_node, backend) = node_backend(20, 2);
     let proxy = Proxy::start(backend, ROUTE);
     let url = format!("http://{}/events", proxy.address);
     let body = curl(&["--header", "Accept: text/event-stream", "--header", "Last-Event-ID: 41", &url]);

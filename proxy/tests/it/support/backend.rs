@@ -87,6 +87,12 @@ impl Connection {
         let _ = self.socket.write_all(bytes.as_ref());
     }
 
+    /// Answers with a body that is no stream.
+    pub fn answer(&mut self, content_type: &str, body: &str) {
+        let length = body.len();
+        self.send(format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}"));
+    }
+
     /// Reads more of what the proxy sends, until `done` says it is enough.
     pub fn read_until(&mut self, done: impl Fn(&[u8]) -> bool) {
         let mut buffer = [0; 4096];
@@ -95,6 +101,24 @@ impl Connection {
                 Ok(count @ 1..) => self.rest.extend_from_slice(&buffer[..count]),
                 _ => return,
             }
+        }
+    }
+
+    /// Reads the request's body, by its length.
+    pub fn read_body(&mut self) {
+        let head = self.head.to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        self.read_until(|body| body.len() >= length.unwrap_or(0));
+    }
+
+    /// Whether the proxy has closed this connection.
+    pub fn closed(&self) -> bool {
+        self.socket.set_nonblocking(true).unwrap();
+        let peeked = self.socket.peek(&mut [0]);
+        self.socket.set_nonblocking(false).unwrap();
+        match peeked {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
         }
     }
 

@@ -46,7 +46,8 @@ impl Client {
         Self::over(socket.into())
     }
 
-    fn over(socket: TcpStream) -> Self {
+    /// Over a connection that the test has made.
+    pub fn over(socket: TcpStream) -> Self {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         Self { socket, buffered: Vec::new() }

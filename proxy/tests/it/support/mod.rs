@@ -1,13 +1,17 @@
 //! What the integration tests share: the real binary, backends that follow a script, clients that see every byte.
 
 mod backend;
+mod certificate;
 mod client;
+mod programs;
 mod proxy;
 
 use std::time::{Duration, Instant};
 
-pub use backend::Backend;
-pub use client::{Client, body_of, dechunk};
+pub use backend::{Backend, Connection};
+pub use certificate::Certificate;
+pub use client::{Client, Head, body_of, contains, dechunk};
+pub use programs::{Program, free_address, nginx, nginx_in_front_of, root, service};
 pub use proxy::Proxy;
 
 /// How long anything may take before a test calls it broken. Far longer than it takes on a busy machine.

@@ -118,7 +118,11 @@ impl Proxy {
 
     /// One page of the admin listener: status and body.
     pub fn admin_page(&self, path: &str) -> (u16, String) {
-        let mut client = Client::connect(self.admin);
+        Self::page_at(self.admin, path)
+    }
+
+    fn page_at(admin: SocketAddr, path: &str) -> (u16, String) {
+        let mut client = Client::connect(admin);
         client.send(&format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"));
         let head = client.read_head();
         (head.status, String::from_utf8(client.read_to_end().unwrap()).unwrap())
@@ -137,7 +141,12 @@ impl Proxy {
 
     /// A metric's value, by its name and labels as they are printed.
     pub fn metric(&self, name: &str) -> Option<f64> {
-        let (_, text) = self.admin_page("/metrics");
+        Self::metric_at(self.admin, name)
+    }
+
+    /// The same of the proxy whose admin address this is.
+    pub fn metric_at(admin: SocketAddr, name: &str) -> Option<f64> {
+        let (_, text) = Self::page_at(admin, "/metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         line.parse().ok()
     }

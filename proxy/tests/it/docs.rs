@@ -52,10 +52,18 @@ fn parse(name: &str, text: &str) -> Config {
 #[test]
 fn every_example_is_accepted_without_warnings() {
     let mut examples = Vec::new();
-    let mut pages =
-        ["docs/configuration.md", "docs/heartbeats.md", "docs/operations.md", "docs/behind-nginx.md", "README.md"]
-            .map(str::to_owned)
-            .to_vec();
+    let mut pages = [
+        "docs/configuration.md",
+        "docs/heartbeats.md",
+        "docs/operations.md",
+        "docs/behind-nginx.md",
+        "docs/in-front.md",
+        "docs/recipes.md",
+        "docs/quick-start.md",
+        "README.md",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     pages.extend(backends());
     for page in pages {
         let Ok(text) = std::fs::read_to_string(root().join(&page)) else { continue };
@@ -229,10 +237,10 @@ fn the_documented_nginx_configuration_is_the_one_that_is_run() {
     let documented: String = page.split("```nginx\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     let documented = directives(&documented);
     assert!(documented.len() > 20, "{documented:?}");
-    let shipped = directives(&read("nginx/front.conf"));
+    let shipped = directives(&read("nginx/front-tls.conf"));
     // The address is the reader's own.
     let missing: Vec<_> = documented.difference(&shipped).filter(|line| *line != "server 127.0.0.1:8080").collect();
-    assert!(missing.is_empty(), "not in nginx/front.conf: {missing:?}");
+    assert!(missing.is_empty(), "not in nginx/front-tls.conf: {missing:?}");
 }
 
 /// The anchor that a heading gets: lower case, punctuation dropped, spaces as dashes.

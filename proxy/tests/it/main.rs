@@ -16,6 +16,7 @@ mod embed;
 mod ends;
 mod heartbeats;
 mod http2;
+mod in_front;
 mod non_streams;
 mod on_tasks;
 mod passthrough;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use log::LevelFilter;
 
 /// A reverse proxy for Server-Sent Events.
@@ -11,6 +11,7 @@ use log::LevelFilter;
 /// open with heartbeats between events, cuts what hangs, and passes everything else on as it is.
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(group = ArgGroup::new("what to serve").args(["config", "upstream"]).required(true))]
 pub struct Cli {
     /// What to do other than serve.
     #[command(subcommand)]
@@ -41,7 +42,7 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", env = "SSE_PROXY_CONFIG", conflicts_with_all = ["upstream", "listen", "admin"])]
     pub config: Option<PathBuf>,
     /// Serve this backend, with defaults for everything else.
-    #[arg(long, value_name = "HOST:PORT", required_unless_present = "config")]
+    #[arg(long, value_name = "HOST:PORT")]
     pub upstream: Option<String>,
     /// Listen here.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]

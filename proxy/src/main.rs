@@ -63,7 +63,6 @@ fn serve(arguments: &Serve) -> ExitCode {
         None => {
             let upstream = arguments.upstream.as_deref().unwrap_or_default();
             Config::for_upstream(upstream, &arguments.listen, arguments.admin.as_deref())
-                .map_err(|error| format!("--upstream: {error}"))
         }
     };
     let checked = config.and_then(|config| match server::check(&config) {

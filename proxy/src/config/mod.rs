@@ -216,6 +216,10 @@ impl<'de> Deserialize<'de> for AccessLog {
     }
 }
 
+fn bad_address(key: &[&str], address: &str) -> error::Problem {
+    error::Problem::new(key, format!("is `{address}`"), "write host:port, such as 0.0.0.0:8080 or [::]:8080")
+}
+
 fn default_listen() -> Vec<Listen> {
     vec![Listen { address: "127.0.0.1:8080".to_owned(), ..Listen::default() }]
 }
@@ -278,9 +282,15 @@ impl Config {
     /// The configuration of `sse-proxy --upstream`: one upstream, one route, every default.
     ///
     /// # Errors
-    /// When the upstream is no server address.
+    /// When one of the addresses is none; the message names the option.
     pub fn for_upstream(upstream: &str, listen: &str, admin: Option<&str>) -> Result<Self, String> {
-        let upstream = Upstream { servers: vec![upstream.parse()?] };
+        let server = upstream.parse().map_err(|error| format!("--upstream: {error}"))?;
+        let upstream = Upstream { servers: vec![server] };
+        for (option, address) in [("--listen", Some(listen)), ("--admin", admin)] {
+            if let Some(address) = address.filter(|address| !values::is_listen_address(address)) {
+                return Err(format!("{option}: `{address}` is no address: write host:port, such as 0.0.0.0:8080"));
+            }
+        }
         Ok(Self {
             listen: vec![Listen { address: listen.to_owned(), ..Listen::default() }],
             admin: admin.map(|address| Admin { address: address.to_owned() }),
@@ -310,11 +320,17 @@ impl Config {
             return Err(Problem::new(&["listen"], "is empty", "name at least one address, such as 0.0.0.0:8080"));
         }
         for (at, listen) in self.listen.iter().enumerate() {
+            if !values::is_listen_address(&listen.address) {
+                return Err(bad_address(&["listen", &at.to_string(), "address"], &listen.address));
+            }
             if listen.h2c && listen.tls.is_some() {
                 let what = "asks for HTTP/2 without TLS on a TLS listener";
                 let remedy = "leave h2c out: with TLS, clients choose HTTP/2 by themselves";
                 return Err(Problem::new(&["listen", &at.to_string(), "h2c"], what, remedy));
             }
+        }
+        if let Some(admin) = self.admin.as_ref().filter(|admin| !values::is_listen_address(&admin.address)) {
+            return Err(bad_address(&["admin", "address"], &admin.address));
         }
         if self.threads == Some(0) {
             return Err(Problem::new(&["threads"], "is 0", "leave it out for one thread per core"));

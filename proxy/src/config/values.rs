@@ -119,6 +119,17 @@ impl FromStr for Server {
     }
 }
 
+/// Whether an address to listen on has a host and a port; whether the host exists is found out when it is bound.
+pub(super) fn is_listen_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = match bracketed {
+        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains([':', '/', ' ']),
+    };
+    is_host && port.parse::<u16>().is_ok()
+}
+
 /// Reads a scalar, text or number, through [`FromStr`].
 pub(super) fn from_scalar<'de, D, T>(deserializer: D, expecting: &'static str) -> Result<T, D::Error>
 where
@@ -192,6 +203,16 @@ mod tests {
         assert_eq!("[::1]:3000".parse(), server("::1", 3000, false));
         for bad in ["app", "app:0", "app:x", ":80", "ftp://app:21", "http://app/path", "a b:80", "app:99999"] {
             assert!(bad.parse::<Server>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_to_listen_on_has_a_host_and_a_port() {
+        for good in ["127.0.0.1:0", "0.0.0.0:8080", "[::]:80", "localhost:8080"] {
+            assert!(is_listen_address(good), "{good:?}");
+        }
+        for bad in ["8080", ":8080", "127.0.0.1", "::1:80", "[x]:80", "http://a:80", "a:99999", "a:b"] {
+            assert!(!is_listen_address(bad), "{bad:?}");
         }
     }
 

@@ -92,6 +92,17 @@ fn the_command_line_is_checked() {
     for arguments in [&[][..], &["--nope"], &["--upstream", "nowhere"], &["--config", "a", "--upstream", "b:1"]] {
         assert_eq!(sse_proxy(arguments).status.code(), Some(64), "{arguments:?}");
     }
+    let stderr = |arguments: &[&str]| {
+        let output = sse_proxy(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let bare = stderr(&[]);
+    assert!(bare.contains("--config") && bare.contains("--upstream"), "{bare}");
+    for option in ["--listen", "--admin"] {
+        let message = stderr(&["--upstream", "127.0.0.1:1", option, "8080"]);
+        assert!(message.contains(option) && message.contains("host:port"), "{message}");
+    }
     let help = sse_proxy(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     assert!(String::from_utf8(help.stdout).unwrap().contains("sse-proxy --upstream 127.0.0.1:3000"));

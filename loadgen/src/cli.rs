@@ -16,7 +16,8 @@ const EXIT_CODES: &str = "Exit codes:
 const EXAMPLES: &str = "Examples:
   sse-loadgen origin --listen 127.0.0.1:9000
   sse-loadgen run -c 1000 -d 30s 'http://127.0.0.1:9000/events?interval=1s'
-  sse-loadgen compare --streams 5000 --rounds 2 --json compare.json";
+  sse-loadgen compare --streams 5000 --rounds 2 --json compare.json
+  sse-loadgen merge load-1.json load-2.json";
 
 /// Load generator and measuring instrument for Server-Sent Events.
 #[derive(Debug, Parser)]
@@ -34,6 +35,10 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Measure direct, nginx, sse-proxy and nginx in front of sse-proxy side by side
     Compare(Box<CompareArgs>),
+    /// Add up the results of runs that loaded the same thing together
+    Merge(MergeArgs),
+    /// Show a saved result again
+    Report(ReportArgs),
     /// Serve the built-in backend
     Origin(OriginArgs),
     /// A worker process of `run` or `compare`
@@ -102,6 +107,48 @@ pub struct RunArgs {
     /// Fail when the result crosses a threshold, such as `p99>50ms` or `lost>0`
     #[arg(long, value_name = "METRIC>LIMIT")]
     pub fail_if: Vec<String>,
+}
+
+const MERGE_HELP: &str = "Examples:
+  sse-loadgen merge load-1.json load-2.json load-3.json
+  sse-loadgen merge report/*.json --json merged.json --hgrm out/merged --fail-if 'p99>50ms'
+
+Files are those of `run --json`. Counts are added, and histograms bucket by bucket, so that percentiles are those of one run
+with all the streams; percentiles are never averaged. A run that is given twice, a file of another kind or version, and a
+histogram with other buckets are refused. Runs that did not overlap in time make the result invalid.";
+
+/// Options of `merge`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{MERGE_HELP}\n\n{EXIT_CODES}"))]
+pub struct MergeArgs {
+    /// Results of `run --json`
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write percentile distributions to PREFIX.latency_us.hgrm and so on
+    #[arg(long, value_name = "PREFIX")]
+    pub hgrm: Option<PathBuf>,
+    /// Fail when the result crosses a threshold, such as `p99>50ms` or `lost>0`
+    #[arg(long, value_name = "METRIC>LIMIT")]
+    pub fail_if: Vec<String>,
+}
+
+const REPORT_HELP: &str = "Examples:
+  sse-loadgen report target/report/compare.json
+  sse-loadgen report merged.json --hgrm out/merged";
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{REPORT_HELP}\n\n{EXIT_CODES}"))]
+pub struct ReportArgs {
+    /// A result of `run --json`, `merge --json` or `compare --json`
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Write percentile distributions: PREFIX.latency_us.hgrm and so on, of a comparison PREFIX.TARGET.latency_us.hgrm
+    #[arg(long, value_name = "PREFIX")]
+    pub hgrm: Option<PathBuf>,
 }
 
 const ORIGIN_HELP: &str = "Streams are at /events and take these query parameters:

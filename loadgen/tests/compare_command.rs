@@ -105,6 +105,11 @@ fn a_small_comparison_keeps_its_contract() {
     }
     assert!(document["conditions"]["cores"].is_u64() && document["conditions"]["command"].is_string());
     assert!(all.contains("memory/stream"), "{all}");
+
+    let prefix = directory.path().join("out/again");
+    let again = program().arg("report").arg(&json).arg("--hgrm").arg(&prefix).output().expect("the program starts");
+    assert_eq!((again.status.code(), &again.stdout), (output.status.code(), &output.stdout), "{}", text(&again.stderr));
+    assert!(directory.path().join("out/again.direct.latency_us.hgrm").exists());
 }
 
 #[test]

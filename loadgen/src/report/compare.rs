@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::conditions::Conditions;
 use super::figures::{Figures, Kernel, RoundFigures, User, median, per_stream};
+use crate::distribution::{Distribution, HistogramError};
 use crate::integrity::Integrity;
 use crate::record::Record;
 use crate::target::Target;
@@ -13,15 +14,20 @@ use crate::validity::Doubt;
 
 pub use super::compare_table::write_table;
 
+/// The `kind` of the document.
+pub const KIND: &str = "compare";
+
 /// The whole comparison.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CompareReport {
-    /// Tells this document from others.
-    pub kind: &'static str,
+    /// Tells this document from others: [`KIND`].
+    pub kind: String,
+    /// Version of the document's form, [`super::FORM`].
+    pub version: u32,
     /// Under what conditions.
     pub conditions: Conditions,
     /// What the programs say about their versions.
-    pub versions: BTreeMap<&'static str, String>,
+    pub versions: BTreeMap<String, String>,
     /// Streams asked for.
     pub streams: u64,
     /// Whether Ctrl-C cut it short.
@@ -35,7 +41,7 @@ pub struct CompareReport {
 }
 
 /// One target. Numbers that cannot be measured for it are `null`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TargetReport {
     /// `direct`, `nginx`, `sse-proxy` or `nginx+sse-proxy`.
     pub name: Target,
@@ -62,7 +68,7 @@ pub struct TargetReport {
 }
 
 /// Memory of a target.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     /// Slope of the proportional set size.
     pub user_bytes_per_stream: Option<f64>,
@@ -73,7 +79,7 @@ pub struct Memory {
 }
 
 /// Delivery latency in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
     /// Median.
     pub p50: Option<u64>,
@@ -86,7 +92,7 @@ pub struct Latency {
 }
 
 /// Time to first byte in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirstByte {
     /// Median.
     pub p50: Option<u64>,
@@ -95,7 +101,7 @@ pub struct FirstByte {
 }
 
 /// Multiples of nginx's numbers; below 1 is better than nginx.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ratios {
     /// User memory per stream.
     pub memory: Option<f64>,
@@ -108,7 +114,7 @@ pub struct Ratios {
 }
 
 /// One round of one target.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoundReport {
     /// Streams open to the end.
     pub streams_held: u64,
@@ -138,7 +144,11 @@ pub struct RoundReport {
     pub latency_us: Latency,
     /// From sent to read, 50 % and 99 %.
     pub transit_us: FirstByte,
-    /// Histogram from due to read, HdrHistogram V2, base64.
+    /// Latencies above an hour, counted as an hour.
+    pub latency_clipped: u64,
+    /// Latencies below zero, counted as zero.
+    pub latency_negative: u64,
+    /// Histogram from due to read, HdrHistogram V2, deflated, base64.
     pub latency_hdr_v2: String,
 }
 
@@ -160,8 +170,18 @@ impl RoundReport {
             worker_cpu_share: round.worker_share,
             latency_us: Latency::of(record),
             transit_us: FirstByte { p50: record.transit_us.quantile(0.5), p99: record.transit_us.quantile(0.99) },
+            latency_clipped: record.latency_us.clipped,
+            latency_negative: record.latency_us.negative,
             latency_hdr_v2: record.latency_us.to_v2_base64(),
         }
+    }
+
+    /// The histogram from due to read.
+    ///
+    /// # Errors
+    /// When the document holds none.
+    pub fn latency(&self) -> Result<Distribution, HistogramError> {
+        Distribution::from_v2_base64(&self.latency_hdr_v2, self.latency_clipped, self.latency_negative)
     }
 }
 
@@ -182,7 +202,7 @@ impl CompareReport {
     #[must_use]
     pub fn new(
         conditions: Conditions,
-        versions: BTreeMap<&'static str, String>,
+        versions: BTreeMap<String, String>,
         streams: u64,
         interrupted: bool,
         figures: &[Figures],
@@ -201,7 +221,8 @@ impl CompareReport {
             target.ratio_to_nginx = nginx.as_ref().map(|nginx| Ratios::between(target, nginx)).unwrap_or_default();
         }
         let valid = !warnings.iter().any(|doubt| doubt.invalidates);
-        Self { kind: "compare", conditions, versions, streams, interrupted, valid, targets, warnings }
+        let (kind, version) = (KIND.to_owned(), super::FORM);
+        Self { kind, version, conditions, versions, streams, interrupted, valid, targets, warnings }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the turns of a comparison have measured, before it is summed up.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
 use crate::target::Target;
@@ -11,7 +11,7 @@ use crate::validity::{self, Doubt, Evidence};
 const SOCKET_TOLERANCE: u64 = 50;
 
 /// Proportional set sizes of a target's processes at four moments, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Before the first connection.
     pub idle: u64,
@@ -24,7 +24,7 @@ pub struct User {
 }
 
 /// Kernel memory of the whole machine at two moments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
     /// With the low number of streams.
     pub low: KernelMemory,

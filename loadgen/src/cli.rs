@@ -41,6 +41,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Serve the built-in backend
     Origin(OriginArgs),
+    /// Tell `compare --service` what the program in the container beside this one takes
+    Gauge(GaugeArgs),
     /// A worker process of `run` or `compare`
     #[command(hide = true)]
     Worker,
@@ -174,10 +176,32 @@ pub struct OriginArgs {
     pub threads: u16,
 }
 
+const GAUGE_HELP: &str = "Reads PSS and CPU time of a process and its descendants (/proc), and memory charged to its container (the files of its
+memory cgroup, versions 2 and 1), each time `/` is asked for. In a container of its own it needs the other's process
+namespace (`pid: service:NAME`, `--pid=container:NAME`), the same user, and for the cgroup the machine's /sys/fs/cgroup,
+mounted read-only; no capability. What cannot be read is null, with the reason in `unread`.";
+
+/// Options of `gauge`.
+#[derive(Debug, Args)]
+#[command(after_help = GAUGE_HELP)]
+pub struct GaugeArgs {
+    /// Where to listen. The address is printed when it is ready
+    #[arg(long, default_value = "127.0.0.1:9100")]
+    pub listen: SocketAddr,
+    /// The process to read, with all its descendants; in the namespace of a container that is 1
+    #[arg(long, default_value_t = 1)]
+    pub pid: u32,
+    /// Where the machine's /sys/fs/cgroup is mounted
+    #[arg(long, value_name = "DIRECTORY", default_value = "/sys/fs/cgroup")]
+    pub cgroup_root: PathBuf,
+}
+
 const COMPARE_HELP: &str = "Examples:
   sse-loadgen compare --streams 5000 --rounds 2 --json target/report/compare.json
   sse-loadgen compare --streams 1000 --targets direct,nginx --duration 5s
   sse-loadgen compare --streams 9000 --schedule broadcast --proxy-bin target/release/sse-proxy
+  sse-loadgen compare --streams 2000 --origin http://origin:9000 --service direct=http://origin:9000 \\
+      --service nginx=http://nginx:8080,http://nginx-gauge:9100      (docs/compose.md)
 
 Every round starts each target anew, on free loopback ports, with an origin of its own. A target's turn: read its memory
 idle, open --low streams, read, open the rest, hold them silent for longer than two heartbeats, read, then one event per
@@ -189,6 +213,9 @@ idle, open --low streams, read, open the rest, hold them silent for longer than 
   kernel memory  live socket objects (/proc/slabinfo; all of Slab where that cannot be read) and TCP buffers
                  (/proc/net/sockstat) of the whole machine, as a slope, less the same slope of `direct`
   CPU per event  user and system time of the target's processes over the traffic phase, divided by events delivered
+  services       with --service nothing is started: `idle` is read before the turn's first connection, and memory comes from
+                 `sse-loadgen gauge` beside each program. Kernel memory is then what is charged to the container's cgroup
+                 (kernel objects and socket buffers), and `cgroup` all that is charged to it but page cache, both as a slope
   latency        from when an event was due at the origin until a client had read it";
 
 /// Options of `compare`.
@@ -207,6 +234,12 @@ pub struct CompareArgs {
     /// What to compare: direct, nginx, sse-proxy, nginx+sse-proxy
     #[arg(long, value_delimiter = ',', default_value = "direct,nginx,sse-proxy,nginx+sse-proxy")]
     pub targets: Vec<String>,
+    /// Measure a service that runs already instead of starting programs: NAME=URL[,GAUGE_URL...]; NAME as in --targets
+    #[arg(long = "service", value_name = "SERVICE", requires = "origin", conflicts_with_all = ["targets", "proxy_bin", "nginx_bin"])]
+    pub services: Vec<String>,
+    /// The built-in origin behind the services
+    #[arg(long, value_name = "URL", requires = "services")]
+    pub origin: Option<String>,
     /// The sse-proxy program [default: beside this one, then in PATH]
     #[arg(long, value_name = "FILE")]
     pub proxy_bin: Option<PathBuf>,

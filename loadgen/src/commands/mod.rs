@@ -2,6 +2,7 @@
 
 pub mod compare;
 mod conclude;
+pub mod gauge;
 pub mod merge;
 pub mod origin;
 pub mod report;

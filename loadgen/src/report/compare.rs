@@ -242,7 +242,7 @@ impl CompareReport {
 impl Ratios {
     fn between(target: &TargetReport, nginx: &TargetReport) -> Self {
         let ratio = |mine: Option<f64>, theirs: Option<f64>| {
-            mine.zip(theirs).filter(|(_, theirs)| *theirs > 0.0).map(|(mine, theirs)| mine / theirs)
+            mine.zip(theirs).filter(|(mine, theirs)| *mine >= 0.0 && *theirs > 0.0).map(|(mine, theirs)| mine / theirs)
         };
         let whole =
             |mine: Option<u64>, theirs: Option<u64>| ratio(mine.map(|us| us as f64), theirs.map(|us| us as f64));

@@ -81,6 +81,17 @@ fn what_cannot_be_measured_is_null() {
 }
 
 #[test]
+fn memory_that_shrank_while_streams_were_opened_is_no_multiple_of_another() {
+    let mut proxy = figures(Target::SseProxy, Some(7), 14, 80);
+    for user in proxy.rounds.iter_mut().filter_map(|round| round.user.as_mut()) {
+        user.full = user.low - 1;
+    }
+    let report = report(&[figures(Target::Nginx, Some(14), 15, 100), proxy]);
+    assert!(report.targets[1].memory.user_bytes_per_stream.is_some_and(|bytes| bytes < 0.0));
+    assert_eq!(report.targets[1].ratio_to_nginx.memory, None);
+}
+
+#[test]
 fn lost_streams_in_one_round_make_it_invalid() {
     let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
     nginx.rounds[1].record.counts.open = 90;

@@ -99,11 +99,12 @@ impl Turn<'_> {
         let gate = format!("traffic-{}", unix_us());
         let mut fleet = Fleet::start(&self.job(&subject.entry, &gate), &self.placement()?)?;
 
-        // What ran already gives back what the turn before has needed.
-        sleep(if subject.is_started_here() { SETTLE } else { SETTLE * 3 }).await;
+        // What ran already has the turn before to give back, and less than a core to do it with.
+        let settle = if subject.is_started_here() { SETTLE } else { SETTLE * 3 };
+        sleep(settle).await;
         let idle = subject.read().await?;
         self.open(&mut fleet, 0, load.low, progress, label).await?;
-        watch(&mut fleet, SETTLE).await?;
+        watch(&mut fleet, settle).await?;
         let (low, low_kernel) = (subject.read().await?, machine_kernel(&subject)?);
 
         self.open(&mut fleet, load.low, load.streams, progress, label).await?;

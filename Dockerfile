@@ -2,6 +2,9 @@
 #
 #   docker build --target sse-proxy -t sse-proxy:0.1.0 .
 #   docker build --target sse-loadgen -t sse-loadgen:0.1.0 .
+#
+# Versions are pinned, and times in the images are those of SOURCE_DATE_EPOCH (2026-01-01 by default).
+ARG SOURCE_DATE_EPOCH=1767225600
 
 FROM rust:1.95.0-bookworm AS build
 # zlib-ng, which Pingora compresses with, is configured by cmake.
@@ -20,35 +23,43 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
     cargo build --release --locked --workspace --bins \
     && install -D -t /out target/release/sse-proxy target/release/sse-loadgen
+ARG SOURCE_DATE_EPOCH
+COPY --chmod=755 docker/healthcheck docker/measure /out/
+RUN touch --date="@$SOURCE_DATE_EPOCH" /out/*
 
-# The instrument runs scripts, so it gets a system.
-FROM debian:12.13-slim AS sse-loadgen
+# Neither needs a system: only itself, the libraries it is linked with, and bash for the health check.
+FROM debian:12.13-slim AS root
+ARG SOURCE_DATE_EPOCH
+COPY --chmod=755 docker/take /usr/local/bin/
+
+# The instrument also runs the script `measure`, which moves files, and writes to /tmp what it starts.
+FROM root AS loadgen-root
+COPY --from=build /out/sse-loadgen /out/healthcheck /out/measure /root-fs/usr/local/bin/
+RUN install -d -m 1777 /root-fs/tmp && take /root-fs /bin/bash /bin/mv
+
+FROM scratch AS sse-loadgen
 LABEL org.opencontainers.image.title="sse-loadgen" \
       org.opencontainers.image.description="Load generator and measuring instrument for Server-Sent Events" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=build /out/sse-loadgen /usr/local/bin/
-COPY --chmod=755 docker/healthcheck docker/compare-services /usr/local/bin/
+COPY --from=loadgen-root /root-fs /
+ENV PATH=/usr/local/bin:/bin
 # A user that owns nothing, by number, so that Kubernetes can see that it is not root.
 USER 65532:65532
 EXPOSE 9000
 ENTRYPOINT ["sse-loadgen"]
 CMD ["--help"]
 
-# The proxy needs no system: itself, the libraries that it and the health check's bash are linked with, and the authorities
-# that the certificates of https:// upstreams are verified against.
-FROM debian:12.13-slim AS root
-COPY --from=build /out/sse-proxy /root-fs/usr/local/bin/
+# The proxy also needs the authorities that the certificates of https:// upstreams are verified against.
+FROM root AS proxy-root
+COPY --from=build /out/sse-proxy /out/healthcheck /root-fs/usr/local/bin/
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /root-fs/etc/ssl/certs/
-COPY --chmod=755 docker/healthcheck /root-fs/usr/local/bin/
-RUN cp --parents /bin/bash /root-fs \
-    && ldd /root-fs/usr/local/bin/sse-proxy /bin/bash | awk '$2 == "=>" { print $3 } $1 ~ /ld-linux/ { print $1 }' \
-    | sort -u | xargs cp --parents --dereference --target-directory=/root-fs
+RUN take /root-fs /bin/bash
 
 FROM scratch AS sse-proxy
 LABEL org.opencontainers.image.title="sse-proxy" \
       org.opencontainers.image.description="Reverse proxy for Server-Sent Events" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=root /root-fs /
+COPY --from=proxy-root /root-fs /
 ENV PATH=/usr/local/bin:/bin
 USER 65532:65532
 EXPOSE 8080 9090

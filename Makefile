@@ -13,7 +13,7 @@ ARGS    ?=
 
 # `check` is `lint`, then `test`, in this order.
 .NOTPARALLEL:
-.PHONY: help setup demo test check lint build compose-check
+.PHONY: help setup demo test check lint build compose-check observe-check
 
 help:
 	@echo 'make demo           build everything and compare direct, nginx, sse-proxy and nginx + sse-proxy'
@@ -23,7 +23,8 @@ help:
 	@echo 'make check          what CI runs: format, lints, documentation, dependencies, then every test'
 	@echo 'make build          release binaries, in $(TARGET_DIR)/release'
 	@echo 'make setup          install what these need and this machine lacks (apt-get; the others do it by themselves)'
-	@echo 'make compose-check  docker compose up, a stream through each path, the comparison, docker compose down'
+	@echo 'make compose-check  docker compose up, streams, the comparison, four load generators merged, docker compose down'
+	@echo 'make observe-check  the dashboard against a live proxy, with the prometheus and promtool of this machine'
 
 setup:
 	@scripts/setup check
@@ -53,3 +54,8 @@ check: lint test
 
 compose-check:
 	@scripts/compose-check
+
+observe-check:
+	@scripts/setup build
+	cargo build --release --locked --workspace --bins
+	@BIN=$(TARGET_DIR)/release scripts/observe-check

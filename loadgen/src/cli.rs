@@ -16,7 +16,8 @@ const EXIT_CODES: &str = "Exit codes:
 const EXAMPLES: &str = "Examples:
   sse-loadgen origin --listen 127.0.0.1:9000
   sse-loadgen run -c 1000 -d 30s 'http://127.0.0.1:9000/events?interval=1s'
-  sse-loadgen compare --streams 5000 --rounds 2 --json compare.json";
+  sse-loadgen compare --streams 5000 --rounds 2 --json compare.json
+  sse-loadgen merge load-1.json load-2.json";
 
 /// Load generator and measuring instrument for Server-Sent Events.
 #[derive(Debug, Parser)]
@@ -34,8 +35,14 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Measure direct, nginx, sse-proxy and nginx in front of sse-proxy side by side
     Compare(Box<CompareArgs>),
+    /// Add up the results of runs that loaded the same thing together
+    Merge(MergeArgs),
+    /// Show a saved result again
+    Report(ReportArgs),
     /// Serve the built-in backend
     Origin(OriginArgs),
+    /// Tell `compare --service` what the program in the container beside this one takes
+    Gauge(GaugeArgs),
     /// A worker process of `run` or `compare`
     #[command(hide = true)]
     Worker,
@@ -104,6 +111,48 @@ pub struct RunArgs {
     pub fail_if: Vec<String>,
 }
 
+const MERGE_HELP: &str = "Examples:
+  sse-loadgen merge load-1.json load-2.json load-3.json
+  sse-loadgen merge report/*.json --json merged.json --hgrm out/merged --fail-if 'p99>50ms'
+
+Files are those of `run --json`. Counts are added, and histograms bucket by bucket, so that percentiles are those of one run
+with all the streams; percentiles are never averaged. A run that is given twice, a file of another kind or version, and a
+histogram with other buckets are refused. Runs that did not overlap in time make the result invalid.";
+
+/// Options of `merge`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{MERGE_HELP}\n\n{EXIT_CODES}"))]
+pub struct MergeArgs {
+    /// Results of `run --json`
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write percentile distributions to PREFIX.latency_us.hgrm and so on
+    #[arg(long, value_name = "PREFIX")]
+    pub hgrm: Option<PathBuf>,
+    /// Fail when the result crosses a threshold, such as `p99>50ms` or `lost>0`
+    #[arg(long, value_name = "METRIC>LIMIT")]
+    pub fail_if: Vec<String>,
+}
+
+const REPORT_HELP: &str = "Examples:
+  sse-loadgen report target/report/compare.json
+  sse-loadgen report merged.json --hgrm out/merged";
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{REPORT_HELP}\n\n{EXIT_CODES}"))]
+pub struct ReportArgs {
+    /// A result of `run --json`, `merge --json` or `compare --json`
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Write percentile distributions: PREFIX.latency_us.hgrm and so on, of a comparison PREFIX.TARGET.latency_us.hgrm
+    #[arg(long, value_name = "PREFIX")]
+    pub hgrm: Option<PathBuf>,
+}
+
 const ORIGIN_HELP: &str = "Streams are at /events and take these query parameters:
   interval=1s          time between events          size=100            bytes of data text per event
   count=N              end after N events           then=close|hold     what follows the last one
@@ -127,10 +176,32 @@ pub struct OriginArgs {
     pub threads: u16,
 }
 
+const GAUGE_HELP: &str = "Reads PSS and CPU time of a process and its descendants (/proc), and memory charged to its container (the files of its
+memory cgroup, versions 2 and 1), each time `/` is asked for. In a container of its own it needs the other's process
+namespace (`pid: service:NAME`, `--pid=container:NAME`), the same user, and for the cgroup the machine's /sys/fs/cgroup,
+mounted read-only; no capability. What cannot be read is null, with the reason in `unread`.";
+
+/// Options of `gauge`.
+#[derive(Debug, Args)]
+#[command(after_help = GAUGE_HELP)]
+pub struct GaugeArgs {
+    /// Where to listen. The address is printed when it is ready
+    #[arg(long, default_value = "127.0.0.1:9100")]
+    pub listen: SocketAddr,
+    /// The process to read, with all its descendants; in the namespace of a container that is 1
+    #[arg(long, default_value_t = 1)]
+    pub pid: u32,
+    /// Where the machine's /sys/fs/cgroup is mounted
+    #[arg(long, value_name = "DIRECTORY", default_value = "/sys/fs/cgroup")]
+    pub cgroup_root: PathBuf,
+}
+
 const COMPARE_HELP: &str = "Examples:
   sse-loadgen compare --streams 5000 --rounds 2 --json target/report/compare.json
   sse-loadgen compare --streams 1000 --targets direct,nginx --duration 5s
   sse-loadgen compare --streams 9000 --schedule broadcast --proxy-bin target/release/sse-proxy
+  sse-loadgen compare --streams 2000 --origin http://origin:9000 --service direct=http://origin:9000 \\
+      --service nginx=http://nginx:8080,http://nginx-gauge:9100      (docs/compose.md)
 
 Every round starts each target anew, on free loopback ports, with an origin of its own. A target's turn: read its memory
 idle, open --low streams, read, open the rest, hold them silent for longer than two heartbeats, read, then one event per
@@ -142,6 +213,9 @@ idle, open --low streams, read, open the rest, hold them silent for longer than 
   kernel memory  live socket objects (/proc/slabinfo; all of Slab where that cannot be read) and TCP buffers
                  (/proc/net/sockstat) of the whole machine, as a slope, less the same slope of `direct`
   CPU per event  user and system time of the target's processes over the traffic phase, divided by events delivered
+  services       with --service nothing is started: `idle` is read before the turn's first connection, and memory comes from
+                 `sse-loadgen gauge` beside each program. Kernel memory is then what is charged to the container's cgroup
+                 (kernel objects and socket buffers), and `cgroup` all that is charged to it but page cache, both as a slope
   latency        from when an event was due at the origin until a client had read it";
 
 /// Options of `compare`.
@@ -160,6 +234,12 @@ pub struct CompareArgs {
     /// What to compare: direct, nginx, sse-proxy, nginx+sse-proxy
     #[arg(long, value_delimiter = ',', default_value = "direct,nginx,sse-proxy,nginx+sse-proxy")]
     pub targets: Vec<String>,
+    /// Measure a service that runs already instead of starting programs: NAME=URL[,GAUGE_URL...]; NAME as in --targets
+    #[arg(long = "service", value_name = "SERVICE", requires = "origin", conflicts_with_all = ["targets", "proxy_bin", "nginx_bin"])]
+    pub services: Vec<String>,
+    /// The built-in origin behind the services
+    #[arg(long, value_name = "URL", requires = "services")]
+    pub origin: Option<String>,
     /// The sse-proxy program [default: beside this one, then in PATH]
     #[arg(long, value_name = "FILE")]
     pub proxy_bin: Option<PathBuf>,

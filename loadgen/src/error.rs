@@ -8,6 +8,7 @@ use crate::fleet::FleetError;
 use crate::limits::LimitError;
 use crate::origin::OriginError;
 use crate::plan::PlanError;
+use crate::report::saved::SavedError;
 use crate::report::threshold::ThresholdError;
 use crate::target::{TargetError, UnknownTarget};
 use crate::url::UrlError;
@@ -28,6 +29,9 @@ pub enum CommandError {
     /// A threshold cannot be used.
     #[error(transparent)]
     Threshold(#[from] ThresholdError),
+    /// A saved report cannot be used.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// The load does not fit the machine.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -69,6 +73,7 @@ impl CommandError {
             | Self::Url(_)
             | Self::Plan(_)
             | Self::Threshold(_)
+            | Self::Saved(_)
             | Self::Limit(_)
             | Self::UnknownTarget(_) => 64,
             Self::Target(error) if error.is_usage() => 64,

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod commands;
+pub mod distribution;
 pub mod error;
 pub mod fleet;
 pub mod integrity;

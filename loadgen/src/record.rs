@@ -2,17 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Deserializer, Serializer as _, V2Serializer};
 use serde::{Deserialize, Serialize};
 
+use crate::distribution::Distribution;
 use crate::integrity::Integrity;
-
-/// Values are recorded from 1 µs to one hour, to three significant digits.
-const MAX_US: u64 = 3_600_000_000;
-const SIGNIFICANT_DIGITS: u8 = 3;
 
 /// Everything measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -66,23 +59,6 @@ pub struct Counts {
     pub retries: u64,
 }
 
-/// A histogram, and what did not fit into it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Distribution {
-    histogram: Histogram<u64>,
-    /// Values above an hour, recorded as an hour.
-    pub clipped: u64,
-    /// Values below zero, recorded as zero: the clocks of both ends disagree.
-    pub negative: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Wire {
-    v2_base64: String,
-    clipped: u64,
-    negative: u64,
-}
-
 impl Record {
     /// Adds everything another worker measured.
     pub fn merge(&mut self, other: &Self) {
@@ -112,6 +88,12 @@ impl Record {
         ]
     }
 
+    /// The distribution of this name, to put one in that was read from a file.
+    pub fn distribution_mut(&mut self, name: &str) -> Option<&mut Distribution> {
+        let at = self.distributions().iter().position(|(known, _)| *known == name)?;
+        self.distributions_mut().into_iter().nth(at)
+    }
+
     fn distributions_mut(&mut self) -> [&mut Distribution; 8] {
         [
             &mut self.connect_us,
@@ -138,86 +120,6 @@ impl Counts {
         self.heartbeats += other.heartbeats;
         self.bytes += other.bytes;
         self.retries += other.retries;
-    }
-}
-
-impl Default for Distribution {
-    fn default() -> Self {
-        let bounds = Histogram::new_with_bounds(1, MAX_US, SIGNIFICANT_DIGITS);
-        Self { histogram: bounds.expect("constant bounds are valid"), clipped: 0, negative: 0 }
-    }
-}
-
-impl Distribution {
-    /// Records one value.
-    pub fn record(&mut self, value: u64) {
-        if self.histogram.record(value).is_err() {
-            self.clipped += 1;
-            self.histogram.saturating_record(MAX_US);
-        }
-    }
-
-    /// Records the time from `start` to `end`, which ought not to be negative.
-    pub fn record_between(&mut self, start: u64, end: u64) {
-        if end < start {
-            self.negative += 1;
-        }
-        self.record(end.saturating_sub(start));
-    }
-
-    /// The values themselves.
-    #[must_use]
-    pub fn histogram(&self) -> &Histogram<u64> {
-        &self.histogram
-    }
-
-    /// The value at a quantile between 0 and 1; `None` when nothing was recorded.
-    #[must_use]
-    pub fn quantile(&self, quantile: f64) -> Option<u64> {
-        (!self.histogram.is_empty()).then(|| self.histogram.value_at_quantile(quantile))
-    }
-
-    /// The largest value; `None` when nothing was recorded.
-    #[must_use]
-    pub fn max(&self) -> Option<u64> {
-        (!self.histogram.is_empty()).then(|| self.histogram.max())
-    }
-
-    /// Adds another distribution, without loss.
-    pub fn merge(&mut self, other: &Self) {
-        // Equal bounds: adding cannot fail.
-        let _ = self.histogram.add(&other.histogram);
-        self.clipped += other.clipped;
-        self.negative += other.negative;
-    }
-
-    /// The histogram in the V2 encoding, base64, as `.hlog` files carry it.
-    #[must_use]
-    pub fn to_v2_base64(&self) -> String {
-        let mut bytes = Vec::new();
-        // Writing to memory cannot fail.
-        let _ = V2Serializer::new().serialize(&self.histogram, &mut bytes);
-        STANDARD.encode(bytes)
-    }
-}
-
-impl Serialize for Distribution {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Wire { v2_base64: self.to_v2_base64(), clipped: self.clipped, negative: self.negative }.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Distribution {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
-
-        let wire = Wire::deserialize(deserializer)?;
-        let bytes = STANDARD.decode(wire.v2_base64).map_err(D::Error::custom)?;
-        let histogram: Histogram<u64> =
-            Deserializer::new().deserialize(&mut bytes.as_slice()).map_err(D::Error::custom)?;
-        let mut distribution = Self { clipped: wire.clipped, negative: wire.negative, ..Self::default() };
-        distribution.histogram.add(&histogram).map_err(D::Error::custom)?;
-        Ok(distribution)
     }
 }
 
@@ -251,15 +153,5 @@ mod tests {
         let json = serde_json::to_string(&before).expect("serializable");
         let after: Record = serde_json::from_str(&json).expect("readable");
         assert_eq!(after, before);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_counted() {
-        let mut distribution = Distribution::default();
-        distribution.record(MAX_US * 2);
-        distribution.record_between(100, 40);
-        assert_eq!((distribution.clipped, distribution.negative), (1, 1));
-        assert_eq!(distribution.histogram().len(), 2);
-        assert_eq!(Distribution::default().quantile(0.5), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Reasons to doubt a result, each with its cause and remedy. Pure: it judges numbers that others have collected.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
 
@@ -14,7 +14,7 @@ const MAX_ORIGIN_LATE_US: u64 = 20_000;
 const MAX_MACHINE_SHARE: f64 = 0.95;
 
 /// One reason to doubt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
     /// Whether the result as a whole cannot be trusted, or only needs a second look.
     pub invalidates: bool,

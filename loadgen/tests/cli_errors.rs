@@ -36,6 +36,26 @@ fn wrong_command_lines_exit_64_and_say_what_is_wrong() {
             "/no/such.conf",
         ),
         (&["compare", "--targets", "direct", "--streams", "100000000"], "--processes"),
+        (&["compare", "--service", "nginx=http://127.0.0.1:1"], "--origin"),
+        (&["compare", "--origin", url, "--service", "apache=http://127.0.0.1:1"], "targets are direct"),
+        (&["compare", "--origin", url, "--service", "nginx=127.0.0.1:1"], "expected http://"),
+        (
+            &[
+                "compare",
+                "--origin",
+                url,
+                "--service",
+                "direct=http://127.0.0.1:1",
+                "--service",
+                "direct=http://127.0.0.1:2",
+            ],
+            "twice",
+        ),
+        (&["compare", "--origin", url], "--service"),
+        (&["merge"], "<FILE>"),
+        (&["merge", "/no/such.json"], "/no/such.json"),
+        (&["merge", "--fail-if", "p98>1ms", "/no/such.json"], "p98"),
+        (&["report", "/no/such.json"], "/no/such.json"),
         (&["origin", "--listen", "here"], "here"),
         (&["origin", "--threads", "0"], "0"),
     ];
@@ -57,7 +77,7 @@ fn help_and_version_exit_0_and_help_tells_the_exit_codes_and_examples() {
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
         assert!(!output.stdout.is_empty());
     }
-    for command in ["run", "compare"] {
+    for command in ["run", "compare", "merge", "report"] {
         let help = text(&run(&[command, "--help"]).stdout);
         assert!(help.contains("Examples:") && help.contains("130  interrupted"), "{help}");
     }

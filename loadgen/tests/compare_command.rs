@@ -2,13 +2,14 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sse_loadgen::target::tree;
-use support::{eventually, program, text};
+use support::{eventually, origin, program, text};
 
 /// Short phases: this is about what is counted, not how fast it goes.
 const SMALL: [&str; 12] = [
@@ -83,7 +84,10 @@ fn a_small_comparison_keeps_its_contract() {
             "ttfb_us",
         ];
         assert_eq!(keys(target), contract);
-        assert_eq!(keys(&target["memory"]), ["idle_bytes", "kernel_bytes_per_stream", "user_bytes_per_stream"]);
+        assert_eq!(
+            keys(&target["memory"]),
+            ["cgroup_bytes_per_stream", "idle_bytes", "kernel_bytes_per_stream", "user_bytes_per_stream"]
+        );
         assert_eq!(keys(&target["latency_us"]), ["max", "p50", "p99", "p999"]);
         assert_eq!(keys(&target["ttfb_us"]), ["p50", "p99"]);
         assert_eq!(keys(&target["ratio_to_nginx"]), ["cpu", "memory", "p50", "p99"]);
@@ -105,6 +109,50 @@ fn a_small_comparison_keeps_its_contract() {
     }
     assert!(document["conditions"]["cores"].is_u64() && document["conditions"]["command"].is_string());
     assert!(all.contains("memory/stream"), "{all}");
+
+    let prefix = directory.path().join("out/again");
+    let again = program().arg("report").arg(&json).arg("--hgrm").arg(&prefix).output().expect("the program starts");
+    assert_eq!((again.status.code(), &again.stdout), (output.status.code(), &output.stdout), "{}", text(&again.stderr));
+    assert!(directory.path().join("out/again.direct.latency_us.hgrm").exists());
+}
+
+#[test]
+fn services_that_run_already_are_read_through_their_gauges() {
+    let (_origin, address) = origin();
+    let own = std::process::id().to_string();
+    let mut gauge = program()
+        .args(["gauge", "--listen", "127.0.0.1:0", "--pid", &own])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut line = String::new();
+    BufReader::new(gauge.stdout.as_mut().expect("piped")).read_line(&mut line).expect("an address");
+    let gauge_address = line.trim().strip_prefix("listening on ").expect("an address").to_owned();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let json = directory.path().join("compare.json");
+    let output = program()
+        .args(&SMALL[..SMALL.len() - 1])
+        .args(["--origin", &format!("http://{address}"), "--service", &format!("direct=http://{address}")])
+        .args(["--service", &format!("nginx=http://{address},http://{gauge_address}")])
+        .arg("--json")
+        .arg(&json)
+        .output();
+    kill_process(Pid::from_child(&gauge), Signal::TERM).expect("it runs");
+    assert_eq!(gauge.wait().expect("it ends").code(), Some(0));
+    let output = output.expect("the program starts");
+    let all = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(matches!(output.status.code(), Some(0 | 2)), "{all}");
+    let document = std::fs::read_to_string(&json).unwrap_or_else(|error| panic!("no JSON ({error}): {all}"));
+    let document: Value = serde_json::from_str(&document).expect("JSON");
+    assert_eq!(document["services"]["nginx"], format!("http://{address}/"), "{all}");
+    let [direct, nginx] = document["targets"].as_array().expect("targets").as_slice() else { panic!("{all}") };
+    for target in [direct, nginx] {
+        assert_eq!((&target["streams_held"], &target["events"]), (&50.into(), &250.into()), "{all}");
+        assert!(target["rounds"][0]["kernel_bytes"].is_null(), "{all}");
+    }
+    assert!(direct["memory"]["idle_bytes"].is_null() && direct["cpu_us_per_event"].is_null(), "{all}");
+    assert!(nginx["memory"]["idle_bytes"].as_u64() > Some(100_000) && nginx["cpu_us_per_event"].is_number(), "{all}");
+    assert!(text(&output.stdout).lines().next().is_some_and(|columns| columns.contains("cgroup")), "{all}");
 }
 
 #[test]

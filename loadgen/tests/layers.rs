@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "clock",
     "stamp",
     "url",
@@ -12,6 +12,7 @@ const ORDER: [&str; 20] = [
     "sse",
     "wire",
     "integrity",
+    "distribution",
     "record",
     "client",
     "worker",

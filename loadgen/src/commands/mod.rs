@@ -1,7 +1,11 @@
 //! One module per command: arguments in, a result out, shown on the terminal that was passed in.
 
 pub mod compare;
+mod conclude;
+pub mod gauge;
+pub mod merge;
 pub mod origin;
+pub mod report;
 pub mod request;
 pub mod run;
 pub mod signals;
@@ -21,4 +25,9 @@ fn write_json(path: &Path, document: &impl Serialize) -> Result<(), CommandError
     let mut text = serde_json::to_string_pretty(document).map_err(|error| refuse(error.into()))?;
     text.push('\n');
     std::fs::write(path, text).map_err(refuse)
+}
+
+/// 128 random bits, to tell one run from every other.
+fn random_id() -> String {
+    format!("{:032x}", fastrand::u128(..))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::conclude::{Wanted, conclude};
 use super::request::RequestTemplate;
 use super::signals::Interrupt;
 use crate::cli::RunArgs;
@@ -14,9 +15,9 @@ use crate::plan::{self, Ramp};
 use crate::record::Record;
 use crate::report::conditions::Conditions;
 use crate::report::progress::{Progress, Terminal};
-use crate::report::run::{RunReport, summaries, write_text, write_warnings};
+use crate::report::run::{RUN, RunReport, summaries};
 use crate::report::threshold::Threshold;
-use crate::report::{hgrm, units};
+use crate::report::{self, units};
 use crate::url::Url;
 use crate::validity::{self, Evidence};
 use crate::worker::{Command, Destination, Job, Snapshot};
@@ -58,7 +59,9 @@ pub async fn run(args: &RunArgs, terminal: &mut Terminal) -> Result<Outcome, Com
     };
     let warnings = validity::judge(record, evidence);
     let report = RunReport {
-        kind: "run",
+        kind: RUN.to_owned(),
+        version: report::FORM,
+        run_id: super::random_id(),
         conditions,
         urls: plan.urls.iter().map(ToString::to_string).collect(),
         connections: args.connections,
@@ -72,27 +75,11 @@ pub async fn run(args: &RunArgs, terminal: &mut Terminal) -> Result<Outcome, Com
         worker_cpu_share: measured.worker_cpu_share,
         distributions: summaries(record),
         warnings,
+        parts: Vec::new(),
     };
-    write_text(&mut *terminal.out, &report, record)?;
-    terminal.out.flush()?;
-    write_warnings(&mut *terminal.err, &report.warnings, terminal.has_colour)?;
-    if let Some(path) = &args.json {
-        super::write_json(path, &report)?;
-    }
-    if let Some(prefix) = &args.hgrm {
-        hgrm::write_files(prefix, record).map_err(|(path, source)| CommandError::Write { path, source })?;
-    }
-    let crossed: Vec<String> =
-        plan.thresholds.iter().filter(|threshold| threshold.is_crossed(record)).map(ToString::to_string).collect();
-    for threshold in &crossed {
-        writeln!(terminal.err, "Failed: {threshold}")?;
-    }
-    Ok(match (measured.interrupted, report.valid, crossed.is_empty()) {
-        (true, ..) => Outcome::Interrupted,
-        (false, false, _) => Outcome::NotValid,
-        (false, true, false) => Outcome::ThresholdCrossed,
-        (false, true, true) => Outcome::Good,
-    })
+    let wanted = Wanted { json: args.json.as_deref(), hgrm: args.hgrm.as_deref(), thresholds: &plan.thresholds };
+    let outcome = conclude(&report, record, &wanted, terminal)?;
+    Ok(if measured.interrupted { Outcome::Interrupted } else { outcome })
 }
 
 fn check(args: &RunArgs) -> Result<Plan, CommandError> {

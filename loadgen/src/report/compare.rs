@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::conditions::Conditions;
-use super::figures::{Figures, Kernel, RoundFigures, User, median, per_stream};
+use super::figures::{Charged, Figures, Kernel, RoundFigures, User, median, per_stream};
+use crate::distribution::{Distribution, HistogramError};
 use crate::integrity::Integrity;
 use crate::record::Record;
 use crate::target::Target;
@@ -13,15 +14,23 @@ use crate::validity::Doubt;
 
 pub use super::compare_table::write_table;
 
+/// The `kind` of the document.
+pub const KIND: &str = "compare";
+
 /// The whole comparison.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CompareReport {
-    /// Tells this document from others.
-    pub kind: &'static str,
+    /// Tells this document from others: [`KIND`].
+    pub kind: String,
+    /// Version of the document's form, [`super::FORM`].
+    pub version: u32,
     /// Under what conditions.
     pub conditions: Conditions,
     /// What the programs say about their versions.
-    pub versions: BTreeMap<&'static str, String>,
+    pub versions: BTreeMap<String, String>,
+    /// Where each service was found, if none was started for this.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, String>,
     /// Streams asked for.
     pub streams: u64,
     /// Whether Ctrl-C cut it short.
@@ -35,7 +44,7 @@ pub struct CompareReport {
 }
 
 /// One target. Numbers that cannot be measured for it are `null`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TargetReport {
     /// `direct`, `nginx`, `sse-proxy` or `nginx+sse-proxy`.
     pub name: Target,
@@ -62,18 +71,21 @@ pub struct TargetReport {
 }
 
 /// Memory of a target.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     /// Slope of the proportional set size.
     pub user_bytes_per_stream: Option<f64>,
-    /// Slope of the kernel's socket memory, less that of `direct`; none where other sockets spoiled the reading.
+    /// Slope of the kernel's socket memory, less that of `direct`; none where other sockets spoiled the reading. Of a
+    /// service in a container: slope of the kernel memory charged to it.
     pub kernel_bytes_per_stream: Option<f64>,
+    /// Slope of all that is charged to the service's container but page cache; none where it cannot be read.
+    pub cgroup_bytes_per_stream: Option<f64>,
     /// Proportional set size before the first connection.
     pub idle_bytes: Option<u64>,
 }
 
 /// Delivery latency in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
     /// Median.
     pub p50: Option<u64>,
@@ -86,7 +98,7 @@ pub struct Latency {
 }
 
 /// Time to first byte in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirstByte {
     /// Median.
     pub p50: Option<u64>,
@@ -95,7 +107,7 @@ pub struct FirstByte {
 }
 
 /// Multiples of nginx's numbers; below 1 is better than nginx.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ratios {
     /// User memory per stream.
     pub memory: Option<f64>,
@@ -108,7 +120,7 @@ pub struct Ratios {
 }
 
 /// One round of one target.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoundReport {
     /// Streams open to the end.
     pub streams_held: u64,
@@ -123,9 +135,13 @@ pub struct RoundReport {
     /// The same from idle to the reading under traffic.
     pub user_bytes_per_stream_in_traffic: Option<f64>,
     /// Readings of the machine's kernel memory.
-    pub kernel_bytes: Kernel,
+    pub kernel_bytes: Option<Kernel>,
     /// Slope of the machine's kernel memory, clients and origin included.
-    pub machine_kernel_bytes_per_stream: f64,
+    pub machine_kernel_bytes_per_stream: Option<f64>,
+    /// Readings of the memory charged to the service's container.
+    pub cgroup_bytes: Option<Charged>,
+    /// Slope of all of that but page cache.
+    pub cgroup_bytes_per_stream: Option<f64>,
     /// CPU time of the target.
     pub cpu_us: Option<u64>,
     /// CPU time of the target per event.
@@ -138,7 +154,11 @@ pub struct RoundReport {
     pub latency_us: Latency,
     /// From sent to read, 50 % and 99 %.
     pub transit_us: FirstByte,
-    /// Histogram from due to read, HdrHistogram V2, base64.
+    /// Latencies above an hour, counted as an hour.
+    pub latency_clipped: u64,
+    /// Latencies below zero, counted as zero.
+    pub latency_negative: u64,
+    /// Histogram from due to read, HdrHistogram V2, deflated, base64.
     pub latency_hdr_v2: String,
 }
 
@@ -154,14 +174,26 @@ impl RoundReport {
             user_bytes_per_stream_in_traffic: round.user.map(|user| per_stream(user.idle, user.traffic, round.streams)),
             kernel_bytes: round.kernel,
             machine_kernel_bytes_per_stream: round.kernel_slope(),
+            cgroup_bytes: round.charged,
+            cgroup_bytes_per_stream: round.charged_slope(),
             cpu_us: round.cpu_us,
             cpu_us_per_event: round.cpu_us.filter(|_| events > 0).map(|cpu_us| cpu_us as f64 / events as f64),
             machine_cpu_share: round.machine_share,
             worker_cpu_share: round.worker_share,
             latency_us: Latency::of(record),
             transit_us: FirstByte { p50: record.transit_us.quantile(0.5), p99: record.transit_us.quantile(0.99) },
+            latency_clipped: record.latency_us.clipped,
+            latency_negative: record.latency_us.negative,
             latency_hdr_v2: record.latency_us.to_v2_base64(),
         }
+    }
+
+    /// The histogram from due to read.
+    ///
+    /// # Errors
+    /// When the document holds none.
+    pub fn latency(&self) -> Result<Distribution, HistogramError> {
+        Distribution::from_v2_base64(&self.latency_hdr_v2, self.latency_clipped, self.latency_negative)
     }
 }
 
@@ -182,7 +214,8 @@ impl CompareReport {
     #[must_use]
     pub fn new(
         conditions: Conditions,
-        versions: BTreeMap<&'static str, String>,
+        versions: BTreeMap<String, String>,
+        services: BTreeMap<String, String>,
         streams: u64,
         interrupted: bool,
         figures: &[Figures],
@@ -201,14 +234,15 @@ impl CompareReport {
             target.ratio_to_nginx = nginx.as_ref().map(|nginx| Ratios::between(target, nginx)).unwrap_or_default();
         }
         let valid = !warnings.iter().any(|doubt| doubt.invalidates);
-        Self { kind: "compare", conditions, versions, streams, interrupted, valid, targets, warnings }
+        let (kind, version) = (KIND.to_owned(), super::FORM);
+        Self { kind, version, conditions, versions, services, streams, interrupted, valid, targets, warnings }
     }
 }
 
 impl Ratios {
     fn between(target: &TargetReport, nginx: &TargetReport) -> Self {
         let ratio = |mine: Option<f64>, theirs: Option<f64>| {
-            mine.zip(theirs).filter(|(_, theirs)| *theirs > 0.0).map(|(mine, theirs)| mine / theirs)
+            mine.zip(theirs).filter(|(mine, theirs)| *mine >= 0.0 && *theirs > 0.0).map(|(mine, theirs)| mine / theirs)
         };
         let whole =
             |mine: Option<u64>, theirs: Option<u64>| ratio(mine.map(|us| us as f64), theirs.map(|us| us as f64));
@@ -236,7 +270,10 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
         integrity: record.integrity,
         memory: Memory {
             user_bytes_per_stream: median(figures.rounds.iter().filter_map(RoundFigures::user_slope)),
-            kernel_bytes_per_stream: own_kernel.filter(|_| figures.target != Target::Direct),
+            kernel_bytes_per_stream: figures
+                .charged_kernel_slope()
+                .or(own_kernel.filter(|_| figures.target != Target::Direct)),
+            cgroup_bytes_per_stream: figures.charged_slope(),
             idle_bytes: median(figures.rounds.iter().filter_map(|round| Some(round.user?.idle as f64)))
                 .map(|idle| idle as u64),
         },
@@ -249,106 +286,5 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::target::kernel::{KernelMemory, Method};
-
-    const KIB: u64 = 1024;
-
-    /// 100 silent streams of which each takes `user_kib` of the target and `kernel_kib` of the machine.
-    fn figures(target: Target, user_kib: Option<u64>, kernel_kib: u64, latency_us: u64) -> Figures {
-        let mut record = Record::default();
-        record.counts.open = 100;
-        record.counts.events = 1000;
-        record.counts.heartbeats = u64::from(target.has_proxy());
-        record.latency_us.record(latency_us);
-        let user = user_kib.map(|kib| kib * KIB).map(|each| User {
-            idle: 5000 * KIB,
-            low: 5000 * KIB + 20 * each,
-            full: 5000 * KIB + 100 * each,
-            traffic: 5000 * KIB + 110 * each,
-        });
-        let reading = |streams: u64| KernelMemory {
-            bytes: streams * kernel_kib * KIB,
-            method: Method::SocketObjects,
-            sockets: streams * target.sockets_per_stream(),
-        };
-        let kernel = Kernel { low: reading(20), full: reading(100) };
-        let round = RoundFigures {
-            low: 20,
-            streams: 100,
-            expected_events: 1000,
-            user,
-            kernel,
-            cpu_us: user_kib.map(|kib| kib * 10_000),
-            machine_share: 0.5,
-            worker_share: Some(0.2),
-            record,
-        };
-        Figures { target, rounds: vec![round.clone(), round] }
-    }
-
-    fn report(figures: &[Figures]) -> CompareReport {
-        CompareReport::new(Conditions::read(1024), BTreeMap::new(), 100, false, figures)
-    }
-
-    #[test]
-    fn slopes_costs_and_ratios_follow_from_the_readings() {
-        let report = report(&[
-            figures(Target::Direct, None, 7, 50),
-            figures(Target::Nginx, Some(14), 15, 100),
-            figures(Target::SseProxy, Some(7), 14, 80),
-        ]);
-        let proxy = &report.targets[2];
-        assert_eq!(proxy.memory.user_bytes_per_stream, Some(7.0 * 1024.0));
-        assert_eq!(proxy.memory.kernel_bytes_per_stream, Some(7.0 * 1024.0));
-        assert_eq!(proxy.memory.idle_bytes, Some(5000 * KIB));
-        assert_eq!(proxy.cpu_us_per_event, Some(70.0));
-        assert_eq!(proxy.ratio_to_nginx, Ratios { memory: Some(0.5), cpu: Some(0.5), p50: Some(0.8), p99: Some(0.8) });
-        assert_eq!((proxy.streams_held, proxy.events, proxy.heartbeats), (100, 2000, 2));
-        assert!(report.valid, "{:?}", report.warnings);
-    }
-
-    #[test]
-    fn what_cannot_be_measured_is_null() {
-        let report = report(&[figures(Target::Direct, None, 7, 50)]);
-        let direct = serde_json::to_value(&report.targets[0]).expect("serializable");
-        assert_eq!(
-            direct["memory"],
-            serde_json::json!({"user_bytes_per_stream": null, "kernel_bytes_per_stream": null, "idle_bytes": null})
-        );
-        assert!(direct["cpu_us_per_event"].is_null());
-        assert_eq!(
-            direct["ratio_to_nginx"],
-            serde_json::json!({"memory": null, "cpu": null, "p50": null, "p99": null})
-        );
-        let alone = self::report(&[figures(Target::Nginx, Some(14), 15, 100)]);
-        assert_eq!(alone.targets[0].memory.kernel_bytes_per_stream, None, "nothing to subtract");
-        let spoiled = self::report(&[figures(Target::Direct, None, 20, 50), figures(Target::Nginx, Some(14), 15, 100)]);
-        assert_eq!(spoiled.targets[1].memory.kernel_bytes_per_stream, None, "sockets do not cost less than nothing");
-    }
-
-    #[test]
-    fn lost_streams_in_one_round_make_it_invalid() {
-        let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
-        nginx.rounds[1].record.counts.open = 90;
-        let report = report(&[nginx]);
-        assert_eq!((report.valid, report.targets[0].streams_held), (false, 90));
-        assert!(report.warnings[0].cause.starts_with("nginx: 10 of 200 streams"), "{:?}", report.warnings);
-    }
-
-    #[test]
-    fn sockets_of_others_are_noticed() {
-        let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
-        nginx.rounds[0].kernel.full.sockets += 50;
-        let report = report(&[nginx]);
-        assert!(report.valid && report.warnings[0].cause.contains("other sockets"), "{:?}", report.warnings);
-    }
-
-    #[test]
-    fn a_proxy_without_heartbeats_is_doubted() {
-        let mut proxy = figures(Target::SseProxy, Some(1), 14, 80);
-        proxy.rounds.iter_mut().for_each(|round| round.record.counts.heartbeats = 0);
-        assert!(!report(&[proxy]).valid);
-    }
-}
+#[path = "compare_tests.rs"]
+mod tests;

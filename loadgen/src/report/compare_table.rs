@@ -21,6 +21,8 @@ const COLUMNS: [&str; 13] = [
     "heartbeats",
     "faults",
 ];
+/// Where the column of containers stands, when services were measured.
+const CGROUP_AT: usize = 4;
 const NOTHING: &str = "–";
 
 /// Writes it.
@@ -35,7 +37,19 @@ pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()
             rows.push(("  × nginx".to_owned(), ratios));
         }
     }
-    let widths: Vec<usize> = (0..COLUMNS.len())
+    let has_services = !report.services.is_empty();
+    if has_services {
+        rows[0].1.insert(CGROUP_AT, "cgroup".to_owned());
+        let mut targets = report.targets.iter();
+        for (name, cells) in rows.iter_mut().skip(1) {
+            let charged = if name.starts_with(' ') { None } else { targets.next() };
+            cells.insert(
+                CGROUP_AT,
+                charged.map(|target| size(target.memory.cgroup_bytes_per_stream)).unwrap_or_default(),
+            );
+        }
+    }
+    let widths: Vec<usize> = (0..rows[0].1.len())
         .map(|column| rows.iter().map(|(_, cells)| cells[column].chars().count()).max().unwrap_or(0))
         .collect();
     for (name, cells) in rows {
@@ -56,6 +70,16 @@ pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()
         out,
         "the first; all-in: what traffic on all streams has added to idle, per stream, one-time costs included"
     )?;
+    if has_services {
+        writeln!(
+            out,
+            "+ kernel: kernel objects and socket buffers charged to the target's containers, per stream; cgroup: all that"
+        )?;
+        writeln!(
+            out,
+            "is charged to them but page cache; idle: before the turn, which need not be the service's first load"
+        )?;
+    }
     writeln!(out, "latency: from when an event was due at the origin until the client had read it")?;
     writeln!(out, "faults: lost/duplicated/torn/corrupted events of {} streams per target", report.streams)?;
     writeln!(
@@ -71,7 +95,6 @@ pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()
 }
 
 fn values(target: &TargetReport) -> Vec<String> {
-    let size = |value: Option<f64>| value.map_or_else(|| NOTHING.to_owned(), bytes);
     let time = |value: Option<u64>| value.map_or_else(|| NOTHING.to_owned(), time_us);
     let (latency, integrity) = (target.latency_us, target.integrity);
     vec![
@@ -89,6 +112,10 @@ fn values(target: &TargetReport) -> Vec<String> {
         target.heartbeats.to_string(),
         format!("{}/{}/{}/{}", integrity.lost, integrity.duplicated, integrity.torn, integrity.corrupted),
     ]
+}
+
+fn size(value: Option<f64>) -> String {
+    value.map_or_else(|| NOTHING.to_owned(), bytes)
 }
 
 fn ratios(target: &TargetReport) -> Option<Vec<String>> {

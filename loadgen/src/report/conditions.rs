@@ -2,13 +2,13 @@
 
 use std::process::{Command, Stdio};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::unix_us;
 use crate::limits;
 
 /// The conditions of a run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conditions {
     /// Version of this program.
     pub sse_loadgen: String,

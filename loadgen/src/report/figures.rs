@@ -1,9 +1,10 @@
 //! What the turns of a comparison have measured, before it is summed up.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
 use crate::target::Target;
+use crate::target::cgroup::CgroupMemory;
 use crate::target::kernel::KernelMemory;
 use crate::validity::{self, Doubt, Evidence};
 
@@ -11,7 +12,7 @@ use crate::validity::{self, Doubt, Evidence};
 const SOCKET_TOLERANCE: u64 = 50;
 
 /// Proportional set sizes of a target's processes at four moments, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     /// Before the first connection.
     pub idle: u64,
@@ -24,12 +25,25 @@ pub struct User {
 }
 
 /// Kernel memory of the whole machine at two moments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
     /// With the low number of streams.
     pub low: KernelMemory,
     /// With all of them.
     pub full: KernelMemory,
+}
+
+/// What is charged to the containers of a target at four moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Charged {
+    /// Before the turn's first connection.
+    pub idle: CgroupMemory,
+    /// With the low number of streams, silent.
+    pub low: CgroupMemory,
+    /// With all streams, silent.
+    pub full: CgroupMemory,
+    /// With all streams, while events flow.
+    pub traffic: CgroupMemory,
 }
 
 /// What one turn has measured.
@@ -43,8 +57,12 @@ pub struct RoundFigures {
     pub expected_events: u64,
     /// Memory of the target; `None` when there is no target.
     pub user: Option<User>,
-    /// Memory of the kernel.
-    pub kernel: Kernel,
+    /// Memory of the machine's kernel; `None` when the target is a service that ran already.
+    pub kernel: Option<Kernel>,
+    /// Memory charged to the target's containers; `None` where it cannot be read.
+    pub charged: Option<Charged>,
+    /// What gauges could not read, and why.
+    pub unread: Option<String>,
     /// CPU time of the target while events flowed.
     pub cpu_us: Option<u64>,
     /// CPU use of the machine meanwhile, as a share of all cores.
@@ -78,7 +96,15 @@ impl Figures {
     }
 
     pub(super) fn kernel_slope(&self) -> Option<f64> {
-        median(self.rounds.iter().map(RoundFigures::kernel_slope))
+        median(self.rounds.iter().filter_map(RoundFigures::kernel_slope))
+    }
+
+    pub(super) fn charged_slope(&self) -> Option<f64> {
+        median(self.rounds.iter().filter_map(RoundFigures::charged_slope))
+    }
+
+    pub(super) fn charged_kernel_slope(&self) -> Option<f64> {
+        median(self.rounds.iter().filter_map(RoundFigures::charged_kernel_slope))
     }
 
     pub(super) fn doubts(&self, record: &Record) -> impl Iterator<Item = Doubt> {
@@ -95,6 +121,15 @@ impl Figures {
                 cause: "no heartbeat came while all streams were silent".to_owned(),
                 remedy: "check that the route of sse-proxy has a heartbeat, and that --heartbeat is its interval"
                     .to_owned(),
+            });
+        }
+        if let Some(unread) = self.rounds.iter().find_map(|round| round.unread.as_deref()) {
+            doubts.push(Doubt {
+                invalidates: false,
+                cause: format!("a gauge cannot read everything: {unread}"),
+                remedy:
+                    "give the gauge the process namespace and the user of what it is beside (sse-loadgen gauge --help)"
+                        .to_owned(),
             });
         }
         if self.rounds.iter().any(|round| round.is_kernel_disturbed(self.target)) {
@@ -117,14 +152,27 @@ impl RoundFigures {
 
     /// Whether sockets came or went between the two readings that the load does not account for.
     fn is_kernel_disturbed(&self, target: Target) -> bool {
+        let Some(kernel) = self.kernel else { return false };
         let expected = (self.record.counts.open.min(self.streams) - self.low.min(self.record.counts.open))
             * target.sockets_per_stream();
-        let found = self.kernel.full.sockets.saturating_sub(self.kernel.low.sockets);
+        let found = kernel.full.sockets.saturating_sub(kernel.low.sockets);
         found.abs_diff(expected) * SOCKET_TOLERANCE > expected
     }
 
-    pub(super) fn kernel_slope(&self) -> f64 {
-        per_stream(self.kernel.low.bytes, self.kernel.full.bytes, self.streams - self.low)
+    pub(super) fn kernel_slope(&self) -> Option<f64> {
+        self.kernel.map(|kernel| per_stream(kernel.low.bytes, kernel.full.bytes, self.streams - self.low))
+    }
+
+    /// Everything charged to the containers but page cache.
+    pub(super) fn charged_slope(&self) -> Option<f64> {
+        let Charged { low, full, .. } = self.charged?;
+        Some(per_stream(low.without_files(), full.without_files(), self.streams - self.low))
+    }
+
+    /// The kernel's share of that.
+    fn charged_kernel_slope(&self) -> Option<f64> {
+        let Charged { low, full, .. } = self.charged?;
+        Some(per_stream(low.of_kernel()?, full.of_kernel()?, self.streams - self.low))
     }
 }
 

@@ -5,7 +5,12 @@ mod compare_table;
 pub mod conditions;
 pub mod figures;
 pub mod hgrm;
+pub mod merge;
 pub mod progress;
 pub mod run;
+pub mod saved;
 pub mod threshold;
 pub mod units;
+
+/// The form of the JSON documents. It grows when a field changes its meaning or goes away, not when one is added.
+pub const FORM: u32 = 1;

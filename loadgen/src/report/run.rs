@@ -3,22 +3,32 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::conditions::Conditions;
 use super::units::{bytes, time_us};
+use crate::distribution::{Distribution, HistogramError};
 use crate::integrity::Integrity;
-use crate::record::{Counts, Distribution, Record};
+use crate::record::{Counts, Record};
 use crate::validity::Doubt;
 
 const QUANTILES: [(&str, f64); 6] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999), ("max", 1.0)];
 
-/// The result of one run.
-#[derive(Debug, Serialize)]
+/// The `kind` of a document about one run.
+pub const RUN: &str = "run";
+/// The `kind` of a document about several runs, added up.
+pub const MERGE: &str = "merge";
+
+/// The result of one run, or of several that `merge` has added up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
-    /// Tells this document from others.
-    pub kind: &'static str,
+    /// Tells this document from others: [`RUN`] or [`MERGE`].
+    pub kind: String,
+    /// Version of the document's form, [`super::FORM`].
+    pub version: u32,
+    /// Tells this run from every other: 128 random bits.
+    pub run_id: String,
     /// Under what conditions.
     pub conditions: Conditions,
     /// The URLs.
@@ -42,13 +52,35 @@ pub struct RunReport {
     /// CPU of the busiest worker as a share of a core.
     pub worker_cpu_share: Option<f64>,
     /// The distributions, by name.
-    pub distributions: BTreeMap<&'static str, Summary>,
+    pub distributions: BTreeMap<String, Summary>,
     /// Reasons to doubt.
     pub warnings: Vec<Doubt>,
+    /// The runs of a merge, in the order in which they were given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+/// One of the runs that were merged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// The file it came from.
+    pub file: String,
+    /// Its `run_id`.
+    pub run_id: String,
+    /// Its own conditions.
+    pub conditions: Conditions,
+    /// Connections it was asked for.
+    pub connections: u64,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Whether Ctrl-C cut it short.
+    pub interrupted: bool,
+    /// Whether its result could be trusted.
+    pub valid: bool,
 }
 
 /// A distribution in a few numbers, and whole.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// How many values.
     pub count: u64,
@@ -62,7 +94,11 @@ pub struct Summary {
     pub p999: Option<u64>,
     /// The largest value.
     pub max: Option<u64>,
-    /// The HdrHistogram in its V2 encoding, base64.
+    /// Values above an hour, counted as an hour.
+    pub clipped: u64,
+    /// Values below zero, counted as zero.
+    pub negative: u64,
+    /// The HdrHistogram in its V2 encoding, deflated, base64.
     pub hdr_v2: String,
 }
 
@@ -75,6 +111,8 @@ impl From<&Distribution> for Summary {
             p99: distribution.quantile(0.99),
             p999: distribution.quantile(0.999),
             max: distribution.max(),
+            clipped: distribution.clipped,
+            negative: distribution.negative,
             hdr_v2: distribution.to_v2_base64(),
         }
     }
@@ -82,11 +120,29 @@ impl From<&Distribution> for Summary {
 
 /// All distributions of a record, by name.
 #[must_use]
-pub fn summaries(record: &Record) -> BTreeMap<&'static str, Summary> {
-    record.distributions().into_iter().map(|(name, distribution)| (name, distribution.into())).collect()
+pub fn summaries(record: &Record) -> BTreeMap<String, Summary> {
+    record.distributions().into_iter().map(|(name, distribution)| (name.to_owned(), distribution.into())).collect()
 }
 
-/// Writes the result for people.
+impl RunReport {
+    /// The record that the report was made of, every value of it: what `merge` adds.
+    ///
+    /// # Errors
+    /// The distribution that cannot be read.
+    pub fn record(&self) -> Result<Record, (String, HistogramError)> {
+        let (counts, integrity, stalled) = (self.counts, self.integrity, self.stalled);
+        let mut record = Record { counts, integrity, stalled, ends: self.ends.clone(), ..Record::default() };
+        for (name, summary) in &self.distributions {
+            // A later version may have more of them.
+            let Some(distribution) = record.distribution_mut(name) else { continue };
+            *distribution = Distribution::from_v2_base64(&summary.hdr_v2, summary.clipped, summary.negative)
+                .map_err(|error| (name.clone(), error))?;
+        }
+        Ok(record)
+    }
+}
+
+/// Writes the result for people; `record` is what the report was made of.
 ///
 /// # Errors
 /// What the stream says.
@@ -94,6 +150,9 @@ pub fn write_text(out: &mut dyn Write, report: &RunReport, record: &Record) -> i
     let counts = report.counts;
     writeln!(out, "{} connections to {}", report.connections, report.urls.join(" "))?;
     writeln!(out, "{:.1}s{}\n", report.seconds, if report.interrupted { ", interrupted" } else { "" })?;
+    if let Some(together) = super::merge::seconds_together(&report.parts) {
+        writeln!(out, "merged      {} runs, all of them active for {together:.1}s", report.parts.len())?;
+    }
     writeln!(
         out,
         "streams     {} opened, {} open at the end, {} failed to open",

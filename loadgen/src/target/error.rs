@@ -68,6 +68,23 @@ pub enum TargetError {
         /// The end of what it said.
         log: String,
     },
+    /// A gauge does not answer.
+    #[error("cannot read the gauge at {address}\n  remedy: start `sse-loadgen gauge` beside the program it is for")]
+    Gauge {
+        /// Where it should be.
+        address: std::net::SocketAddr,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A `--service` that is not understood.
+    #[error("--service `{text}`: {why}")]
+    Service {
+        /// As it was given.
+        text: String,
+        /// What is wrong.
+        why: String,
+    },
     /// Memory or CPU time could not be read.
     #[error("cannot read {what}")]
     Reading {
@@ -85,7 +102,11 @@ impl TargetError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Missing { .. } | Self::Config { .. } | Self::ConfigText { .. } | Self::ConfigTooSmall { .. }
+            Self::Missing { .. }
+                | Self::Config { .. }
+                | Self::ConfigText { .. }
+                | Self::ConfigTooSmall { .. }
+                | Self::Service { .. }
         )
     }
 }

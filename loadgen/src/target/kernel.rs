@@ -4,7 +4,7 @@
 //! `Slab` in `/proc/meminfo`, which other work on the machine disturbs) and what is queued in TCP buffers
 //! (`/proc/net/sockstat`, in pages). Only differences between two readings mean anything.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::TargetError;
 
@@ -24,7 +24,7 @@ const DENTRY_BYTES: u64 = 192;
 const PAGE_BYTES: u64 = 4096;
 
 /// Where the number comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// Live socket objects.
@@ -34,7 +34,7 @@ pub enum Method {
 }
 
 /// One reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelMemory {
     /// Bytes.
     pub bytes: u64,

@@ -1,13 +1,16 @@
-//! The programs a comparison measures: started, watched from outside, and ended.
+//! The programs a comparison measures: started (or found running), watched from outside, and ended.
 
 mod address;
+pub mod cgroup;
 mod error;
+pub mod gauge;
 pub mod kernel;
 pub mod nginx;
 mod probe;
 mod process;
 mod proxy;
 mod stack;
+mod subject;
 pub mod tether;
 pub mod tree;
 
@@ -15,3 +18,4 @@ pub use error::TargetError;
 pub use probe::get;
 pub use process::Running;
 pub use stack::{Programs, Stack, StackConfig, Target, UnknownTarget, start_origin};
+pub use subject::{Service, Subject};

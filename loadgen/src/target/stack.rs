@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::nginx::Nginx;
@@ -19,7 +19,7 @@ const PROXY_HOST: u8 = 13;
 const FRONT_HOST: u8 = 14;
 
 /// What stands between clients and origin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Target {
     /// Nothing.
     #[serde(rename = "direct")]

@@ -10,6 +10,7 @@ mod backends;
 mod bad_config;
 mod clients;
 mod conversations;
+mod dashboard;
 mod docs;
 mod drain;
 mod embed;

@@ -3,9 +3,10 @@
 mod programs;
 mod turn;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use self::turn::{Load, Turn};
+use self::turn::{Load, Source, Turn};
 use super::signals::Interrupt;
 use crate::cli::CompareArgs;
 use crate::error::{CommandError, Outcome};
@@ -15,12 +16,13 @@ use crate::report::conditions::Conditions;
 use crate::report::figures::Figures;
 use crate::report::progress::{Progress, Terminal};
 use crate::report::run::write_warnings;
-use crate::target::{StackConfig, Target, nginx};
+use crate::target::{Service, StackConfig, Target, TargetError, nginx};
+use crate::url::Url;
 
 /// What a comparison is made of, checked.
 struct Plan {
     targets: Vec<Target>,
-    stack: StackConfig,
+    source: Source,
     load: Load,
     descriptor_limit: u64,
 }
@@ -33,7 +35,13 @@ pub async fn run(args: &CompareArgs, terminal: &mut Terminal) -> Result<Outcome,
     let plan = check(args)?;
     let mut interrupt = Interrupt::catch()?;
     let conditions = Conditions::read(plan.descriptor_limit);
-    let versions = programs::versions(&plan.targets, &plan.stack.programs);
+    let (mut versions, mut services) = (BTreeMap::new(), BTreeMap::new());
+    match &plan.source {
+        Source::Start(stack) => versions = programs::versions(&plan.targets, &stack.programs),
+        Source::Attach { services: attached, .. } => {
+            services.extend(attached.iter().map(|service| (service.target.to_string(), service.url.to_string())));
+        }
+    }
     let mut figures: Vec<Figures> = plan.targets.iter().map(|target| Figures::new(*target)).collect();
     let mut interrupted = false;
     {
@@ -46,7 +54,7 @@ pub async fn run(args: &CompareArgs, terminal: &mut Terminal) -> Result<Outcome,
         ));
         'rounds: for round in 1..=args.rounds {
             for figures in &mut figures {
-                let turn = Turn { target: figures.target, stack: &plan.stack, load: &plan.load };
+                let turn = Turn { target: figures.target, source: &plan.source, load: &plan.load };
                 let label = format!("round {round}/{}, {}", args.rounds, figures.target);
                 tokio::select! {
                     measured = turn.take(&mut progress, &label) => figures.rounds.push(measured?),
@@ -59,7 +67,7 @@ pub async fn run(args: &CompareArgs, terminal: &mut Terminal) -> Result<Outcome,
         }
     }
     figures.retain(|figures| !figures.rounds.is_empty());
-    let report = CompareReport::new(conditions, versions, args.streams, interrupted, &figures);
+    let report = CompareReport::new(conditions, versions, services, args.streams, interrupted, &figures);
     write_table(&mut *terminal.out, &report)?;
     terminal.out.flush()?;
     write_warnings(&mut *terminal.err, &report.warnings, terminal.has_colour)?;
@@ -75,7 +83,11 @@ pub async fn run(args: &CompareArgs, terminal: &mut Terminal) -> Result<Outcome,
 
 fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
     let usage = |text: &str| Err(CommandError::Usage(text.to_owned()));
-    let targets = args.targets.iter().map(|name| name.parse()).collect::<Result<Vec<Target>, _>>()?;
+    let services = args.services.iter().map(|text| text.parse()).collect::<Result<Vec<Service>, TargetError>>()?;
+    let targets = match services.is_empty() {
+        true => args.targets.iter().map(|name| name.parse()).collect::<Result<Vec<Target>, _>>()?,
+        false => services.iter().map(|service| service.target).collect(),
+    };
     let low = args.low.unwrap_or((args.streams / 5).max(1));
     if low >= args.streams || low == 0 {
         return usage("--low has to be between 1 and --streams: memory per stream is the slope between the two");
@@ -88,23 +100,11 @@ fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
             "--heartbeat has to be longer than --interval, so that heartbeats come in the silence and not between events",
         );
     }
-    let programs = programs::find(args, &targets)?;
     let descriptor_limit = limits::raise_descriptor_limit();
     limits::check_descriptors(args.streams, args.processes, descriptor_limit)?;
-    limits::check_server("origin", args.streams, 1, descriptor_limit)?;
-    if targets.iter().any(|target| target.has_proxy()) {
-        limits::check_server("sse-proxy", args.streams, 2, descriptor_limit)?;
-    }
-    for (target, config) in [(Target::Nginx, &args.nginx_conf), (Target::NginxSseProxy, &args.front_conf)] {
-        if targets.contains(&target) {
-            nginx::check_config(config, args.streams)?;
-        }
-    }
-    let stack = StackConfig {
-        programs,
-        nginx_conf: args.nginx_conf.clone(),
-        front_conf: args.front_conf.clone(),
-        heartbeat: args.heartbeat,
+    let source = match &args.origin {
+        Some(origin) => attached(args, services, origin)?,
+        None => started(args, &targets, descriptor_limit)?,
     };
     let load = Load {
         low,
@@ -119,7 +119,41 @@ fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
         processes: args.processes,
         origin_threads: args.origin_threads,
     };
-    Ok(Plan { targets, stack, load, descriptor_limit })
+    Ok(Plan { targets, source, load, descriptor_limit })
+}
+
+/// Programs to start for each turn: found, and large enough.
+fn started(args: &CompareArgs, targets: &[Target], descriptor_limit: u64) -> Result<Source, CommandError> {
+    let programs = programs::find(args, targets)?;
+    limits::check_server("origin", args.streams, 1, descriptor_limit)?;
+    if targets.iter().any(|target| target.has_proxy()) {
+        limits::check_server("sse-proxy", args.streams, 2, descriptor_limit)?;
+    }
+    for (target, config) in [(Target::Nginx, &args.nginx_conf), (Target::NginxSseProxy, &args.front_conf)] {
+        if targets.contains(&target) {
+            nginx::check_config(config, args.streams)?;
+        }
+    }
+    Ok(Source::Start(StackConfig {
+        programs,
+        nginx_conf: args.nginx_conf.clone(),
+        front_conf: args.front_conf.clone(),
+        heartbeat: args.heartbeat,
+    }))
+}
+
+/// Services that run already; what they hold is theirs to know.
+fn attached(args: &CompareArgs, services: Vec<Service>, origin: &str) -> Result<Source, CommandError> {
+    for (at, service) in services.iter().enumerate() {
+        service.url.resolve()?;
+        if services[..at].iter().any(|other| other.target == service.target) {
+            return Err(CommandError::Usage(format!("--service: {} is there twice", service.target)));
+        }
+    }
+    limits::check_ports(args.streams, 1, 1, limits::ephemeral_ports())?;
+    let origin: Url = origin.parse()?;
+    origin.resolve()?;
+    Ok(Source::Attach { services, origin })
 }
 
 impl Plan {

@@ -29,13 +29,13 @@ pub(super) fn find(args: &CompareArgs, targets: &[Target]) -> Result<Programs, T
 }
 
 /// What each program says about its version.
-pub(super) fn versions(targets: &[Target], programs: &Programs) -> BTreeMap<&'static str, String> {
+pub(super) fn versions(targets: &[Target], programs: &Programs) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::new();
     if targets.iter().any(|target| target.has_nginx()) {
-        versions.extend(version(&programs.nginx, "-v").map(|text| ("nginx", text)));
+        versions.extend(version(&programs.nginx, "-v").map(|text| ("nginx".to_owned(), text)));
     }
     if targets.iter().any(|target| target.has_proxy()) {
-        versions.extend(version(&programs.proxy, "--version").map(|text| ("sse-proxy", text)));
+        versions.extend(version(&programs.proxy, "--version").map(|text| ("sse-proxy".to_owned(), text)));
     }
     versions
 }

@@ -1,6 +1,7 @@
 //! One target's turn: started anew, loaded step by step, read from outside at every step, and ended.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -11,13 +12,14 @@ use crate::commands::run::busiest_share;
 use crate::error::CommandError;
 use crate::fleet::{Fleet, FleetError, Placement};
 use crate::plan::Ramp;
-use crate::report::figures::{Kernel, RoundFigures, User};
+use crate::report::figures::{Charged, Kernel, RoundFigures, User};
 use crate::report::progress::Progress;
-use crate::target::{Stack, StackConfig, Target, get, kernel, start_origin, tree};
+use crate::target::gauge::Reading;
+use crate::target::kernel::KernelMemory;
+use crate::target::{Service, StackConfig, Subject, Target, get, kernel, tree};
 use crate::url::Url;
 use crate::worker::{Command, Destination, Job, Snapshot};
 
-const GATE: &str = "traffic";
 /// How long memory is left alone before it is read.
 const SETTLE: Duration = Duration::from_secs(1);
 /// Between opening the gate and the first event: time for every stream to be told.
@@ -43,17 +45,26 @@ pub(super) struct Load {
     pub(super) origin_threads: u16,
 }
 
+/// Where targets come from.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// They are started for each turn.
+    Start(StackConfig),
+    /// They run already, with this origin behind them.
+    Attach { services: Vec<Service>, origin: Url },
+}
+
 /// One target, about to be measured.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Turn<'a> {
     pub(super) target: Target,
-    pub(super) stack: &'a StackConfig,
+    pub(super) source: &'a Source,
     pub(super) load: &'a Load,
 }
 
 /// What the traffic phase has shown.
 struct Traffic {
-    pss: Option<u64>,
+    reading: Reading,
     cpu_us: Option<u64>,
     machine_share: f64,
     worker_share: Option<f64>,
@@ -70,10 +81,10 @@ impl Load {
             + SETTLE
     }
 
-    fn path(&self) -> String {
+    fn path(&self, gate: &str) -> String {
         let Self { interval, size, events, schedule, .. } = self;
         let us = interval.as_micros();
-        format!("/events?gate={GATE}&interval={us}us&size={size}&count={events}&then=hold&schedule={schedule}")
+        format!("/events?gate={gate}&interval={us}us&size={size}&count={events}&then=hold&schedule={schedule}")
     }
 }
 
@@ -83,39 +94,39 @@ impl Turn<'_> {
         let load = self.load;
         let directory = tempfile::Builder::new().prefix("sse-loadgen-").tempdir()?;
         progress.update(|| format!("{label}: starting"));
-        let (origin, origin_addresses) = start_origin(load.streams, load.origin_threads, directory.path()).await?;
-        let mut stack = Stack::start(self.target, self.stack, &origin_addresses, directory.path()).await?;
-        let mut fleet = Fleet::start(&self.job(&stack.entry), &self.placement()?)?;
+        let mut subject = self.subject(directory.path()).await?;
+        // An origin that runs on knows the gates of earlier turns.
+        let gate = format!("traffic-{}", unix_us());
+        let mut fleet = Fleet::start(&self.job(&subject.entry, &gate), &self.placement()?)?;
 
-        sleep(SETTLE).await;
-        let idle = stack.pss_bytes()?;
+        // What ran already has the turn before to give back, and less than a core to do it with.
+        let settle = if subject.is_started_here() { SETTLE } else { SETTLE * 3 };
+        sleep(settle).await;
+        let idle = subject.read().await?;
         self.open(&mut fleet, 0, load.low, progress, label).await?;
-        watch(&mut fleet, SETTLE).await?;
-        let (low_pss, low_kernel) = (stack.pss_bytes()?, kernel::read()?);
+        watch(&mut fleet, settle).await?;
+        let (low, low_kernel) = (subject.read().await?, machine_kernel(&subject)?);
 
         self.open(&mut fleet, load.low, load.streams, progress, label).await?;
         progress.update(|| {
             format!("{label}: {} streams silent for {}", load.streams, humantime::format_duration(load.hold))
         });
         watch(&mut fleet, load.hold).await?;
-        stack.check()?;
-        let (full_pss, full_kernel) = (stack.pss_bytes()?, kernel::read()?);
+        subject.check()?;
+        let (full, full_kernel) = (subject.read().await?, machine_kernel(&subject)?);
 
-        let traffic = self.traffic(&mut fleet, &stack, &origin_addresses, progress, label).await?;
-        stack.check()?;
+        let traffic = self.traffic(&mut fleet, &subject, &gate, progress, label).await?;
+        subject.check()?;
         let record = fleet.finish(Some(load.events)).await?;
-        stack.stop().await;
-        origin.stop().await;
-        let user = match (idle, low_pss, full_pss, traffic.pss) {
-            (Some(idle), Some(low), Some(full), Some(traffic)) => Some(User { idle, low, full, traffic }),
-            _ => None,
-        };
+        subject.stop().await;
         Ok(RoundFigures {
             low: load.low,
             streams: load.streams,
             expected_events: load.streams * load.events,
-            user,
-            kernel: Kernel { low: low_kernel, full: full_kernel },
+            user: user([&idle, &low, &full, &traffic.reading]),
+            kernel: low_kernel.zip(full_kernel).map(|(low, full)| Kernel { low, full }),
+            charged: charged([&idle, &low, &full, &traffic.reading]),
+            unread: traffic.reading.unread,
             cpu_us: traffic.cpu_us,
             machine_share: traffic.machine_share,
             worker_share: traffic.worker_share,
@@ -147,49 +158,62 @@ impl Turn<'_> {
     async fn traffic(
         &self,
         fleet: &mut Fleet,
-        stack: &Stack,
-        origin: &[SocketAddr],
+        subject: &Subject,
+        gate: &str,
         progress: &mut Progress<'_>,
         label: &str,
     ) -> Result<Traffic, CommandError> {
         let load = self.load;
         let at_us = unix_us() + GATE_LEAD.as_micros() as u64;
-        let status = get(origin[0], "POST", &format!("/gate?name={GATE}&at={at_us}")).await?;
+        let status = get(subject.origin, "POST", &format!("/gate?name={gate}&at={at_us}")).await?;
         if status != 200 {
             return Err(CommandError::Io(std::io::Error::other("the origin did not open its gate")));
         }
         watch(fleet, GATE_LEAD - Duration::from_millis(50)).await?;
-        let (start, cpu_before, machine_before) = (Instant::now(), stack.cpu_us()?, tree::machine_ticks()?);
+        let (before, machine_before) = (subject.read().await?, tree::machine_ticks()?);
+        let start = Instant::now();
         let workers_before: Vec<Snapshot> = fleet.snapshots().to_vec();
         let flow = load.interval * u32::try_from(load.events).unwrap_or(u32::MAX);
         let expected = fleet.counts().open * load.events;
-        let mut pss = None;
+        let mut reading = None;
         while fleet.counts().stamped < expected && start.elapsed() < flow + load.interval + PATIENCE {
             fleet.progress().await?;
             progress.update(|| format!("{label}: {} of {expected} events", fleet.counts().stamped));
-            if pss.is_none() && start.elapsed() > flow.mul_f64(0.8) {
-                pss = Some(stack.pss_bytes()?);
+            if reading.is_none() && start.elapsed() > flow.mul_f64(0.8) {
+                reading = Some(subject.read().await?);
             }
         }
         let machine_after = tree::machine_ticks()?;
-        let cpu_us = stack.cpu_us()?.zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
+        let after = subject.read().await?;
+        let cpu_us = after.cpu_us.zip(before.cpu_us).map(|(after, before)| after.saturating_sub(before));
         let total = machine_after.1.saturating_sub(machine_before.1).max(1);
         Ok(Traffic {
-            pss: match pss {
-                Some(pss) => pss,
-                None => stack.pss_bytes()?,
-            },
+            reading: reading.unwrap_or(after),
             cpu_us,
             machine_share: machine_after.0.saturating_sub(machine_before.0) as f64 / total as f64,
             worker_share: busiest_share(&workers_before, fleet.snapshots()),
         })
     }
 
-    fn job(&self, entry: &[SocketAddr]) -> Job {
+    async fn subject(&self, directory: &Path) -> Result<Subject, CommandError> {
+        match self.source {
+            Source::Start(stack) => {
+                let Load { streams, origin_threads, .. } = *self.load;
+                Ok(Subject::start(self.target, stack, streams, origin_threads, directory).await?)
+            }
+            Source::Attach { services, origin } => {
+                let service = services.iter().find(|service| service.target == self.target);
+                let service = service.ok_or_else(|| CommandError::Usage(format!("no service for {}", self.target)))?;
+                Ok(Subject::attach(service, origin)?)
+            }
+        }
+    }
+
+    fn job(&self, entry: &[(SocketAddr, String)], gate: &str) -> Job {
         let template = RequestTemplate::get();
-        let path = self.load.path();
-        let destination = |address: &SocketAddr| {
-            let url = Url { authority: address.to_string(), path: path.clone() };
+        let path = self.load.path(gate);
+        let destination = |(address, authority): &(SocketAddr, String)| {
+            let url = Url { authority: authority.clone(), path: path.clone() };
             Destination { address: *address, request: template.bytes(&url) }
         };
         Job {
@@ -207,6 +231,21 @@ impl Turn<'_> {
     fn placement(&self) -> Result<Placement, CommandError> {
         Ok(Placement::Processes { program: std::env::current_exe()?, count: self.load.processes })
     }
+}
+
+/// The machine's kernel memory, where what is measured runs on it.
+fn machine_kernel(subject: &Subject) -> Result<Option<KernelMemory>, CommandError> {
+    Ok(if subject.is_started_here() { Some(kernel::read()?) } else { None })
+}
+
+fn user([idle, low, full, traffic]: [&Reading; 4]) -> Option<User> {
+    let (idle, low) = (idle.pss_bytes?, low.pss_bytes?);
+    Some(User { idle, low, full: full.pss_bytes?, traffic: traffic.pss_bytes? })
+}
+
+fn charged([idle, low, full, traffic]: [&Reading; 4]) -> Option<Charged> {
+    let (idle, low) = (idle.cgroup?, low.cgroup?);
+    Some(Charged { idle, low, full: full.cgroup?, traffic: traffic.cgroup? })
 }
 
 /// Lets time pass without letting reports pile up.

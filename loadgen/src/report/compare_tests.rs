@@ -1,0 +1,138 @@
+//! What follows from the readings, and what is doubted.
+
+use super::*;
+use crate::target::cgroup::CgroupMemory;
+use crate::target::kernel::{KernelMemory, Method};
+
+const KIB: u64 = 1024;
+
+/// 100 silent streams of which each takes `user_kib` of the target and `kernel_kib` of the machine.
+fn figures(target: Target, user_kib: Option<u64>, kernel_kib: u64, latency_us: u64) -> Figures {
+    let mut record = Record::default();
+    record.counts.open = 100;
+    record.counts.events = 1000;
+    record.counts.heartbeats = u64::from(target.has_proxy());
+    record.latency_us.record(latency_us);
+    let user = user_kib.map(|kib| kib * KIB).map(|each| User {
+        idle: 5000 * KIB,
+        low: 5000 * KIB + 20 * each,
+        full: 5000 * KIB + 100 * each,
+        traffic: 5000 * KIB + 110 * each,
+    });
+    let reading = |streams: u64| KernelMemory {
+        bytes: streams * kernel_kib * KIB,
+        method: Method::SocketObjects,
+        sockets: streams * target.sockets_per_stream(),
+    };
+    let kernel = Some(Kernel { low: reading(20), full: reading(100) });
+    let round = RoundFigures {
+        low: 20,
+        streams: 100,
+        expected_events: 1000,
+        user,
+        kernel,
+        charged: None,
+        unread: None,
+        cpu_us: user_kib.map(|kib| kib * 10_000),
+        machine_share: 0.5,
+        worker_share: Some(0.2),
+        record,
+    };
+    Figures { target, rounds: vec![round.clone(), round] }
+}
+
+fn report(figures: &[Figures]) -> CompareReport {
+    CompareReport::new(Conditions::read(1024), BTreeMap::new(), BTreeMap::new(), 100, false, figures)
+}
+
+#[test]
+fn slopes_costs_and_ratios_follow_from_the_readings() {
+    let report = report(&[
+        figures(Target::Direct, None, 7, 50),
+        figures(Target::Nginx, Some(14), 15, 100),
+        figures(Target::SseProxy, Some(7), 14, 80),
+    ]);
+    let proxy = &report.targets[2];
+    assert_eq!(proxy.memory.user_bytes_per_stream, Some(7.0 * 1024.0));
+    assert_eq!(proxy.memory.kernel_bytes_per_stream, Some(7.0 * 1024.0));
+    assert_eq!(proxy.memory.idle_bytes, Some(5000 * KIB));
+    assert_eq!(proxy.cpu_us_per_event, Some(70.0));
+    assert_eq!(proxy.ratio_to_nginx, Ratios { memory: Some(0.5), cpu: Some(0.5), p50: Some(0.8), p99: Some(0.8) });
+    assert_eq!((proxy.streams_held, proxy.events, proxy.heartbeats), (100, 2000, 2));
+    assert!(report.valid, "{:?}", report.warnings);
+}
+
+#[test]
+fn what_cannot_be_measured_is_null() {
+    let report = report(&[figures(Target::Direct, None, 7, 50)]);
+    let direct = serde_json::to_value(&report.targets[0]).expect("serializable");
+    assert_eq!(
+        direct["memory"],
+        serde_json::json!({
+            "user_bytes_per_stream": null, "kernel_bytes_per_stream": null, "cgroup_bytes_per_stream": null, "idle_bytes": null
+        })
+    );
+    assert!(direct["cpu_us_per_event"].is_null());
+    assert_eq!(direct["ratio_to_nginx"], serde_json::json!({"memory": null, "cpu": null, "p50": null, "p99": null}));
+    let alone = self::report(&[figures(Target::Nginx, Some(14), 15, 100)]);
+    assert_eq!(alone.targets[0].memory.kernel_bytes_per_stream, None, "nothing to subtract");
+    let spoiled = self::report(&[figures(Target::Direct, None, 20, 50), figures(Target::Nginx, Some(14), 15, 100)]);
+    assert_eq!(spoiled.targets[1].memory.kernel_bytes_per_stream, None, "sockets do not cost less than nothing");
+}
+
+#[test]
+fn memory_that_shrank_while_streams_were_opened_is_no_multiple_of_another() {
+    let mut proxy = figures(Target::SseProxy, Some(7), 14, 80);
+    for user in proxy.rounds.iter_mut().filter_map(|round| round.user.as_mut()) {
+        user.full = user.low - 1;
+    }
+    let report = report(&[figures(Target::Nginx, Some(14), 15, 100), proxy]);
+    assert!(report.targets[1].memory.user_bytes_per_stream.is_some_and(|bytes| bytes < 0.0));
+    assert_eq!(report.targets[1].ratio_to_nginx.memory, None);
+}
+
+#[test]
+fn lost_streams_in_one_round_make_it_invalid() {
+    let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
+    nginx.rounds[1].record.counts.open = 90;
+    let report = report(&[nginx]);
+    assert_eq!((report.valid, report.targets[0].streams_held), (false, 90));
+    assert!(report.warnings[0].cause.starts_with("nginx: 10 of 200 streams"), "{:?}", report.warnings);
+}
+
+#[test]
+fn sockets_of_others_are_noticed() {
+    let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
+    nginx.rounds[0].kernel.as_mut().expect("read").full.sockets += 50;
+    let report = report(&[nginx]);
+    assert!(report.valid && report.warnings[0].cause.contains("other sockets"), "{:?}", report.warnings);
+}
+
+#[test]
+fn a_service_in_a_container_has_what_is_charged_to_it() {
+    let charged = |streams: u64| CgroupMemory {
+        version: 2,
+        current: 9_000_000 + streams * 3000,
+        anon: Some(0),
+        file: Some(5_000_000),
+        kernel: Some(1_000_000 + streams * 1500),
+        sock: Some(streams * 500),
+    };
+    let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
+    for round in &mut nginx.rounds {
+        round.kernel = None;
+        round.charged = Some(Charged { idle: charged(0), low: charged(20), full: charged(100), traffic: charged(100) });
+    }
+    nginx.rounds[0].unread = Some("PSS: permission denied".to_owned());
+    let report = report(&[nginx]);
+    let memory = report.targets[0].memory;
+    assert_eq!((memory.kernel_bytes_per_stream, memory.cgroup_bytes_per_stream), (Some(2000.0), Some(3000.0)));
+    assert!(report.valid && report.warnings[0].cause.contains("permission denied"), "{:?}", report.warnings);
+}
+
+#[test]
+fn a_proxy_without_heartbeats_is_doubted() {
+    let mut proxy = figures(Target::SseProxy, Some(1), 14, 80);
+    proxy.rounds.iter_mut().for_each(|round| round.record.counts.heartbeats = 0);
+    assert!(!report(&[proxy]).valid);
+}

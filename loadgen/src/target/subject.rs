@@ -1,0 +1,148 @@
+//! What a turn of a comparison measures: programs that it has started, or services that run already.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::str::FromStr;
+
+use super::gauge::{self, Reading};
+use super::{Running, Stack, StackConfig, Target, TargetError, start_origin};
+use crate::url::{Url, UrlError};
+
+/// A service that runs already, as `NAME=URL[,GAUGE_URL...]` names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Which target it is.
+    pub target: Target,
+    /// Where clients connect to.
+    pub url: Url,
+    /// The gauges of the programs that streams pass through.
+    pub gauges: Vec<Url>,
+}
+
+/// What is measured, ready for connections.
+#[derive(Debug)]
+pub struct Subject {
+    /// Where clients connect to, with the `Host` to ask for.
+    pub entry: Vec<(SocketAddr, String)>,
+    /// Where the origin's gate is.
+    pub origin: SocketAddr,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Started { origin: Box<Running>, stack: Stack },
+    Attached { gauges: Vec<SocketAddr> },
+}
+
+impl FromStr for Service {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let refuse = |why: String| TargetError::Service { text: text.to_owned(), why };
+        let (name, urls) = text.split_once('=').ok_or_else(|| refuse("expected NAME=URL[,GAUGE_URL...]".to_owned()))?;
+        let target = name.parse().map_err(|error: super::UnknownTarget| refuse(error.to_string()))?;
+        let urls = urls.split(',').map(str::parse).collect::<Result<Vec<Url>, UrlError>>();
+        let mut urls = urls.map_err(|error| refuse(error.to_string()))?.into_iter();
+        let url = urls.next().ok_or_else(|| refuse("expected a URL".to_owned()))?;
+        Ok(Self { target, url, gauges: urls.collect() })
+    }
+}
+
+impl Subject {
+    /// Starts an origin and a target in front of it.
+    ///
+    /// # Errors
+    /// When one of them does not become ready.
+    pub async fn start(
+        target: Target,
+        config: &StackConfig,
+        streams: u64,
+        origin_threads: u16,
+        directory: &Path,
+    ) -> Result<Self, TargetError> {
+        let (origin, addresses) = start_origin(streams, origin_threads, directory).await?;
+        let stack = Stack::start(target, config, &addresses, directory).await?;
+        let entry = stack.entry.iter().map(|address| (*address, address.to_string())).collect();
+        Ok(Self { entry, origin: addresses[0], kind: Kind::Started { origin: Box::new(origin), stack } })
+    }
+
+    /// Finds a service that runs, and the origin behind it.
+    ///
+    /// # Errors
+    /// When a name does not resolve.
+    pub fn attach(service: &Service, origin: &Url) -> Result<Self, UrlError> {
+        let gauges = service.gauges.iter().map(Url::resolve).collect::<Result<Vec<_>, _>>()?;
+        let entry = vec![(service.url.resolve()?, service.url.authority.clone())];
+        Ok(Self { entry, origin: origin.resolve()?, kind: Kind::Attached { gauges } })
+    }
+
+    /// Memory and CPU time of the target's programs; all `None` when there are none, or nobody to ask.
+    ///
+    /// # Errors
+    /// When programs that were started here cannot be read, or a gauge does not answer.
+    pub async fn read(&self) -> Result<Reading, TargetError> {
+        match &self.kind {
+            Kind::Started { stack, .. } => {
+                Ok(Reading { pss_bytes: stack.pss_bytes()?, cpu_us: stack.cpu_us()?, ..Reading::default() })
+            }
+            Kind::Attached { gauges } => {
+                let mut total: Option<Reading> = None;
+                for address in gauges {
+                    let reading = gauge::ask(*address).await?;
+                    total = Some(match total {
+                        Some(total) => total.plus(reading),
+                        None => reading,
+                    });
+                }
+                Ok(total.unwrap_or_default())
+            }
+        }
+    }
+
+    /// Whether this process started it: then the machine's kernel memory says something about it.
+    #[must_use]
+    pub fn is_started_here(&self) -> bool {
+        matches!(self.kind, Kind::Started { .. })
+    }
+
+    /// Whether what was started is still there.
+    ///
+    /// # Errors
+    /// The program that is not.
+    pub fn check(&mut self) -> Result<(), TargetError> {
+        match &mut self.kind {
+            Kind::Started { stack, .. } => stack.check(),
+            Kind::Attached { .. } => Ok(()),
+        }
+    }
+
+    /// Ends what was started.
+    pub async fn stop(self) {
+        if let Kind::Started { origin, stack } = self.kind {
+            stack.stop().await;
+            origin.stop().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_a_name_a_url_and_gauges() {
+        let service: Service = "nginx+sse-proxy=http://front:8080,http://a:1,http://b:2".parse().expect("valid");
+        assert_eq!((service.target, service.gauges.len()), (Target::NginxSseProxy, 2));
+        assert_eq!(service.url.authority, "front:8080");
+        for (text, expected) in [
+            ("nginx", "NAME=URL"),
+            ("apache=http://x", "targets are direct"),
+            ("nginx=x:1", "expected http://"),
+            ("nginx=http://x,y", "expected http://"),
+        ] {
+            let error = text.parse::<Service>().expect_err(text).to_string();
+            assert!(error.contains(text) && error.contains(expected), "{error}");
+        }
+    }
+}

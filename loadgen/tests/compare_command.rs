@@ -78,6 +78,8 @@ fn a_small_comparison_keeps_its_contract() {
             "latency_us",
             "memory",
             "name",
+            "opening",
+            "ratio_spread",
             "ratio_to_nginx",
             "rounds",
             "streams_held",
@@ -90,7 +92,7 @@ fn a_small_comparison_keeps_its_contract() {
         );
         assert_eq!(keys(&target["latency_us"]), ["max", "p50", "p99", "p999"]);
         assert_eq!(keys(&target["ttfb_us"]), ["p50", "p99"]);
-        assert_eq!(keys(&target["ratio_to_nginx"]), ["cpu", "memory", "p50", "p99"]);
+        assert_eq!(keys(&target["ratio_to_nginx"]), ["cpu", "memory", "opening", "p50", "p99"]);
         assert_eq!(target["streams_held"], 50, "{all}");
         assert_eq!(target["events"], 50 * 5, "{all}");
         assert_eq!(target["heartbeats"], 0, "{all}");

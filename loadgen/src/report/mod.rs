@@ -5,8 +5,14 @@ mod compare_table;
 pub mod conditions;
 pub mod figures;
 pub mod hgrm;
+pub mod knee;
+mod knee_table;
+
 pub mod merge;
+pub mod opening;
 pub mod progress;
+pub mod ratios;
+pub mod round;
 pub mod run;
 pub mod saved;
 pub mod threshold;

@@ -72,6 +72,9 @@ pub struct CompareArgs {
     /// Heartbeat interval of sse-proxy
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub heartbeat: Duration,
+    /// How long memory is left alone before it is read; twice as long after all streams were closed
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    pub settle: Duration,
     /// How long all streams are held silent before memory is read [default: two heartbeats and a second, so that they have
     /// come and gone]
     #[arg(long, value_parser = humantime::parse_duration)]
@@ -91,7 +94,7 @@ pub struct CompareArgs {
 }
 
 /// What to start, and how: the same for `compare`, `knee` and `bench`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct StackArgs {
     /// Worker processes: of nginx, of sse-proxy (which share the port), and as threads of HAProxy [default: one sse-proxy
     /// process, and what the configurations of the others say]

@@ -1,5 +1,6 @@
 //! The command line: what there is to type, with its defaults and examples. Decides nothing.
 
+mod bench;
 mod compare;
 
 use std::net::SocketAddr;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use bench::BenchArgs;
 pub use compare::{CompareArgs, KneeArgs, StackArgs};
 
 const EXIT_CODES: &str = "Exit codes:
@@ -22,6 +24,7 @@ const EXAMPLES: &str = "Examples:
   sse-loadgen run -c 1000 -d 30s 'http://127.0.0.1:9000/events?interval=1s'
   sse-loadgen compare --streams 5000 --rounds 2 --json compare.json
   sse-loadgen knee --streams 1000
+  sse-loadgen bench --quick
   sse-loadgen merge load-1.json load-2.json";
 
 /// Load generator and measuring instrument for Server-Sent Events.
@@ -42,6 +45,8 @@ pub enum Command {
     Compare(Box<CompareArgs>),
     /// Find the highest event rate that each target carries with a low latency
     Knee(Box<KneeArgs>),
+    /// Measure what docs/benchmarks.md tells, and write that page
+    Bench(Box<BenchArgs>),
     /// Add up the results of runs that loaded the same thing together
     Merge(MergeArgs),
     /// Show a saved result again
@@ -146,13 +151,14 @@ pub struct MergeArgs {
 
 const REPORT_HELP: &str = "Examples:
   sse-loadgen report target/report/compare.json
-  sse-loadgen report merged.json --hgrm out/merged";
+  sse-loadgen report merged.json --hgrm out/merged
+  sse-loadgen report target/report/bench.json > docs/benchmarks.md";
 
 /// Options of `report`.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{REPORT_HELP}\n\n{EXIT_CODES}"))]
 pub struct ReportArgs {
-    /// A result of `run`, `merge` or `compare` with `--json`
+    /// A result of `run`, `merge`, `compare`, `knee` or `bench` with `--json`
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Write percentile distributions: PREFIX.latency_us.hgrm and so on, of a comparison PREFIX.TARGET.latency_us.hgrm

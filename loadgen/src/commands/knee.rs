@@ -21,7 +21,7 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 const STEP_OVERHEAD_SECONDS: f64 = 3.0;
 
 /// What a search is made of, checked.
-struct Plan {
+pub(super) struct Plan {
     targets: Vec<Target>,
     source: Source,
     descriptor_limit: u64,
@@ -94,7 +94,8 @@ pub(super) async fn measure(
     Ok(KneeReport::new(conditions, versions, (args.streams, limit_us), interrupted, found))
 }
 
-fn check(args: &KneeArgs) -> Result<Plan, CommandError> {
+/// Checks the command line, and that programs and machine are fit for it.
+pub(super) fn check(args: &KneeArgs) -> Result<Plan, CommandError> {
     let usage = |text: &str| Err(CommandError::Usage(text.to_owned()));
     let targets = find_targets(&args.targets)?;
     if args.to < args.from {
@@ -119,6 +120,7 @@ fn load(args: &KneeArgs, rate: f64) -> Load {
         low: 0,
         streams: args.streams,
         ramp_per_second: 0,
+        settle: Duration::ZERO,
         hold: Duration::ZERO,
         expects_heartbeats: false,
         interval,

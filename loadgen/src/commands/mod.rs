@@ -1,5 +1,6 @@
 //! One module per command: arguments in, a result out, shown on the terminal that was passed in.
 
+pub mod bench;
 pub mod compare;
 mod conclude;
 pub mod gauge;

@@ -160,6 +160,13 @@ impl KneeRound {
     }
 }
 
+impl KneeTarget {
+    /// Whether no rate was too much.
+    fn carried_all(&self) -> bool {
+        !self.rounds.is_empty() && self.rounds.iter().all(|round| round.failed().is_none())
+    }
+}
+
 impl KneeReport {
     /// Sums up all rounds of each target.
     #[must_use]
@@ -228,7 +235,7 @@ fn doubts(targets: &[KneeTarget]) -> Vec<Doubt> {
             "add direct to --targets",
         );
     }
-    let end = direct.and_then(|direct| direct.events_per_second);
+    let end = direct.filter(|direct| !direct.carried_all()).and_then(|direct| direct.events_per_second);
     for target in targets {
         let steps = || target.rounds.iter().flat_map(|round| &round.steps);
         let damaged: u64 =
@@ -254,7 +261,7 @@ fn doubts(targets: &[KneeTarget]) -> Vec<Doubt> {
                 "it may carry more: use a machine with more cores",
             );
         }
-        if !target.rounds.is_empty() && target.rounds.iter().all(|round| round.steps.iter().all(|step| step.carried)) {
+        if target.carried_all() {
             doubt(false, format!("{}: carried every rate that was tried", target.name), "raise --to");
         }
     }

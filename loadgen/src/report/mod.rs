@@ -1,5 +1,6 @@
 //! Results for people and for programs.
 
+pub mod bench;
 pub mod compare;
 mod compare_table;
 pub mod conditions;
@@ -8,7 +9,9 @@ pub mod hgrm;
 pub mod knee;
 mod knee_table;
 
+pub mod markdown;
 pub mod merge;
+pub mod micro;
 pub mod opening;
 pub mod progress;
 pub mod ratios;

@@ -20,7 +20,7 @@ use crate::url::Url;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a comparison is made of, checked.
-struct Plan {
+pub(super) struct Plan {
     targets: Vec<Target>,
     source: Source,
     load: Load,
@@ -84,7 +84,8 @@ pub(super) async fn measure(
     Ok(CompareReport::new(conditions, versions, services, args.streams, interrupted, &figures))
 }
 
-fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
+/// Checks the command line, and that programs and machine are fit for it.
+pub(super) fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
     let usage = |text: &str| Err(CommandError::Usage(text.to_owned()));
     let services = args.services.iter().map(|text| text.parse()).collect::<Result<Vec<Service>, TargetError>>()?;
     let targets = match services.is_empty() {
@@ -113,6 +114,7 @@ fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
         low,
         streams: args.streams,
         ramp_per_second: args.ramp_rate,
+        settle: args.settle,
         hold,
         expects_heartbeats: hold > args.heartbeat,
         interval: args.interval,

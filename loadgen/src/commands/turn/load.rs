@@ -6,10 +6,6 @@ use crate::plan::Ramp;
 use crate::target::{OriginSetup, Service, StackConfig};
 use crate::url::Url;
 
-/// How long memory is left alone before it is read.
-pub(super) const SETTLE: Duration = Duration::from_secs(1);
-/// How long memory is left alone once all streams are closed: targets give it back when they have nothing else to do.
-pub(super) const CLOSED_SETTLE: Duration = Duration::from_secs(2);
 /// Between opening the gate and the first event: time for every stream to be told.
 pub(super) const GATE_LEAD: Duration = Duration::from_secs(1);
 /// What an opening as fast as possible is reckoned with, for the estimate.
@@ -24,6 +20,8 @@ pub(in crate::commands) struct Load {
     pub(in crate::commands) streams: u64,
     /// Connections opened per second; 0 for as fast as it goes.
     pub(in crate::commands) ramp_per_second: u64,
+    /// How long memory is left alone before it is read.
+    pub(in crate::commands) settle: Duration,
     /// How long all streams are silent.
     pub(in crate::commands) hold: Duration,
     /// Whether that is long enough for heartbeats.
@@ -65,11 +63,15 @@ impl Load {
     pub(in crate::commands) fn length(&self) -> Duration {
         let rate = if self.ramp_per_second == 0 { USUAL_OPENINGS_PER_SECOND } else { self.ramp_per_second };
         Duration::from_secs((self.streams + self.churn) / rate)
-            + SETTLE * 4
+            + self.settle * 6
             + self.hold
             + GATE_LEAD
             + self.interval * u32::try_from(self.events + 1).unwrap_or(u32::MAX)
-            + CLOSED_SETTLE
+    }
+
+    /// How long memory is left alone once all streams are closed: targets give it back when they have nothing else to do.
+    pub(super) fn closed_settle(&self) -> Duration {
+        self.settle * 2
     }
 
     pub(super) fn ramp(&self) -> Ramp {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use self::load::{CLOSED_SETTLE, SETTLE};
 pub(super) use self::load::{Load, Source};
 use self::stage::{Closed, Stage};
 pub(super) use self::start::{find_targets, started};
@@ -41,7 +40,7 @@ impl Turn<'_> {
         let load = self.load;
         let mut stage = Stage::start(self, label, progress).await?;
         // What ran already has the turn before to give back, and less than a core to do it with.
-        let settle = if stage.subject.is_started_here() { SETTLE } else { SETTLE * 3 };
+        let settle = if stage.subject.is_started_here() { load.settle } else { load.settle * 3 };
         stage.watch(settle).await?;
         let idle = stage.subject.read().await?;
         stage.open(0, load.low, progress).await?;
@@ -61,9 +60,9 @@ impl Turn<'_> {
         stage.subject.check()?;
         let (record, mut target) = stage.close(Some(load.events)).await?;
         progress.update(|| format!("{label}: all streams closed"));
-        sleep(CLOSED_SETTLE).await;
+        sleep(load.closed_settle()).await;
         let closed = target.subject.read().await?;
-        let churn = if load.churn > 0 { churn(&mut target, load.churn, progress).await? } else { None };
+        let churn = if load.churn > 0 { Some(churn(&mut target, load, progress).await?) } else { None };
         target.stop().await;
         Ok(RoundFigures {
             low: load.low,
@@ -106,12 +105,9 @@ impl Turn<'_> {
     }
 }
 
-/// Opens and closes `streams` in batches, and reads memory after each tenth of them; `None` when there is none to read.
-async fn churn(
-    target: &mut Closed<'_>,
-    streams: u64,
-    progress: &mut Progress<'_>,
-) -> Result<Option<Churn>, CommandError> {
+/// Opens and closes `streams` in batches, and reads memory, if there is any to read, after each tenth of them.
+async fn churn(target: &mut Closed<'_>, load: &Load, progress: &mut Progress<'_>) -> Result<Churn, CommandError> {
+    let streams = load.churn;
     let batch = CHURN_BATCH.min(streams.div_ceil(CHURN_PARTS));
     let (mut asked, mut opened, mut user_bytes) = (0, 0, Vec::new());
     user_bytes.extend(target.subject.read().await?.pss_bytes);
@@ -121,11 +117,11 @@ async fn churn(
             opened += target.burst(now, progress).await?;
             asked += now;
         }
-        sleep(CLOSED_SETTLE).await;
+        sleep(load.settle / 2).await;
         target.subject.check()?;
         user_bytes.extend(target.subject.read().await?.pss_bytes);
     }
-    Ok(Some(Churn { streams, opened, batch, user_bytes }))
+    Ok(Churn { streams, opened, batch, user_bytes })
 }
 
 /// The machine's kernel memory, where what is measured runs on it.

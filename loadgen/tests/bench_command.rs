@@ -41,7 +41,7 @@ fn several_workers_and_origins_hold_all_streams_and_give_memory_back() {
     let targets = here(&["direct", "nginx", "haproxy"]).join(",");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut arguments = vec!["compare", "--streams", "60", "--rounds", "1", "--targets", targets.as_str()];
-    arguments.extend(["--workers", "2", "--origins", "2", "--processes", "2", "--ramp-rate", "max", "--churn", "40"]);
+    arguments.extend(["--workers", "2", "--origins", "2", "--processes", "2", "--ramp-rate", "max", "--churn", "40", "--stalled", "3"]);
     arguments.extend(["--settle", "100ms", "--interval", "100ms", "--heartbeat", "200ms", "--duration", "500ms"]);
     let (document, all) = measured(directory.path(), &arguments);
     let list = document["targets"].as_array().expect("targets");
@@ -54,7 +54,7 @@ fn several_workers_and_origins_hold_all_streams_and_give_memory_back() {
             assert!(round["churn"].is_object() && round["traffic_samples"] == serde_json::json!([]), "{round}");
             continue;
         }
-        assert_eq!(round["churn"]["opened"], 40, "{round}");
+        assert_eq!((&round["churn"]["opened"], &round["stalled"]["opened"]), (&40.into(), &3.into()), "{round}");
         assert_eq!(round["churn"]["user_bytes"].as_array().map(Vec::len), Some(11), "{round}");
         assert!(round["traffic_samples"].as_array().is_some_and(|samples| samples.len() > 1), "{round}");
         assert!(round["user_bytes"]["closed"].is_u64() && round["user_bytes"]["opened"].is_u64(), "{round}");

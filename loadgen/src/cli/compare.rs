@@ -33,6 +33,7 @@ idle, open --low streams, read, open the rest, hold them silent for longer than 
   opening        streams opened per second, by the clock, when --ramp-rate max opens as fast as 256 in the making at once allow;
                  and CPU time of the target's processes meanwhile (at any rate), divided by the streams opened
   churn          PSS after each tenth of --churn streams that were opened and closed again, in batches
+  stalled        growth of PSS, and of the machine's kernel memory, per stream that is flooded and never read
   latency        from when an event was due at the origin until a client had read it";
 
 /// Options of `compare`.
@@ -85,6 +86,11 @@ pub struct CompareArgs {
     /// Open and close so many streams in all, after everything else, and read memory meanwhile
     #[arg(long, default_value_t = 0, value_name = "STREAMS", hide_default_value = true)]
     pub churn: u64,
+    /// Open so many streams, after everything else, whose clients are flooded and never read, and read memory. Bounded: each
+    /// may hold some MiB of the kernel's
+    #[arg(long, default_value_t = 0, value_name = "STREAMS", hide_default_value = true,
+          value_parser = clap::value_parser!(u64).range(..=500))]
+    pub stalled: u64,
     /// What to start, and how
     #[command(flatten)]
     pub stack: StackArgs,

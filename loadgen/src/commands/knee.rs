@@ -134,6 +134,7 @@ fn load(args: &KneeArgs, rate: f64) -> Load {
             threads: args.stack.origin_threads,
         },
         churn: 0,
+        stalled: 0,
         patience: PATIENCE,
     }
 }

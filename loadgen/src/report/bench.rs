@@ -65,6 +65,8 @@ pub enum Suite {
     ScaleOut,
     /// Memory when streams come and go.
     Churn,
+    /// Memory when clients do not read.
+    Stalled,
 }
 
 /// The report of a suite.
@@ -79,8 +81,8 @@ pub enum SuiteResult {
 
 impl Suite {
     /// All of them, in the order they are run.
-    pub const ALL: [Self; 6] =
-        [Self::Staggered, Self::Broadcast, Self::Opening, Self::Knee, Self::ScaleOut, Self::Churn];
+    pub const ALL: [Self; 7] =
+        [Self::Staggered, Self::Broadcast, Self::Opening, Self::Knee, Self::ScaleOut, Self::Churn, Self::Stalled];
 
     /// Its name, as in reports.
     #[must_use]
@@ -92,6 +94,7 @@ impl Suite {
             Self::Knee => "knee",
             Self::ScaleOut => "scale-out",
             Self::Churn => "churn",
+            Self::Stalled => "stalled",
         }
     }
 }

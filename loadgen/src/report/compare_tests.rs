@@ -41,6 +41,7 @@ fn figures(target: Target, user_kib: Option<u64>, kernel_kib: u64, latency_us: u
         samples: Vec::new(),
         opening: OpeningFigures { streams: 80, us: Some(40_000), cpu_us: user_kib.map(|kib| kib * 800) },
         churn: None,
+        stalled: None,
         expects_heartbeats: true,
         cpu_us: user_kib.map(|kib| kib * 10_000),
         machine_share: 0.5,

@@ -53,6 +53,29 @@ pub struct Churn {
     pub user_bytes: Vec<u64>,
 }
 
+/// What streams take whose clients are flooded and never read.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Stalled {
+    /// How many were to be opened.
+    pub streams: u64,
+    /// How many were.
+    pub opened: u64,
+    /// Growth of the target's proportional set size.
+    pub user_bytes_per_stream: Option<f64>,
+    /// Growth of the machine's kernel memory, clients and origin included.
+    pub machine_kernel_bytes_per_stream: Option<f64>,
+}
+
+impl Stalled {
+    /// From readings before and after.
+    #[must_use]
+    pub fn between(streams: u64, opened: u64, user: Option<(u64, u64)>, kernel: Option<(u64, u64)>) -> Self {
+        let growth = |(before, after)| per_stream(before, after, opened);
+        let (user, kernel) = (user.map(growth), kernel.map(growth));
+        Self { streams, opened, user_bytes_per_stream: user, machine_kernel_bytes_per_stream: kernel }
+    }
+}
+
 /// Kernel memory of the whole machine at two moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
@@ -98,6 +121,8 @@ pub struct RoundFigures {
     pub opening: OpeningFigures,
     /// What opening and closing more streams did to memory, if that was asked for.
     pub churn: Option<Churn>,
+    /// What clients that do not read take, if that was asked for.
+    pub stalled: Option<Stalled>,
     /// Whether streams were silent long enough for heartbeats.
     pub expects_heartbeats: bool,
     /// CPU time of the target while events flowed.
@@ -161,18 +186,14 @@ impl Figures {
                     .to_owned(),
             });
         }
-        for churn in self.rounds.iter().filter_map(|round| round.churn.as_ref()) {
-            if churn.opened < churn.streams {
-                doubts.push(Doubt {
-                    invalidates: true,
-                    cause: format!(
-                        "{} of {} streams of the churn were not opened",
-                        churn.streams - churn.opened,
-                        churn.streams
-                    ),
-                    remedy: "look at the target's log, and at its ports and descriptors".to_owned(),
-                });
-            }
+        let churns = self.rounds.iter().filter_map(|round| round.churn.as_ref().map(|churn| (churn.streams, churn.opened)));
+        let stalls = self.rounds.iter().filter_map(|round| round.stalled.map(|stalled| (stalled.streams, stalled.opened)));
+        for (streams, opened) in churns.chain(stalls).filter(|(streams, opened)| opened < streams) {
+            doubts.push(Doubt {
+                invalidates: true,
+                cause: format!("{} of {streams} further streams were not opened", streams - opened),
+                remedy: "look at the target's log, and at its ports and descriptors".to_owned(),
+            });
         }
         if let Some(unread) = self.rounds.iter().find_map(|round| round.unread.as_deref()) {
             doubts.push(Doubt {

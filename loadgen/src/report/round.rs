@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::compare::{FirstByte, Latency};
-use super::figures::{Charged, Churn, Kernel, RoundFigures, Sample, User, per_stream};
+use super::figures::{Charged, Churn, Kernel, RoundFigures, Sample, Stalled, User, per_stream};
 use super::opening::Opening;
 use crate::distribution::{Distribution, HistogramError};
 
@@ -28,6 +28,9 @@ pub struct RoundReport {
     /// User memory while streams are opened and closed.
     #[serde(default)]
     pub churn: Option<Churn>,
+    /// What streams take whose clients never read.
+    #[serde(default)]
+    pub stalled: Option<Stalled>,
     /// What opening a stream took.
     #[serde(default)]
     pub opening: Opening,
@@ -72,6 +75,7 @@ impl RoundReport {
             user_bytes_per_stream_in_traffic: round.user.map(|user| per_stream(user.idle, user.traffic, round.streams)),
             traffic_samples: round.samples.clone(),
             churn: round.churn.clone(),
+            stalled: round.stalled,
             opening: round.opening.per_stream(),
             kernel_bytes: round.kernel,
             machine_kernel_bytes_per_stream: round.kernel_slope(),

@@ -45,7 +45,7 @@ pub(super) fn jobs(args: &BenchArgs, targets: &[Target]) -> Result<Vec<Job>, Com
 
 fn job(suite: Suite, size: Size, args: &BenchArgs, targets: &[Target]) -> Result<Job, CommandError> {
     let is_about = |target: &&Target| match **target {
-        Target::Direct => matches!(suite, Suite::Staggered | Suite::Broadcast | Suite::Knee),
+        Target::Direct => matches!(suite, Suite::Staggered | Suite::Broadcast | Suite::Knee | Suite::Stalled),
         // What stands in front is nginx: it has its own place in one suite, and would only repeat itself in the others.
         Target::NginxSseProxy => suite == Suite::Staggered,
         Target::Nginx | Target::SseProxy | Target::Haproxy => true,
@@ -54,8 +54,8 @@ fn job(suite: Suite, size: Size, args: &BenchArgs, targets: &[Target]) -> Result
     let (streams, load) = options(suite, size.quick);
     let name = if suite == Suite::Knee { "knee" } else { "compare" };
     let rounds = match suite {
-        // One turn of each takes a minute.
-        Suite::ScaleOut | Suite::Churn => 1,
+        // One turn takes a minute; and what is read there hardly differs from round to round.
+        Suite::ScaleOut | Suite::Churn | Suite::Stalled => 1,
         _ => size.rounds,
     };
     let command = format!("{name} --streams {streams} --rounds {rounds} --targets {} {load}", names.join(","));
@@ -90,6 +90,7 @@ fn options(suite: Suite, quick: bool) -> (u64, &'static str) {
             "--workers 4 --origins 2 --processes 2 --ramp-rate 3000 --duration 10s --interval 5s --heartbeat 6s",
         ),
         (Suite::Churn, false) => (1000, "--churn 100000 --ramp-rate max --hold 1s --duration 2s"),
+        (Suite::Stalled, false) => (100, "--stalled 50 --hold 1s --duration 2s"),
         (Suite::Staggered, true) => (50, "--settle 300ms --duration 500ms --interval 100ms --heartbeat 200ms"),
         (Suite::Broadcast, true) => {
             (50, "--settle 300ms --duration 500ms --interval 100ms --heartbeat 200ms --hold 1s --schedule broadcast")
@@ -101,6 +102,10 @@ fn options(suite: Suite, quick: bool) -> (u64, &'static str) {
         (Suite::ScaleOut, true) => (
             100,
             "--workers 2 --origins 2 --processes 2 --settle 300ms --duration 200ms --interval 100ms --heartbeat 200ms --hold 100ms",
+        ),
+        (Suite::Stalled, true) => (
+            20,
+            "--stalled 5 --settle 300ms --duration 200ms --interval 100ms --heartbeat 200ms --hold 100ms",
         ),
         (Suite::Churn, true) => {
             (20, "--churn 200 --settle 300ms --duration 200ms --interval 100ms --heartbeat 200ms --hold 100ms")

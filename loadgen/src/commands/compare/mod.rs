@@ -128,6 +128,7 @@ pub(super) fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
             threads: args.stack.origin_threads,
         },
         churn: args.churn,
+        stalled: args.stalled,
         patience: PATIENCE,
     };
     Ok(Plan { targets, source, load, descriptor_limit })

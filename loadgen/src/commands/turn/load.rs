@@ -40,6 +40,8 @@ pub(in crate::commands) struct Load {
     pub(in crate::commands) origins: OriginSetup,
     /// Streams to open and close afterwards.
     pub(in crate::commands) churn: u64,
+    /// Streams whose clients never read, afterwards.
+    pub(in crate::commands) stalled: u64,
     /// How long beyond its plan a ramp may take, and events may be on their way.
     pub(in crate::commands) patience: Duration,
 }

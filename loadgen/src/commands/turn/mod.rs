@@ -3,6 +3,7 @@
 mod load;
 pub(super) mod programs;
 mod stage;
+mod stalled;
 mod start;
 
 use std::time::Duration;
@@ -13,7 +14,7 @@ pub(super) use self::load::{Load, Source};
 use self::stage::{Closed, Stage};
 pub(super) use self::start::{find_targets, started};
 use crate::error::CommandError;
-use crate::report::figures::{Charged, Churn, Kernel, RoundFigures, User};
+use crate::report::figures::{Charged, Churn, Kernel, RoundFigures, Stalled, User};
 use crate::report::knee::StepFigures;
 use crate::report::progress::Progress;
 use crate::target::gauge::Reading;
@@ -23,6 +24,8 @@ use crate::target::{Subject, Target, kernel};
 /// How many streams of a churn are open at once, at most: a tenth of the whole, so that memory is read ten times.
 const CHURN_BATCH: u64 = 1000;
 const CHURN_PARTS: u64 = 10;
+/// Clients that do not read: until what lies between them and the origin is full, and well before anyone gives up on them.
+const STALL_HOLD: Duration = Duration::from_secs(5);
 /// A target that has just been started, before it is tried at a rate.
 const STEP_SETTLE: Duration = Duration::from_millis(300);
 
@@ -63,6 +66,7 @@ impl Turn<'_> {
         sleep(load.closed_settle()).await;
         let closed = target.subject.read().await?;
         let churn = if load.churn > 0 { Some(churn(&mut target, load, progress).await?) } else { None };
+        let stalled = if load.stalled > 0 { Some(stall(&target, load.stalled, progress, label).await?) } else { None };
         target.stop().await;
         Ok(RoundFigures {
             low: load.low,
@@ -75,6 +79,7 @@ impl Turn<'_> {
             unread: traffic.reading.unread,
             opening,
             churn,
+            stalled,
             expects_heartbeats: load.expects_heartbeats,
             cpu_us: traffic.cpu_us,
             machine_share: traffic.machine_share,
@@ -122,6 +127,24 @@ async fn churn(target: &mut Closed<'_>, load: &Load, progress: &mut Progress<'_>
         user_bytes.extend(target.subject.read().await?.pss_bytes);
     }
     Ok(Churn { streams, opened, batch, user_bytes })
+}
+
+/// Opens `streams` that are flooded and never read, and reads memory when nothing moves any more.
+async fn stall(
+    target: &Closed<'_>,
+    streams: u64,
+    progress: &mut Progress<'_>,
+    label: &str,
+) -> Result<Stalled, CommandError> {
+    let (before, kernel_before) = (target.subject.read().await?, machine_kernel(&target.subject)?);
+    let clients = stalled::open(&target.subject.entry, streams).await;
+    progress.update(|| format!("{label}: {} clients do not read", clients.len()));
+    sleep(STALL_HOLD).await;
+    let (after, kernel_after) = (target.subject.read().await?, machine_kernel(&target.subject)?);
+    let opened = clients.len() as u64;
+    drop(clients);
+    let kernel = kernel_before.zip(kernel_after).map(|(before, after)| (before.bytes, after.bytes));
+    Ok(Stalled::between(streams, opened, before.pss_bytes.zip(after.pss_bytes), kernel))
 }
 
 /// The machine's kernel memory, where what is measured runs on it.

@@ -3,7 +3,7 @@
 use super::table::{NOTHING, Table};
 use crate::report::bench::Suite;
 use crate::report::compare::{CompareReport, TargetReport};
-use crate::report::figures::median;
+use crate::report::figures::{Stalled, median};
 use crate::report::ratios::{RatioSpreads, Spread};
 use crate::report::round::RoundReport;
 use crate::report::units::{bytes, time_us};
@@ -14,6 +14,7 @@ pub(super) fn tables(suite: Suite, report: &CompareReport) -> String {
     match suite {
         Suite::Opening => format!("{}{}", ratios(report, OPENING_RATIOS), opening(report)),
         Suite::Churn => churn(report),
+        Suite::Stalled => stalled(report),
         _ => format!("{}{}{}", ratios(report, LOAD_RATIOS), figures(report), in_traffic(report)),
     }
 }
@@ -143,6 +144,23 @@ fn churn(report: &CompareReport) -> String {
         let moments = [0, 1, 3, 5, 7, 10].map(|part| size(at(part)));
         let cells = std::iter::once(churn.opened.to_string()).chain(moments);
         table.row(target.name.name(), cells.chain([growth.unwrap_or_else(|| NOTHING.to_owned())]));
+    }
+    table.text()
+}
+
+fn stalled(report: &CompareReport) -> String {
+    let mut table = Table::new(&["", "streams that stall", "memory/stream", "the machine's kernel memory/stream"]);
+    for target in &report.targets {
+        let Some(stalled) = target.rounds.last().and_then(|round| round.stalled) else { continue };
+        let of = |of: fn(&Stalled) -> Option<f64>| size(middle(target, |round| of(round.stalled.as_ref()?)));
+        table.row(
+            target.name.name(),
+            [
+                stalled.opened.to_string(),
+                of(|stalled| stalled.user_bytes_per_stream),
+                of(|stalled| stalled.machine_kernel_bytes_per_stream),
+            ],
+        );
     }
     table.text()
 }

@@ -5,19 +5,23 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 REPORT     := target/report/compare.json
+BENCH_REPORT := target/report/bench.json
 
 # Streams that `make demo` opens through each target.
 STREAMS ?= 5000
-# Further arguments: of `sse-loadgen compare` for demo, of the test runner for test.
+# Further arguments: of `sse-loadgen compare` for demo, of `sse-loadgen bench` for bench, of the test runner for test.
 ARGS    ?=
 
 # `check` is `lint`, then `test`, in this order.
 .NOTPARALLEL:
-.PHONY: help setup demo test check lint build compose-check observe-check
+.PHONY: help setup demo bench test check lint build compose-check observe-check
 
 help:
 	@echo 'make demo           build everything and compare direct, nginx, sse-proxy and nginx + sse-proxy'
 	@echo '                      make demo STREAMS=9000 ARGS="--rounds 3"   (sse-loadgen compare --help)'
+	@echo 'make bench          measure everything that docs/benchmarks.md tells, and write it anew (half an hour; HAProxy if it is installed)'
+	@echo '                      make bench ARGS="--suites knee,churn"      (sse-loadgen bench --help)'
+	@echo '                      make bench ARGS=--quick                    (two minutes, into target/report)'
 	@echo 'make test           build everything and run every test'
 	@echo '                      make test ARGS=heartbeat                   (only what has this in its name)'
 	@echo 'make check          what CI runs: format, lints, documentation, dependencies, then every test'
@@ -38,6 +42,12 @@ demo:
 	cargo build --release --locked --workspace --bins
 	@mkdir -p $(dir $(REPORT))
 	$(TARGET_DIR)/release/sse-loadgen compare --streams $(STREAMS) --json $(REPORT) $(ARGS)
+
+bench:
+	@scripts/setup demo
+	cargo build --release --locked --workspace --bins
+	cargo bench --locked -p sse-proxy --bench core -- --warm-up-time 1 --measurement-time 2 --noplot
+	$(TARGET_DIR)/release/sse-loadgen bench --criterion $(TARGET_DIR)/criterion --json $(BENCH_REPORT) $(ARGS)
 
 test:
 	@scripts/setup test

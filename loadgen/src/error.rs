@@ -89,6 +89,8 @@ pub enum Outcome {
     Good,
     /// A `--fail-if` threshold was crossed.
     ThresholdCrossed,
+    /// A part of it failed; the rest was shown.
+    Failed,
     /// The result cannot be trusted; the warnings say why.
     NotValid,
     /// Ctrl-C; what was measured so far was shown.
@@ -101,7 +103,7 @@ impl Outcome {
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Good => 0,
-            Self::ThresholdCrossed => 1,
+            Self::ThresholdCrossed | Self::Failed => 1,
             Self::NotValid => 2,
             Self::Interrupted => 130,
         }

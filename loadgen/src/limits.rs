@@ -77,17 +77,56 @@ pub fn check_descriptors(connections: u64, processes: u64, limit: u64) -> Result
     })
 }
 
-/// Checks that a server that holds `descriptors_per_stream` for each stream can hold `streams` in one process.
-///
-/// # Errors
-/// With the number of streams that would fit.
-pub fn check_server(who: &str, streams: u64, descriptors_per_stream: u64, limit: u64) -> Result<(), LimitError> {
-    let needed = streams * descriptors_per_stream + OWN_DESCRIPTORS;
-    if needed <= limit {
-        return Ok(());
+/// A server whose processes share an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server<'a> {
+    /// Its name.
+    pub who: &'a str,
+    /// Descriptors that it holds for each stream.
+    pub descriptors_per_stream: u64,
+    /// Its processes.
+    pub processes: u64,
+    /// The option that sets their number.
+    pub option: &'a str,
+}
+
+impl Server<'_> {
+    /// Checks that each process can hold its share of `streams`.
+    ///
+    /// # Errors
+    /// With the number of streams that would fit, and the number of processes that would do.
+    pub fn check(self, streams: u64, limit: u64) -> Result<(), LimitError> {
+        let needed = self.needed(streams);
+        if needed <= limit {
+            return Ok(());
+        }
+        let enough = self.fewest_processes(streams, limit);
+        let room = limit.saturating_sub(OWN_DESCRIPTORS) / self.descriptors_per_stream;
+        let fits = if self.processes == 1 { room } else { room * self.processes * 10 / 11 };
+        let who = match self.processes {
+            1 => self.who.to_owned(),
+            processes => format!("{}, each of {processes} processes", self.who),
+        };
+        let remedy = format!("use {} {enough}, or --streams {fits}", self.option);
+        Err(LimitError::Descriptors { who, needed, limit, remedy })
     }
-    let fits = limit.saturating_sub(OWN_DESCRIPTORS) / descriptors_per_stream;
-    Err(LimitError::Descriptors { who: who.to_owned(), needed, limit, remedy: format!("use --streams {fits}") })
+
+    /// The smallest number of processes that can hold `streams`, whatever number there is now.
+    #[must_use]
+    pub fn fewest_processes(self, streams: u64, limit: u64) -> u64 {
+        let most = streams.max(1);
+        (1..=most).find(|processes| Self { processes: *processes, ..self }.needed(streams) <= limit).unwrap_or(most)
+    }
+
+    /// Descriptors that the process with the largest share needs: the kernel deals connections out by their hash, and a
+    /// share may well be some per cent larger than the others. A tenth is reckoned with.
+    fn needed(self, streams: u64) -> u64 {
+        let share = match self.processes {
+            1 => streams,
+            processes => (streams * 11).div_ceil(processes * 10),
+        };
+        share * self.descriptors_per_stream + OWN_DESCRIPTORS
+    }
 }
 
 /// Checks that the ports of `sources` × `destinations` suffice.
@@ -119,11 +158,13 @@ fn parse_port_range(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    const PROXY: Server<'_> = Server { who: "sse-proxy", descriptors_per_stream: 2, processes: 1, option: "--workers" };
+
     #[test]
     fn what_fits_passes() {
         assert_eq!(check_descriptors(10_000, 1, 20_000), Ok(()));
         assert_eq!(check_ports(28_232, 1, 1, 28_232), Ok(()));
-        assert_eq!(check_server("nginx", 9_000, 2, 20_000), Ok(()));
+        assert_eq!(PROXY.check(9_000, 20_000), Ok(()));
     }
 
     #[test]
@@ -136,9 +177,19 @@ mod tests {
         assert!(error.to_string().contains("--source 127.0.0.2-127.0.0.5"), "{error}");
         assert_eq!(check_ports(100_000, 4, 1, 28_232), Ok(()));
 
-        let error = check_server("sse-proxy", 12_000, 2, 20_000).expect_err("too many");
-        assert!(error.to_string().contains("--streams 9968"), "{error}");
-        assert_eq!(check_server("sse-proxy", 9_968, 2, 20_000), Ok(()));
+        let error = PROXY.check(12_000, 20_000).expect_err("too many");
+        assert!(error.to_string().contains("use --workers 2, or --streams 9968"), "{error}");
+        assert_eq!(PROXY.check(9_968, 20_000), Ok(()));
+        assert_eq!(Server { processes: 2, ..PROXY }.check(12_000, 20_000), Ok(()));
+    }
+
+    #[test]
+    fn shares_of_several_processes_are_unequal() {
+        let three = Server { processes: 3, ..PROXY };
+        let error = three.check(29_904, 20_000).expect_err("fits only if the shares were equal");
+        assert!(error.to_string().contains("use --workers 4, or --streams 27185"), "{error}");
+        assert_eq!(three.check(27_185, 20_000), Ok(()));
+        assert_eq!(PROXY.fewest_processes(30_000, 20_000), 4);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use sse_loadgen::cli::{Cli, Command};
-use sse_loadgen::commands::{compare, gauge, merge, origin, report, run};
+use sse_loadgen::commands::{bench, compare, gauge, knee, merge, origin, report, run};
 use sse_loadgen::error::{CommandError, Outcome};
 use sse_loadgen::report::progress::Terminal;
 use sse_loadgen::{target, worker};
@@ -51,6 +51,8 @@ fn execute(cli: &Cli) -> anyhow::Result<Outcome> {
     let outcome = match &cli.command {
         Command::Run(args) => runtime.block_on(run::run(args, &mut terminal)),
         Command::Compare(args) => runtime.block_on(compare::run(args, &mut terminal)),
+        Command::Knee(args) => runtime.block_on(knee::run(args, &mut terminal)),
+        Command::Bench(args) => runtime.block_on(bench::run(args, &mut terminal)),
         Command::Origin(args) => runtime.block_on(origin::run(args, &mut *terminal.out)),
         Command::Merge(args) => merge::run(args, &mut terminal),
         Command::Report(args) => report::run(args, &mut terminal),

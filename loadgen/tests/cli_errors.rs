@@ -36,6 +36,21 @@ fn wrong_command_lines_exit_64_and_say_what_is_wrong() {
             "/no/such.conf",
         ),
         (&["compare", "--targets", "direct", "--streams", "100000000"], "--processes"),
+        (&["compare", "--targets", "haproxy", "--haproxy-bin", "/no/such/haproxy"], "leave haproxy out"),
+        (
+            &["compare", "--targets", "haproxy", "--haproxy-bin", "/bin/true", "--haproxy-conf", "/no/such.cfg"],
+            "/no/such.cfg",
+        ),
+        (&["compare", "--targets", "direct", "--streams", "10000000", "--processes", "1000"], "--origins"),
+        (&["compare", "--workers", "0"], "--workers"),
+        (&["compare", "--ramp-rate", "fast"], "per second, or max"),
+        (&["knee", "--targets", "apache"], "apache"),
+        (&["knee", "--targets", "direct", "--from", "10", "--to", "9"], "--to"),
+        (&["knee", "--targets", "direct", "--factor", "1"], "--factor"),
+        (&["knee", "--targets", "direct", "--streams", "10", "--from", "1", "--duration", "1s"], "--duration"),
+        (&["bench", "--suites", "staggered,everything"], "suites are staggered, broadcast"),
+        (&["bench", "--targets", "apache"], "apache"),
+        (&["bench", "--targets", "nginx", "--nginx-bin", "/no/such/nginx"], "--nginx-bin"),
         (&["compare", "--service", "nginx=http://127.0.0.1:1"], "--origin"),
         (&["compare", "--origin", url, "--service", "apache=http://127.0.0.1:1"], "targets are direct"),
         (&["compare", "--origin", url, "--service", "nginx=127.0.0.1:1"], "expected http://"),
@@ -70,14 +85,20 @@ fn wrong_command_lines_exit_64_and_say_what_is_wrong() {
 
 #[test]
 fn help_and_version_exit_0_and_help_tells_the_exit_codes_and_examples() {
-    for arguments in
-        [&["--help"][..], &["run", "--help"], &["compare", "--help"], &["origin", "--help"], &["--version"]]
-    {
+    for arguments in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["compare", "--help"],
+        &["knee", "--help"],
+        &["bench", "--help"],
+        &["origin", "--help"],
+        &["--version"],
+    ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
         assert!(!output.stdout.is_empty());
     }
-    for command in ["run", "compare", "merge", "report"] {
+    for command in ["run", "compare", "knee", "bench", "merge", "report"] {
         let help = text(&run(&[command, "--help"]).stdout);
         assert!(help.contains("Examples:") && help.contains("130  interrupted"), "{help}");
     }

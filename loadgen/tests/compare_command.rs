@@ -3,13 +3,12 @@
 mod support;
 
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sse_loadgen::target::tree;
-use support::{eventually, origin, program, text};
+use support::{configuration, eventually, installed, origin, program, text};
 
 /// Short phases: this is about what is counted, not how fast it goes.
 const SMALL: [&str; 12] = [
@@ -27,14 +26,8 @@ const SMALL: [&str; 12] = [
     "--targets",
 ];
 
-fn configuration(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../nginx").join(name)
-}
-
 fn has_nginx() -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut directories = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
-    directories.any(|directory| directory.join("nginx").is_file())
+    installed("nginx")
 }
 
 fn keys(value: &Value) -> Vec<&str> {
@@ -53,7 +46,7 @@ fn a_small_comparison_keeps_its_contract() {
     let output = program()
         .args(SMALL)
         .args([targets, "--nginx-conf"])
-        .arg(configuration("baseline.conf"))
+        .arg(configuration("nginx/baseline.conf"))
         .arg("--json")
         .arg(&json)
         .output()
@@ -78,6 +71,8 @@ fn a_small_comparison_keeps_its_contract() {
             "latency_us",
             "memory",
             "name",
+            "opening",
+            "ratio_spread",
             "ratio_to_nginx",
             "rounds",
             "streams_held",
@@ -90,7 +85,7 @@ fn a_small_comparison_keeps_its_contract() {
         );
         assert_eq!(keys(&target["latency_us"]), ["max", "p50", "p99", "p999"]);
         assert_eq!(keys(&target["ttfb_us"]), ["p50", "p99"]);
-        assert_eq!(keys(&target["ratio_to_nginx"]), ["cpu", "memory", "p50", "p99"]);
+        assert_eq!(keys(&target["ratio_to_nginx"]), ["cpu", "memory", "opening", "p50", "p99"]);
         assert_eq!(target["streams_held"], 50, "{all}");
         assert_eq!(target["events"], 50 * 5, "{all}");
         assert_eq!(target["heartbeats"], 0, "{all}");
@@ -166,7 +161,7 @@ fn a_comparison_that_is_killed_leaves_nothing_running() {
         .env("TMPDIR", directory.path())
         .args(SMALL)
         .args(["nginx", "--nginx-conf"])
-        .arg(configuration("baseline.conf"))
+        .arg(configuration("nginx/baseline.conf"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -1,20 +1,23 @@
 //! One module per command: arguments in, a result out, shown on the terminal that was passed in.
 
+pub mod bench;
 pub mod compare;
 mod conclude;
 pub mod gauge;
+pub mod knee;
 pub mod merge;
 pub mod origin;
 pub mod report;
 pub mod request;
 pub mod run;
 pub mod signals;
+mod turn;
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::CommandError;
+use crate::error::{CommandError, Outcome};
 
 /// Writes a document, making the directory it goes into.
 fn write_json(path: &Path, document: &impl Serialize) -> Result<(), CommandError> {
@@ -25,6 +28,15 @@ fn write_json(path: &Path, document: &impl Serialize) -> Result<(), CommandError
     let mut text = serde_json::to_string_pretty(document).map_err(|error| refuse(error.into()))?;
     text.push('\n');
     std::fs::write(path, text).map_err(refuse)
+}
+
+/// How a measurement ended that was made of turns.
+fn outcome(interrupted: bool, valid: bool) -> Outcome {
+    match (interrupted, valid) {
+        (true, _) => Outcome::Interrupted,
+        (false, false) => Outcome::NotValid,
+        (false, true) => Outcome::Good,
+    }
 }
 
 /// 128 random bits, to tell one run from every other.

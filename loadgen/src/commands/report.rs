@@ -5,12 +5,12 @@ use crate::cli::ReportArgs;
 use crate::error::{CommandError, Outcome};
 use crate::record::Record;
 use crate::report::compare::{CompareReport, write_table};
-use crate::report::hgrm;
 use crate::report::progress::Terminal;
 use crate::report::run::write_warnings;
 use crate::report::saved::{self, Saved, SavedError};
+use crate::report::{hgrm, knee, markdown};
 
-/// Reads a report of `run`, `merge` or `compare` and shows it as the command that wrote it did.
+/// Reads a report of `run`, `merge`, `compare`, `knee` or `bench` and shows it as the command that wrote it did.
 ///
 /// # Errors
 /// A file that cannot be read.
@@ -32,6 +32,17 @@ pub fn run(args: &ReportArgs, terminal: &mut Terminal) -> Result<Outcome, Comman
                 let written = hgrm::write_files(prefix.as_ref(), record);
                 written.map_err(|(path, source)| CommandError::Write { path, source })?;
             }
+            Ok(if report.valid { Outcome::Good } else { Outcome::NotValid })
+        }
+        Saved::Knee(report) => {
+            knee::write_table(&mut *terminal.out, &report)?;
+            terminal.out.flush()?;
+            write_warnings(&mut *terminal.err, &report.warnings, terminal.has_colour)?;
+            Ok(if report.valid { Outcome::Good } else { Outcome::NotValid })
+        }
+        Saved::Bench(report) => {
+            write!(terminal.out, "{}", markdown::page(&report))?;
+            terminal.out.flush()?;
             Ok(if report.valid { Outcome::Good } else { Outcome::NotValid })
         }
     }

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::conditions::Conditions;
-use super::figures::{Charged, Figures, Kernel, RoundFigures, User, median, per_stream};
-use crate::distribution::{Distribution, HistogramError};
+use super::figures::{Figures, RoundFigures, median};
+use super::opening::Opening;
+use super::ratios::{RatioSpreads, Ratios};
+use super::round::RoundReport;
 use crate::integrity::Integrity;
 use crate::record::Record;
 use crate::target::Target;
@@ -46,7 +48,7 @@ pub struct CompareReport {
 /// One target. Numbers that cannot be measured for it are `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TargetReport {
-    /// `direct`, `nginx`, `sse-proxy` or `nginx+sse-proxy`.
+    /// `direct`, `nginx`, `sse-proxy`, `nginx+sse-proxy` or `haproxy`.
     pub name: Target,
     /// Streams open to the end, in the worst round.
     pub streams_held: u64,
@@ -64,8 +66,14 @@ pub struct TargetReport {
     pub latency_us: Latency,
     /// From request sent to first byte.
     pub ttfb_us: FirstByte,
+    /// What opening a stream takes, the median of the rounds.
+    #[serde(default)]
+    pub opening: Opening,
     /// The same as multiples of nginx's.
     pub ratio_to_nginx: Ratios,
+    /// The multiples of each round by itself: the median of them, and how far they lie apart.
+    #[serde(default)]
+    pub ratio_spread: RatioSpreads,
     /// Every round by itself.
     pub rounds: Vec<RoundReport>,
 }
@@ -106,99 +114,9 @@ pub struct FirstByte {
     pub p99: Option<u64>,
 }
 
-/// Multiples of nginx's numbers; below 1 is better than nginx.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Ratios {
-    /// User memory per stream.
-    pub memory: Option<f64>,
-    /// CPU time per event.
-    pub cpu: Option<f64>,
-    /// Median latency.
-    pub p50: Option<f64>,
-    /// 99 % latency.
-    pub p99: Option<f64>,
-}
-
-/// One round of one target.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RoundReport {
-    /// Streams open to the end.
-    pub streams_held: u64,
-    /// Events delivered, of how many that were due.
-    pub events: u64,
-    /// Events that were due.
-    pub expected_events: u64,
-    /// Readings of user memory.
-    pub user_bytes: Option<User>,
-    /// Slope of user memory, silent.
-    pub user_bytes_per_stream: Option<f64>,
-    /// The same from idle to the reading under traffic.
-    pub user_bytes_per_stream_in_traffic: Option<f64>,
-    /// Readings of the machine's kernel memory.
-    pub kernel_bytes: Option<Kernel>,
-    /// Slope of the machine's kernel memory, clients and origin included.
-    pub machine_kernel_bytes_per_stream: Option<f64>,
-    /// Readings of the memory charged to the service's container.
-    pub cgroup_bytes: Option<Charged>,
-    /// Slope of all of that but page cache.
-    pub cgroup_bytes_per_stream: Option<f64>,
-    /// CPU time of the target.
-    pub cpu_us: Option<u64>,
-    /// CPU time of the target per event.
-    pub cpu_us_per_event: Option<f64>,
-    /// CPU use of the machine, 0 to 1.
-    pub machine_cpu_share: f64,
-    /// CPU use of the busiest client, 0 to 1.
-    pub worker_cpu_share: Option<f64>,
-    /// From due to read.
-    pub latency_us: Latency,
-    /// From sent to read, 50 % and 99 %.
-    pub transit_us: FirstByte,
-    /// Latencies above an hour, counted as an hour.
-    pub latency_clipped: u64,
-    /// Latencies below zero, counted as zero.
-    pub latency_negative: u64,
-    /// Histogram from due to read, HdrHistogram V2, deflated, base64.
-    pub latency_hdr_v2: String,
-}
-
-impl RoundReport {
-    fn of(round: &RoundFigures) -> Self {
-        let (record, events) = (&round.record, round.record.counts.events);
-        Self {
-            streams_held: record.counts.open,
-            events,
-            expected_events: round.expected_events,
-            user_bytes: round.user,
-            user_bytes_per_stream: round.user_slope(),
-            user_bytes_per_stream_in_traffic: round.user.map(|user| per_stream(user.idle, user.traffic, round.streams)),
-            kernel_bytes: round.kernel,
-            machine_kernel_bytes_per_stream: round.kernel_slope(),
-            cgroup_bytes: round.charged,
-            cgroup_bytes_per_stream: round.charged_slope(),
-            cpu_us: round.cpu_us,
-            cpu_us_per_event: round.cpu_us.filter(|_| events > 0).map(|cpu_us| cpu_us as f64 / events as f64),
-            machine_cpu_share: round.machine_share,
-            worker_cpu_share: round.worker_share,
-            latency_us: Latency::of(record),
-            transit_us: FirstByte { p50: record.transit_us.quantile(0.5), p99: record.transit_us.quantile(0.99) },
-            latency_clipped: record.latency_us.clipped,
-            latency_negative: record.latency_us.negative,
-            latency_hdr_v2: record.latency_us.to_v2_base64(),
-        }
-    }
-
-    /// The histogram from due to read.
-    ///
-    /// # Errors
-    /// When the document holds none.
-    pub fn latency(&self) -> Result<Distribution, HistogramError> {
-        Distribution::from_v2_base64(&self.latency_hdr_v2, self.latency_clipped, self.latency_negative)
-    }
-}
-
 impl Latency {
-    fn of(record: &Record) -> Self {
+    /// The percentiles of a record.
+    pub(super) fn of(record: &Record) -> Self {
         let latency = &record.latency_us;
         Self {
             p50: latency.quantile(0.5),
@@ -232,26 +150,11 @@ impl CompareReport {
         let nginx = targets.iter().find(|target| target.name == Target::Nginx).cloned();
         for target in &mut targets {
             target.ratio_to_nginx = nginx.as_ref().map(|nginx| Ratios::between(target, nginx)).unwrap_or_default();
+            target.ratio_spread = nginx.as_ref().map(|nginx| RatioSpreads::between(target, nginx)).unwrap_or_default();
         }
         let valid = !warnings.iter().any(|doubt| doubt.invalidates);
         let (kind, version) = (KIND.to_owned(), super::FORM);
         Self { kind, version, conditions, versions, services, streams, interrupted, valid, targets, warnings }
-    }
-}
-
-impl Ratios {
-    fn between(target: &TargetReport, nginx: &TargetReport) -> Self {
-        let ratio = |mine: Option<f64>, theirs: Option<f64>| {
-            mine.zip(theirs).filter(|(mine, theirs)| *mine >= 0.0 && *theirs > 0.0).map(|(mine, theirs)| mine / theirs)
-        };
-        let whole =
-            |mine: Option<u64>, theirs: Option<u64>| ratio(mine.map(|us| us as f64), theirs.map(|us| us as f64));
-        Self {
-            memory: ratio(target.memory.user_bytes_per_stream, nginx.memory.user_bytes_per_stream),
-            cpu: ratio(target.cpu_us_per_event, nginx.cpu_us_per_event),
-            p50: whole(target.latency_us.p50, nginx.latency_us.p50),
-            p99: whole(target.latency_us.p99, nginx.latency_us.p99),
-        }
     }
 }
 
@@ -280,7 +183,12 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
         cpu_us_per_event: cpu_us.filter(|_| events > 0).map(|cpu_us| cpu_us as f64 / events as f64),
         latency_us: Latency::of(record),
         ttfb_us: FirstByte { p50: record.ttfb_us.quantile(0.5), p99: record.ttfb_us.quantile(0.99) },
+        opening: Opening {
+            per_second: median(rounds.iter().filter_map(|round| round.opening.per_second)),
+            cpu_us_per_stream: median(rounds.iter().filter_map(|round| round.opening.cpu_us_per_stream)),
+        },
         ratio_to_nginx: Ratios::default(),
+        ratio_spread: RatioSpreads::default(),
         rounds,
     }
 }

@@ -6,12 +6,14 @@ use super::compare::{CompareReport, TargetReport};
 use super::figures::median;
 use super::units::{bytes, time_us};
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 15] = [
     "streams",
     "memory/stream",
     "all-in",
     "+ kernel",
     "idle",
+    "CPU/open",
+    "opened/s",
     "CPU/event",
     "p50",
     "p99",
@@ -80,6 +82,10 @@ pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()
             "is charged to them but page cache; idle: before the turn, which need not be the service's first load"
         )?;
     }
+    writeln!(
+        out,
+        "CPU/open: the target's CPU time per stream opened; opened/s: only where they were opened as fast as it went"
+    )?;
     writeln!(out, "latency: from when an event was due at the origin until the client had read it")?;
     writeln!(out, "faults: lost/duplicated/torn/corrupted events of {} streams per target", report.streams)?;
     writeln!(
@@ -103,7 +109,9 @@ fn values(target: &TargetReport) -> Vec<String> {
         size(median(target.rounds.iter().filter_map(|round| round.user_bytes_per_stream_in_traffic))),
         size(target.memory.kernel_bytes_per_stream),
         size(target.memory.idle_bytes.map(|bytes| bytes as f64)),
-        target.cpu_us_per_event.map_or_else(|| NOTHING.to_owned(), |us| format!("{us:.1}µs")),
+        cost(target.opening.cpu_us_per_stream),
+        target.opening.per_second.map_or_else(|| NOTHING.to_owned(), |streams| format!("{streams:.0}")),
+        cost(target.cpu_us_per_event),
         time(latency.p50),
         time(latency.p99),
         time(latency.p999),
@@ -112,6 +120,10 @@ fn values(target: &TargetReport) -> Vec<String> {
         target.heartbeats.to_string(),
         format!("{}/{}/{}/{}", integrity.lost, integrity.duplicated, integrity.torn, integrity.corrupted),
     ]
+}
+
+fn cost(us: Option<f64>) -> String {
+    us.map_or_else(|| NOTHING.to_owned(), |us| format!("{us:.1}µs"))
 }
 
 fn size(value: Option<f64>) -> String {
@@ -124,8 +136,9 @@ fn ratios(target: &TargetReport) -> Option<Vec<String>> {
     ratio.p50?;
     let mut cells = vec![String::new(); COLUMNS.len()];
     cells[1] = text(ratio.memory);
-    cells[5] = text(ratio.cpu);
-    cells[6] = text(ratio.p50);
-    cells[7] = text(ratio.p99);
+    cells[6] = text(ratio.opening);
+    cells[7] = text(ratio.cpu);
+    cells[8] = text(ratio.p50);
+    cells[9] = text(ratio.p99);
     Some(cells)
 }

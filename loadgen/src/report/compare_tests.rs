@@ -1,5 +1,8 @@
 //! What follows from the readings, and what is doubted.
 
+use super::super::figures::{Charged, Churn, Kernel, User};
+use super::super::opening::OpeningFigures;
+use super::super::ratios::Spread;
 use super::*;
 use crate::target::cgroup::CgroupMemory;
 use crate::target::kernel::{KernelMemory, Method};
@@ -18,6 +21,8 @@ fn figures(target: Target, user_kib: Option<u64>, kernel_kib: u64, latency_us: u
         low: 5000 * KIB + 20 * each,
         full: 5000 * KIB + 100 * each,
         traffic: 5000 * KIB + 110 * each,
+        opened: None,
+        closed: None,
     });
     let reading = |streams: u64| KernelMemory {
         bytes: streams * kernel_kib * KIB,
@@ -33,6 +38,11 @@ fn figures(target: Target, user_kib: Option<u64>, kernel_kib: u64, latency_us: u
         kernel,
         charged: None,
         unread: None,
+        samples: Vec::new(),
+        opening: OpeningFigures { streams: 80, us: Some(40_000), cpu_us: user_kib.map(|kib| kib * 800) },
+        churn: None,
+        stalled: None,
+        expects_heartbeats: true,
         cpu_us: user_kib.map(|kib| kib * 10_000),
         machine_share: 0.5,
         worker_share: Some(0.2),
@@ -57,7 +67,12 @@ fn slopes_costs_and_ratios_follow_from_the_readings() {
     assert_eq!(proxy.memory.kernel_bytes_per_stream, Some(7.0 * 1024.0));
     assert_eq!(proxy.memory.idle_bytes, Some(5000 * KIB));
     assert_eq!(proxy.cpu_us_per_event, Some(70.0));
-    assert_eq!(proxy.ratio_to_nginx, Ratios { memory: Some(0.5), cpu: Some(0.5), p50: Some(0.8), p99: Some(0.8) });
+    assert_eq!(
+        proxy.ratio_to_nginx,
+        Ratios { memory: Some(0.5), cpu: Some(0.5), p50: Some(0.8), p99: Some(0.8), opening: Some(1.0) }
+    );
+    assert_eq!(proxy.opening, Opening { per_second: Some(2000.0), cpu_us_per_stream: Some(70.0) });
+    assert_eq!(proxy.ratio_spread.cpu, Some(Spread { median: 0.5, min: 0.5, max: 0.5 }));
     assert_eq!((proxy.streams_held, proxy.events, proxy.heartbeats), (100, 2000, 2));
     assert!(report.valid, "{:?}", report.warnings);
 }
@@ -73,7 +88,10 @@ fn what_cannot_be_measured_is_null() {
         })
     );
     assert!(direct["cpu_us_per_event"].is_null());
-    assert_eq!(direct["ratio_to_nginx"], serde_json::json!({"memory": null, "cpu": null, "p50": null, "p99": null}));
+    assert_eq!(
+        direct["ratio_to_nginx"],
+        serde_json::json!({"memory": null, "cpu": null, "p50": null, "p99": null, "opening": null})
+    );
     let alone = self::report(&[figures(Target::Nginx, Some(14), 15, 100)]);
     assert_eq!(alone.targets[0].memory.kernel_bytes_per_stream, None, "nothing to subtract");
     let spoiled = self::report(&[figures(Target::Direct, None, 20, 50), figures(Target::Nginx, Some(14), 15, 100)]);
@@ -135,4 +153,32 @@ fn a_proxy_without_heartbeats_is_doubted() {
     let mut proxy = figures(Target::SseProxy, Some(1), 14, 80);
     proxy.rounds.iter_mut().for_each(|round| round.record.counts.heartbeats = 0);
     assert!(!report(&[proxy]).valid);
+}
+
+#[test]
+fn ratios_of_single_rounds_show_how_far_they_lie_apart() {
+    let (nginx, mut proxy) = (figures(Target::Nginx, Some(14), 15, 100), figures(Target::SseProxy, Some(7), 14, 80));
+    proxy.rounds.push(proxy.rounds[0].clone());
+    proxy.rounds[0].cpu_us = Some(280_000);
+    let report = report(&[nginx, proxy]);
+    let spread = report.targets[1].ratio_spread.cpu.expect("two pairs of rounds");
+    assert_eq!((spread.min, spread.median, spread.max), (0.5, 1.25, 2.0), "the third round has no partner");
+}
+
+#[test]
+fn a_churn_that_could_not_open_all_its_streams_is_invalid() {
+    let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
+    nginx.rounds[0].churn = Some(Churn { streams: 100, opened: 99, batch: 10, user_bytes: vec![1, 2] });
+    let report = report(&[nginx]);
+    assert!(!report.valid && report.warnings[0].cause.contains("1 of 100 streams"), "{:?}", report.warnings);
+}
+
+#[test]
+fn no_heartbeat_is_expected_of_streams_that_were_never_silent() {
+    let mut proxy = figures(Target::SseProxy, Some(1), 14, 80);
+    for round in &mut proxy.rounds {
+        round.record.counts.heartbeats = 0;
+        round.expects_heartbeats = false;
+    }
+    assert!(report(&[proxy]).valid);
 }

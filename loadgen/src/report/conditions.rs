@@ -22,6 +22,9 @@ pub struct Conditions {
     pub machine: String,
     /// Cores this process may use.
     pub cores: usize,
+    /// Model of the processor, as the kernel names it.
+    #[serde(default)]
+    pub cpu: Option<String>,
     /// Memory of the machine in bytes.
     pub memory_bytes: Option<u64>,
     /// Limit on open files.
@@ -45,6 +48,7 @@ impl Conditions {
             kernel: format!("{} {}", text(uname.sysname()), text(uname.release())),
             machine: text(uname.machine()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cpu: cpu_model(),
             memory_bytes: memory_bytes(),
             descriptor_limit,
             ephemeral_ports: limits::ephemeral_ports(),
@@ -63,4 +67,10 @@ fn memory_bytes() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find(|line| line.starts_with("MemTotal:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn cpu_model() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let (_, model) = info.lines().find(|line| line.starts_with("model name"))?.split_once(':')?;
+    Some(model.trim().to_owned())
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::opening::OpeningFigures;
 use crate::record::Record;
 use crate::target::Target;
 use crate::target::cgroup::CgroupMemory;
@@ -22,6 +23,57 @@ pub struct User {
     pub full: u64,
     /// With all streams, while events flow.
     pub traffic: u64,
+    /// Right after the last stream was opened.
+    #[serde(default)]
+    pub opened: Option<u64>,
+    /// After all streams were closed.
+    #[serde(default)]
+    pub closed: Option<u64>,
+}
+
+/// User memory at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Since events began to flow.
+    pub seconds: f64,
+    /// Proportional set size.
+    pub bytes: u64,
+}
+
+/// User memory while streams were opened and closed again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Churn {
+    /// How many were to be opened.
+    pub streams: u64,
+    /// How many were.
+    pub opened: u64,
+    /// How many were open at once.
+    pub batch: u64,
+    /// Proportional set size before, and after each tenth, with no stream open.
+    pub user_bytes: Vec<u64>,
+}
+
+/// What streams take whose clients are flooded and never read.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Stalled {
+    /// How many were to be opened.
+    pub streams: u64,
+    /// How many were.
+    pub opened: u64,
+    /// Growth of the target's proportional set size.
+    pub user_bytes_per_stream: Option<f64>,
+    /// Growth of the machine's kernel memory, clients and origin included.
+    pub machine_kernel_bytes_per_stream: Option<f64>,
+}
+
+impl Stalled {
+    /// From readings before and after.
+    #[must_use]
+    pub fn between(streams: u64, opened: u64, user: Option<(u64, u64)>, kernel: Option<(u64, u64)>) -> Self {
+        let growth = |(before, after)| per_stream(before, after, opened);
+        let (user, kernel) = (user.map(growth), kernel.map(growth));
+        Self { streams, opened, user_bytes_per_stream: user, machine_kernel_bytes_per_stream: kernel }
+    }
 }
 
 /// Kernel memory of the whole machine at two moments.
@@ -63,6 +115,16 @@ pub struct RoundFigures {
     pub charged: Option<Charged>,
     /// What gauges could not read, and why.
     pub unread: Option<String>,
+    /// User memory while events flowed.
+    pub samples: Vec<Sample>,
+    /// What opening all streams but the low number took.
+    pub opening: OpeningFigures,
+    /// What opening and closing more streams did to memory, if that was asked for.
+    pub churn: Option<Churn>,
+    /// What clients that do not read take, if that was asked for.
+    pub stalled: Option<Stalled>,
+    /// Whether streams were silent long enough for heartbeats.
+    pub expects_heartbeats: bool,
     /// CPU time of the target while events flowed.
     pub cpu_us: Option<u64>,
     /// CPU use of the machine meanwhile, as a share of all cores.
@@ -115,12 +177,22 @@ impl Figures {
             machine_cpu_share: self.rounds.iter().map(|round| round.machine_share).reduce(f64::max),
         };
         let mut doubts = validity::judge(record, evidence);
-        if self.target.has_proxy() && record.counts.open > 0 && record.counts.heartbeats == 0 {
+        let expects_heartbeats = self.rounds.iter().any(|round| round.expects_heartbeats);
+        if self.target.has_proxy() && expects_heartbeats && record.counts.open > 0 && record.counts.heartbeats == 0 {
             doubts.push(Doubt {
                 invalidates: true,
                 cause: "no heartbeat came while all streams were silent".to_owned(),
                 remedy: "check that the route of sse-proxy has a heartbeat, and that --heartbeat is its interval"
                     .to_owned(),
+            });
+        }
+        let churns = self.rounds.iter().filter_map(|round| round.churn.as_ref().map(|churn| (churn.streams, churn.opened)));
+        let stalls = self.rounds.iter().filter_map(|round| round.stalled.map(|stalled| (stalled.streams, stalled.opened)));
+        for (streams, opened) in churns.chain(stalls).filter(|(streams, opened)| opened < streams) {
+            doubts.push(Doubt {
+                invalidates: true,
+                cause: format!("{} of {streams} further streams were not opened", streams - opened),
+                remedy: "look at the target's log, and at its ports and descriptors".to_owned(),
             });
         }
         if let Some(unread) = self.rounds.iter().find_map(|round| round.unread.as_deref()) {

@@ -1,12 +1,21 @@
 //! Results for people and for programs.
 
+pub mod bench;
 pub mod compare;
 mod compare_table;
 pub mod conditions;
 pub mod figures;
 pub mod hgrm;
+pub mod knee;
+mod knee_table;
+
+pub mod markdown;
 pub mod merge;
+pub mod micro;
+pub mod opening;
 pub mod progress;
+pub mod ratios;
+pub mod round;
 pub mod run;
 pub mod saved;
 pub mod threshold;

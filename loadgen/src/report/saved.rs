@@ -7,7 +7,9 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::FORM;
+use super::bench::{self, BenchReport};
 use super::compare::{self, CompareReport};
+use super::knee::{self, KneeReport};
 use super::run::{self, RunReport};
 use crate::distribution::HistogramError;
 
@@ -18,6 +20,10 @@ pub enum Saved {
     Run(Box<RunReport>),
     /// Of `compare`.
     Compare(Box<CompareReport>),
+    /// Of `knee`.
+    Knee(Box<KneeReport>),
+    /// Of `bench`.
+    Bench(Box<BenchReport>),
 }
 
 /// Why a file cannot be used.
@@ -98,17 +104,20 @@ pub fn read(path: &Path) -> Result<Saved, SavedError> {
     let bytes = std::fs::read(path).map_err(|source| SavedError::Read { path: own(), source })?;
     let form = |source| SavedError::Form { path: own(), source };
     let head: Head = serde_json::from_slice(&bytes).map_err(form)?;
-    let is_known = [run::RUN, run::MERGE, compare::KIND].contains(&head.kind.as_str());
+    let is_known = [run::RUN, run::MERGE, compare::KIND, knee::KIND, bench::KIND].contains(&head.kind.as_str());
     if !is_known {
-        return Err(SavedError::Kind { path: own(), found: head.kind, expected: "run, merge or compare" });
+        return Err(SavedError::Kind { path: own(), found: head.kind, expected: "run, merge, compare, knee or bench" });
     }
     if head.version != FORM {
         return Err(SavedError::Version { path: own(), found: head.version });
     }
-    if head.kind == compare::KIND {
-        return serde_json::from_slice(&bytes).map(|report| Saved::Compare(Box::new(report))).map_err(form);
-    }
-    serde_json::from_slice(&bytes).map(|report| Saved::Run(Box::new(report))).map_err(form)
+    let saved = match head.kind.as_str() {
+        compare::KIND => serde_json::from_slice(&bytes).map(Saved::Compare),
+        knee::KIND => serde_json::from_slice(&bytes).map(Saved::Knee),
+        bench::KIND => serde_json::from_slice(&bytes).map(Saved::Bench),
+        _ => serde_json::from_slice(&bytes).map(Saved::Run),
+    };
+    saved.map_err(form)
 }
 
 /// Reads the report of a single run.
@@ -120,6 +129,8 @@ pub fn read_run(path: &Path) -> Result<RunReport, SavedError> {
         Saved::Run(report) if report.kind == run::RUN => return Ok(*report),
         Saved::Run(report) => report.kind,
         Saved::Compare(report) => report.kind,
+        Saved::Knee(report) => report.kind,
+        Saved::Bench(report) => report.kind,
     };
     Err(SavedError::Kind { path: path.to_owned(), found, expected: "run" })
 }

@@ -3,8 +3,9 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-/// Streams per address: below the usual 28,232 ephemeral ports a source has towards one destination.
-const STREAMS_PER_ADDRESS: u64 = 25_000;
+/// Streams per address. A source has usually 28,232 ephemeral ports towards one destination, of which the kernel tries every
+/// second one first: with those used up, looking for a port takes longer with each connection, and whoever connects pays.
+const STREAMS_PER_ADDRESS: u64 = 10_000;
 
 /// How many addresses a program has to listen on so that `streams` connections from one source fit.
 pub(super) fn needed(streams: u64) -> u8 {

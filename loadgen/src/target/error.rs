@@ -35,8 +35,9 @@ pub enum TargetError {
         found: usize,
     },
     /// The configuration does not allow for the streams that are asked for.
-    #[error("{}: {workers} workers with worker_connections {connections} hold at most {fits} streams, not {streams}\n  remedy: \
-             raise worker_connections, or use --streams {fits}", path.display())]
+    #[error("{}: {workers} workers with worker_connections {connections} and a limit of {descriptor_limit} open files each \
+             hold at most {fits} streams, not {streams}\n  remedy: use more --workers, raise worker_connections and the limit, \
+             or use --streams {fits}", path.display())]
     ConfigTooSmall {
         /// The file.
         path: PathBuf,
@@ -44,6 +45,8 @@ pub enum TargetError {
         workers: u64,
         /// Connections per worker.
         connections: u64,
+        /// Files each of them may have open.
+        descriptor_limit: u64,
         /// What was asked for.
         streams: u64,
         /// What would fit.

@@ -2,10 +2,13 @@
 
 mod address;
 pub mod cgroup;
+mod config_file;
 mod error;
 pub mod gauge;
+pub mod haproxy;
 pub mod kernel;
 pub mod nginx;
+mod origins;
 mod probe;
 mod process;
 mod proxy;
@@ -15,7 +18,8 @@ pub mod tether;
 pub mod tree;
 
 pub use error::TargetError;
+pub use origins::OriginSetup;
 pub use probe::get;
 pub use process::Running;
-pub use stack::{Programs, Stack, StackConfig, Target, UnknownTarget, start_origin};
+pub use stack::{Programs, Stack, StackConfig, Target, UnknownTarget};
 pub use subject::{Service, Subject};

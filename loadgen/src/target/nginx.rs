@@ -1,12 +1,14 @@
-//! Starts nginx with a configuration file as it stands, only the addresses replaced.
+//! Starts nginx with a configuration file as it stands, only the addresses replaced, and the number of workers if it is given.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::config_file::{directive, read, readdress, replace};
 use super::{Running, TargetError, address, probe};
 
 const LISTEN: &str = "listen 8080";
+const WORKERS: &str = "worker_processes";
 
 /// An nginx to start.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +16,8 @@ pub(super) struct Nginx<'a> {
     pub(super) name: &'static str,
     pub(super) program: &'a Path,
     pub(super) config: &'a Path,
+    /// Worker processes; `None` for what the configuration says.
+    pub(super) workers: Option<u64>,
     /// The beginning of the line that names the upstream.
     pub(super) upstream_line: &'static str,
     /// Last byte of its loopback addresses.
@@ -28,7 +32,10 @@ impl Nginx<'_> {
         directory: &Path,
     ) -> Result<(Running, Vec<SocketAddr>), TargetError> {
         let refuse = |source| TargetError::Start { program: self.name.to_owned(), source };
-        let text = read(self.config)?;
+        let mut text = read(self.config)?;
+        if let Some(workers) = self.workers {
+            text = replace(&text, self.config, WORKERS, |_| format!("{WORKERS} {workers};\n"))?;
+        }
         let count = u8::try_from(upstreams.len()).unwrap_or(u8::MAX);
         let listen = address::free(self.host, count).map_err(refuse)?;
         let text = readdress(&text, self.config, LISTEN, |address| format!("listen {address}"), &listen)?;
@@ -54,93 +61,41 @@ impl Nginx<'_> {
     }
 }
 
-/// Checks that the configuration allows for `streams`, two connections each, over as many workers as it asks for.
+/// Checks that the configuration allows for `streams`, two connections each, over `workers` or as many as it asks for, none
+/// of which may have more than `descriptor_limit` files open.
 ///
 /// # Errors
 /// When it cannot be read or is too small.
-pub fn check_config(path: &Path, streams: u64) -> Result<(), TargetError> {
+pub fn check_config(path: &Path, streams: u64, workers: Option<u64>, descriptor_limit: u64) -> Result<(), TargetError> {
     let text = read(path)?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-    let workers = directive(&text, "worker_processes").map_or(1, |value| value.parse().unwrap_or(cores));
-    let connections = directive(&text, "worker_connections").and_then(|value| value.parse().ok()).unwrap_or(512);
+    let own = || directive(&text, WORKERS).map_or(1, |value| value.parse().unwrap_or(cores));
+    let workers = workers.unwrap_or_else(own);
+    let connections: u64 = directive(&text, "worker_connections").and_then(|value| value.parse().ok()).unwrap_or(512);
     // Workers never get exactly equal shares: a tenth is left for that.
-    let fits = connections * workers / 2 * 9 / 10;
+    let fits = connections.min(descriptor_limit) * workers / 2 * 9 / 10;
     if streams <= fits {
         return Ok(());
     }
-    Err(TargetError::ConfigTooSmall { path: path.to_owned(), workers, connections, streams, fits })
-}
-
-fn read(path: &Path) -> Result<String, TargetError> {
-    std::fs::read_to_string(path).map_err(|source| TargetError::Config { path: path.to_owned(), source })
-}
-
-fn directive<'t>(text: &'t str, name: &str) -> Option<&'t str> {
-    let line = text.lines().map(str::trim).find(|line| line.starts_with(name))?;
-    line[name.len()..].trim().strip_suffix(';').map(str::trim)
-}
-
-/// Replaces the one line that begins with `begin` by one for each address, keeping what follows on it.
-fn readdress(
-    text: &str,
-    path: &Path,
-    begin: &'static str,
-    with: impl Fn(SocketAddr) -> String,
-    addresses: &[SocketAddr],
-) -> Result<String, TargetError> {
-    let rest_of = |line: &'_ str| -> Option<String> {
-        let rest = line.trim_start().strip_prefix(begin)?;
-        rest.starts_with([';', ' ']).then(|| rest.to_owned())
-    };
-    let found = text.lines().filter(|line| rest_of(line).is_some()).count();
-    if found != 1 {
-        return Err(TargetError::ConfigText { path: PathBuf::from(path), expected: begin, found });
-    }
-    let mut out = String::with_capacity(text.len() + 64);
-    for line in text.lines() {
-        match rest_of(line) {
-            Some(rest) => {
-                addresses.iter().for_each(|address| out.push_str(&format!("        {}{rest}\n", with(*address))))
-            }
-            None => {
-                out.push_str(line);
-                out.push('\n');
-            }
-        }
-    }
-    Ok(out)
+    Err(TargetError::ConfigTooSmall { path: path.to_owned(), workers, connections, descriptor_limit, streams, fits })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const CONFIG: &str = "worker_processes 3;\nevents {\n  worker_connections 1000;\n}\n# listen 8080 is replaced\nlisten 8080 reuseport;\n";
-
-    #[test]
-    fn the_listen_line_is_replaced_by_one_per_address_and_comments_are_not() {
-        let addresses = ["127.0.0.12:81".parse().expect("valid"), "127.0.1.12:82".parse().expect("valid")];
-        let text = readdress(CONFIG, Path::new("x"), LISTEN, |address| format!("listen {address}"), &addresses)
-            .expect("one line");
-        assert!(text.contains("listen 127.0.0.12:81 reuseport;\n        listen 127.0.1.12:82 reuseport;\n"), "{text}");
-        assert!(text.contains("# listen 8080 is replaced"), "{text}");
-    }
-
-    #[test]
-    fn a_missing_or_repeated_line_is_refused() {
-        for text in [String::new(), CONFIG.repeat(2), CONFIG.replace("listen 8080 reuse", "listen 80801 reuse")] {
-            let result = readdress(&text, Path::new("x.conf"), LISTEN, |address| address.to_string(), &[]);
-            assert!(matches!(result, Err(TargetError::ConfigText { .. })), "{text}");
-        }
-    }
+    const CONFIG: &str = "worker_processes 3;\nevents {\n  worker_connections 1000;\n}\nlisten 8080 reuseport;\n";
 
     #[test]
     fn capacity_is_checked_before_anything_starts() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), CONFIG).expect("written");
-        check_config(file.path(), 1350).expect("1000 × 3 ÷ 2 less a tenth");
-        let error = check_config(file.path(), 1351).expect_err("too many");
+        check_config(file.path(), 1350, None, 20_000).expect("1000 × 3 ÷ 2 less a tenth");
+        let error = check_config(file.path(), 1351, None, 20_000).expect_err("too many");
         assert!(error.to_string().contains("--streams 1350"), "{error}");
+        check_config(file.path(), 1800, Some(4), 20_000).expect("four workers hold more");
+        let error = check_config(file.path(), 1800, Some(4), 800).expect_err("too few descriptors");
+        assert!(error.to_string().contains("--streams 1440") && error.to_string().contains("--workers"), "{error}");
     }
 
     #[test]
@@ -152,6 +107,8 @@ mod tests {
             for begin in [LISTEN, upstream] {
                 readdress(&text, &path, begin, |address| address.to_string(), &[]).expect(begin);
             }
+            let text = replace(&text, &path, WORKERS, |_| format!("{WORKERS} 7;\n")).expect(WORKERS);
+            assert_eq!(directive(&text, WORKERS), Some("7"));
         }
     }
 }

@@ -11,68 +11,106 @@ use super::{Running, TargetError, address, probe};
 pub(super) struct SseProxy<'a> {
     pub(super) program: &'a Path,
     pub(super) heartbeat: Duration,
+    /// So many processes share the addresses; `None` for one that has the machine to itself.
+    pub(super) workers: Option<u64>,
     /// Last byte of its loopback addresses.
     pub(super) host: u8,
 }
 
+/// What is written into a configuration.
+struct Setup<'a> {
+    listen: &'a [SocketAddr],
+    admin: SocketAddr,
+    upstreams: &'a [SocketAddr],
+    heartbeat: Duration,
+    /// Threads of a process that shares its addresses with others.
+    shared_threads: Option<u64>,
+}
+
 impl SseProxy<'_> {
-    /// Starts it in front of `upstreams`; returns it with its addresses when it is ready and passes requests on.
+    /// Starts it in front of `upstreams`; returns its processes with their addresses when all are ready and pass requests on.
     pub(super) async fn start(
         &self,
         upstreams: &[SocketAddr],
         directory: &Path,
-    ) -> Result<(Running, Vec<SocketAddr>), TargetError> {
-        let name = "sse-proxy";
-        let refuse = |source| TargetError::Start { program: name.to_owned(), source };
+    ) -> Result<(Vec<Running>, Vec<SocketAddr>), TargetError> {
+        let refuse = |source| TargetError::Start { program: "sse-proxy".to_owned(), source };
         let count = u8::try_from(upstreams.len()).unwrap_or(u8::MAX);
+        let processes = u8::try_from(self.workers.unwrap_or(1)).unwrap_or(u8::MAX);
         let listen = address::free(self.host, count).map_err(refuse)?;
-        let admin = address::free(self.host + 100, 1).map_err(refuse)?[0];
-        let config = directory.join("sse-proxy.yaml");
-        std::fs::write(&config, text(&listen, admin, upstreams, self.heartbeat)).map_err(refuse)?;
-        let mut running = Running::start(name, self.program, &["--config".into(), config.into()], directory, false)?;
-        let entry = listen[0];
-        let is_ready = async |_: &Running| {
-            matches!(probe::get(admin, "GET", "/readyz").await, Ok(200))
-                && matches!(probe::get(entry, "GET", "/healthz").await, Ok(200))
-        };
-        running.ready(is_ready).await?;
-        Ok((running, listen))
+        let admins = address::free(self.host + 100, processes).map_err(refuse)?;
+        // Together they use the machine's cores, as one process would.
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+        let shared_threads = self.workers.map(|workers| (cores / workers).max(1));
+        let mut all = Vec::new();
+        for (number, admin) in admins.into_iter().enumerate() {
+            let name = format!("sse-proxy-{}", number + 1);
+            let config = directory.join(format!("{name}.yaml"));
+            let setup = Setup { listen: &listen, admin, upstreams, heartbeat: self.heartbeat, shared_threads };
+            std::fs::write(&config, setup.text()).map_err(refuse)?;
+            let mut running =
+                Running::start(&name, self.program, &["--config".into(), config.into()], directory, false)?;
+            let entry = listen[0];
+            let is_ready = async |_: &Running| {
+                matches!(probe::get(admin, "GET", "/readyz").await, Ok(200))
+                    && matches!(probe::get(entry, "GET", "/healthz").await, Ok(200))
+            };
+            running.ready(is_ready).await?;
+            all.push(running);
+        }
+        Ok((all, listen))
     }
 }
 
-fn text(listen: &[SocketAddr], admin: SocketAddr, upstreams: &[SocketAddr], heartbeat: Duration) -> String {
-    let list = |addresses: &[SocketAddr], each: &dyn Fn(&SocketAddr) -> String| {
-        addresses.iter().map(each).collect::<Vec<_>>().join(", ")
-    };
-    format!(
-        "listen: [{}]\nadmin: {{address: {admin}}}\nupstreams: {{origin: {{servers: [{}]}}}}\nroutes:\n  - match: {{path_prefix: /}}\n    \
-         upstream: origin\n    stream: accept\n    heartbeat: {{interval: {}}}\n    timeouts: {{idle: 1h}}\n",
-        list(listen, &|address| format!("{{address: {address}}}")),
-        list(upstreams, &ToString::to_string),
-        humantime::format_duration(heartbeat),
-    )
+impl Setup<'_> {
+    fn text(&self) -> String {
+        let Self { admin, heartbeat, .. } = self;
+        let list = |addresses: &[SocketAddr], each: &dyn Fn(&SocketAddr) -> String| {
+            addresses.iter().map(each).collect::<Vec<_>>().join(", ")
+        };
+        let reuse_port = if self.shared_threads.is_some() { ", reuse_port: true" } else { "" };
+        let threads = self.shared_threads.map(|threads| format!("threads: {threads}\n")).unwrap_or_default();
+        format!(
+            "listen: [{}]\nadmin: {{address: {admin}}}\n{threads}upstreams: {{origin: {{servers: [{}]}}}}\nroutes:\n  - match: \
+             {{path_prefix: /}}\n    upstream: origin\n    stream: accept\n    heartbeat: {{interval: {}}}\n    timeouts: \
+             {{idle: 1h}}\n",
+            list(self.listen, &|address| format!("{{address: {address}{reuse_port}}}")),
+            list(self.upstreams, &ToString::to_string),
+            humantime::format_duration(*heartbeat),
+        )
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect(text)
+    }
+
     #[test]
     fn the_configuration_names_every_address() {
-        let address = |text: &str| text.parse::<SocketAddr>().expect(text);
-        let text = text(
-            &[address("127.0.0.13:1"), address("127.0.1.13:2")],
-            address("127.0.0.113:3"),
-            &[address("127.0.0.11:4"), address("127.0.1.11:5")],
-            Duration::from_millis(2500),
-        );
+        let (listen, upstreams) =
+            ([address("127.0.0.13:1"), address("127.0.1.13:2")], [address("127.0.0.11:4"), address("127.0.1.11:5")]);
+        let mut setup = Setup {
+            listen: &listen,
+            admin: address("127.0.0.113:3"),
+            upstreams: &upstreams,
+            heartbeat: Duration::from_millis(2500),
+            shared_threads: None,
+        };
         assert_eq!(
-            text,
+            setup.text(),
             "listen: [{address: 127.0.0.13:1}, {address: 127.0.1.13:2}]\n\
              admin: {address: 127.0.0.113:3}\n\
              upstreams: {origin: {servers: [127.0.0.11:4, 127.0.1.11:5]}}\n\
              routes:\n  - match: {path_prefix: /}\n    upstream: origin\n    stream: accept\n    heartbeat: {interval: 2s 500ms}\n    \
              timeouts: {idle: 1h}\n"
         );
+        setup.shared_threads = Some(1);
+        let text = setup.text();
+        assert_eq!(text.matches("reuse_port: true").count(), 2, "{text}");
+        assert!(text.contains("\nthreads: 1\n"), "{text}");
     }
 }

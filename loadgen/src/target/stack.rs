@@ -9,14 +9,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::haproxy::Haproxy;
 use super::nginx::Nginx;
 use super::proxy::SseProxy;
-use super::{Running, TargetError, address, tree};
+use super::{Running, TargetError, tree};
 
-const ORIGIN_HOST: u8 = 11;
 const NGINX_HOST: u8 = 12;
 const PROXY_HOST: u8 = 13;
 const FRONT_HOST: u8 = 14;
+const HAPROXY_HOST: u8 = 15;
 
 /// What stands between clients and origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -33,11 +34,14 @@ pub enum Target {
     /// nginx in front of sse-proxy.
     #[serde(rename = "nginx+sse-proxy")]
     NginxSseProxy,
+    /// HAProxy.
+    #[serde(rename = "haproxy")]
+    Haproxy,
 }
 
 /// Not the name of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{0}`: targets are direct, nginx, sse-proxy and nginx+sse-proxy")]
+#[error("`{0}`: targets are direct, nginx, sse-proxy, nginx+sse-proxy and haproxy")]
 pub struct UnknownTarget(String);
 
 /// Where the programs are.
@@ -47,6 +51,8 @@ pub struct Programs {
     pub nginx: PathBuf,
     /// sse-proxy.
     pub proxy: PathBuf,
+    /// HAProxy.
+    pub haproxy: PathBuf,
 }
 
 /// How targets are started.
@@ -58,6 +64,12 @@ pub struct StackConfig {
     pub nginx_conf: PathBuf,
     /// Configuration of nginx in front of sse-proxy.
     pub front_conf: PathBuf,
+    /// Configuration of HAProxy.
+    pub haproxy_conf: PathBuf,
+    /// Worker processes of each program; `None` for what each does by itself.
+    pub workers: Option<u64>,
+    /// Processes of HAProxy, whose workers are threads.
+    pub haproxy_processes: u64,
     /// Heartbeat interval of sse-proxy.
     pub heartbeat: Duration,
 }
@@ -79,13 +91,14 @@ impl Target {
             Self::Nginx => "nginx",
             Self::SseProxy => "sse-proxy",
             Self::NginxSseProxy => "nginx+sse-proxy",
+            Self::Haproxy => "haproxy",
         }
     }
 
     /// TCP sockets on the machine per stream: two for each hop.
     #[must_use]
     pub fn sockets_per_stream(self) -> u64 {
-        2 * (1 + u64::from(self.has_nginx()) + u64::from(self.has_proxy()))
+        2 * (1 + u64::from(self.has_nginx()) + u64::from(self.has_proxy()) + u64::from(self.has_haproxy()))
     }
 
     /// Whether nginx is part of it.
@@ -99,6 +112,12 @@ impl Target {
     pub fn has_proxy(self) -> bool {
         matches!(self, Self::SseProxy | Self::NginxSseProxy)
     }
+
+    /// Whether HAProxy is part of it.
+    #[must_use]
+    pub fn has_haproxy(self) -> bool {
+        self == Self::Haproxy
+    }
 }
 
 impl fmt::Display for Target {
@@ -111,7 +130,7 @@ impl FromStr for Target {
     type Err = UnknownTarget;
 
     fn from_str(text: &str) -> Result<Self, UnknownTarget> {
-        let all = [Self::Direct, Self::Nginx, Self::SseProxy, Self::NginxSseProxy];
+        let all = [Self::Direct, Self::Nginx, Self::SseProxy, Self::NginxSseProxy, Self::Haproxy];
         all.into_iter().find(|target| target.name() == text).ok_or_else(|| UnknownTarget(text.to_owned()))
     }
 }
@@ -128,17 +147,33 @@ impl Stack {
         directory: &Path,
     ) -> Result<Self, TargetError> {
         let mut stack = Self { entry: origin.to_vec(), programs: Vec::new() };
+        let StackConfig { programs, workers, .. } = config;
         if target.has_proxy() {
-            let proxy = SseProxy { program: &config.programs.proxy, heartbeat: config.heartbeat, host: PROXY_HOST };
-            stack.add(proxy.start(&stack.entry, directory).await?);
+            let proxy =
+                SseProxy { program: &programs.proxy, heartbeat: config.heartbeat, workers: *workers, host: PROXY_HOST };
+            let (processes, entry) = proxy.start(&stack.entry, directory).await?;
+            stack.add(processes, entry);
         }
         if target.has_nginx() {
             let (name, config_file, upstream_line, host) = match target {
                 Target::NginxSseProxy => ("front", &config.front_conf, "server proxy:8080", FRONT_HOST),
                 _ => ("nginx", &config.nginx_conf, "server origin:9000", NGINX_HOST),
             };
-            let nginx = Nginx { name, program: &config.programs.nginx, config: config_file, upstream_line, host };
-            stack.add(nginx.start(&stack.entry, directory).await?);
+            let program = &programs.nginx;
+            let nginx = Nginx { name, program, config: config_file, workers: *workers, upstream_line, host };
+            let (process, entry) = nginx.start(&stack.entry, directory).await?;
+            stack.add(vec![process], entry);
+        }
+        if target.has_haproxy() {
+            let haproxy = Haproxy {
+                program: &programs.haproxy,
+                config: &config.haproxy_conf,
+                processes: config.haproxy_processes,
+                threads: workers.map(|workers| (workers / config.haproxy_processes).max(1)),
+                host: HAPROXY_HOST,
+            };
+            let (processes, entry) = haproxy.start(&stack.entry, directory).await?;
+            stack.add(processes, entry);
         }
         Ok(stack)
     }
@@ -174,8 +209,8 @@ impl Stack {
         }
     }
 
-    fn add(&mut self, (program, entry): (Running, Vec<SocketAddr>)) {
-        self.programs.push(program);
+    fn add(&mut self, processes: Vec<Running>, entry: Vec<SocketAddr>) {
+        self.programs.extend(processes);
         self.entry = entry;
     }
 
@@ -185,30 +220,4 @@ impl Stack {
         }
         self.programs.iter().map(|program| read(program.pid())).sum::<Result<u64, _>>().map(Some)
     }
-}
-
-/// Starts this program's own origin in a process of its own, on as many loopback addresses as `streams` need.
-///
-/// # Errors
-/// When it does not become ready.
-pub async fn start_origin(
-    streams: u64,
-    threads: u16,
-    directory: &Path,
-) -> Result<(Running, Vec<SocketAddr>), TargetError> {
-    let refuse = |source| TargetError::Start { program: "origin".to_owned(), source };
-    let own = std::env::current_exe().map_err(refuse)?;
-    let count = address::needed(streams);
-    let mut arguments = vec!["origin".into(), "--threads".into(), threads.to_string().into()];
-    for address in address::loopbacks(ORIGIN_HOST, count) {
-        arguments.extend(["--listen".into(), address.to_string().into()]);
-    }
-    let mut running = Running::start("origin", &own, &arguments, directory, false)?;
-    running.ready(async |origin: &Running| listening(&origin.output()).len() == usize::from(count)).await?;
-    let addresses = listening(&running.output());
-    Ok((running, addresses))
-}
-
-fn listening(output: &str) -> Vec<SocketAddr> {
-    output.lines().filter_map(|line| line.strip_prefix("listening on ")?.parse().ok()).collect()
 }

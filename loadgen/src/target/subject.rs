@@ -5,7 +5,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::gauge::{self, Reading};
-use super::{Running, Stack, StackConfig, Target, TargetError, start_origin};
+use super::origins::{OriginSetup, Origins};
+use super::{Running, Stack, StackConfig, Target, TargetError};
 use crate::url::{Url, UrlError};
 
 /// A service that runs already, as `NAME=URL[,GAUGE_URL...]` names it.
@@ -24,14 +25,14 @@ pub struct Service {
 pub struct Subject {
     /// Where clients connect to, with the `Host` to ask for.
     pub entry: Vec<(SocketAddr, String)>,
-    /// Where the origin's gate is.
-    pub origin: SocketAddr,
+    /// Where the gates of the origins are, one for each.
+    pub gates: Vec<SocketAddr>,
     kind: Kind,
 }
 
 #[derive(Debug)]
 enum Kind {
-    Started { origin: Box<Running>, stack: Stack },
+    Started { origins: Vec<Running>, stack: Stack },
     Attached { gauges: Vec<SocketAddr> },
 }
 
@@ -50,21 +51,20 @@ impl FromStr for Service {
 }
 
 impl Subject {
-    /// Starts an origin and a target in front of it.
+    /// Starts origins and a target in front of them.
     ///
     /// # Errors
     /// When one of them does not become ready.
     pub async fn start(
         target: Target,
         config: &StackConfig,
-        streams: u64,
-        origin_threads: u16,
+        origins: OriginSetup,
         directory: &Path,
     ) -> Result<Self, TargetError> {
-        let (origin, addresses) = start_origin(streams, origin_threads, directory).await?;
-        let stack = Stack::start(target, config, &addresses, directory).await?;
+        let origins = Origins::start(origins, directory).await?;
+        let stack = Stack::start(target, config, &origins.addresses, directory).await?;
         let entry = stack.entry.iter().map(|address| (*address, address.to_string())).collect();
-        Ok(Self { entry, origin: addresses[0], kind: Kind::Started { origin: Box::new(origin), stack } })
+        Ok(Self { entry, gates: origins.gates, kind: Kind::Started { origins: origins.processes, stack } })
     }
 
     /// Finds a service that runs, and the origin behind it.
@@ -74,7 +74,7 @@ impl Subject {
     pub fn attach(service: &Service, origin: &Url) -> Result<Self, UrlError> {
         let gauges = service.gauges.iter().map(Url::resolve).collect::<Result<Vec<_>, _>>()?;
         let entry = vec![(service.url.resolve()?, service.url.authority.clone())];
-        Ok(Self { entry, origin: origin.resolve()?, kind: Kind::Attached { gauges } })
+        Ok(Self { entry, gates: vec![origin.resolve()?], kind: Kind::Attached { gauges } })
     }
 
     /// Memory and CPU time of the target's programs; all `None` when there are none, or nobody to ask.
@@ -112,16 +112,21 @@ impl Subject {
     /// The program that is not.
     pub fn check(&mut self) -> Result<(), TargetError> {
         match &mut self.kind {
-            Kind::Started { stack, .. } => stack.check(),
+            Kind::Started { origins, stack } => {
+                stack.check()?;
+                origins.iter_mut().try_for_each(Running::check)
+            }
             Kind::Attached { .. } => Ok(()),
         }
     }
 
     /// Ends what was started.
     pub async fn stop(self) {
-        if let Kind::Started { origin, stack } = self.kind {
+        if let Kind::Started { origins, stack } = self.kind {
             stack.stop().await;
-            origin.stop().await;
+            for origin in origins {
+                origin.stop().await;
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The worker's loop: opens streams at their intended times, watches its own timers, reports, and stops when told.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,13 +25,15 @@ struct Worker {
     job: Job,
     shared: RefCell<Shared>,
     connecting: Arc<Semaphore>,
+    /// When the last connection of a range was no longer in the making, Unix µs.
+    opened_us: Cell<u64>,
 }
 
 /// Runs until it is told to finish, or nobody is left to tell it; the last report is the record.
 pub async fn run(job: Job, mut commands: mpsc::UnboundedReceiver<Command>, reports: mpsc::UnboundedSender<Report>) {
     let shared = Shared { record: Record::default(), tracks: Vec::new(), scratch: vec![0; SCRATCH_BYTES] };
     let connecting = Arc::new(Semaphore::new(job.in_flight.max(1)));
-    let worker = Rc::new(Worker { job, shared: RefCell::new(shared), connecting });
+    let worker = Rc::new(Worker { job, shared: RefCell::new(shared), connecting, opened_us: Cell::new(0) });
     let serve = async {
         let mut tasks = JoinSet::new();
         tasks.spawn_local(watch_timers(Rc::clone(&worker)));
@@ -61,7 +63,13 @@ pub async fn run(job: Job, mut commands: mpsc::UnboundedReceiver<Command>, repor
 impl Worker {
     fn snapshot(&self) -> Snapshot {
         let record = &self.shared.borrow().record;
-        Snapshot { at_us: unix_us(), cpu_us: thread_cpu_us(), counts: record.counts, ended: record.ends.values().sum() }
+        Snapshot {
+            at_us: unix_us(),
+            cpu_us: thread_cpu_us(),
+            counts: record.counts,
+            ended: record.ends.values().sum(),
+            opened_us: self.opened_us.get(),
+        }
     }
 
     fn close(&self, expected: Option<u64>) -> Record {
@@ -105,6 +113,10 @@ async fn open(worker: Rc<Worker>, from: u64, to: u64, ramp: Ramp) {
         });
         while streams.try_join_next().is_some() {}
     }
+    // All permits are back when nothing is in the making any more.
+    let all = u32::try_from(worker.job.in_flight.max(1)).unwrap_or(u32::MAX);
+    drop(worker.connecting.acquire_many(all).await);
+    worker.opened_us.set(unix_us());
     while streams.join_next().await.is_some() {}
 }
 

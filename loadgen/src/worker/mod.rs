@@ -85,6 +85,9 @@ pub struct Snapshot {
     pub counts: Counts,
     /// Streams that failed or ended.
     pub ended: u64,
+    /// When the latest range of connections was opened or had failed to the last, Unix µs; 0 before the first.
+    #[serde(default)]
+    pub opened_us: u64,
 }
 
 impl Job {

@@ -1,13 +1,10 @@
 //! `sse-loadgen compare`: every target in turn, round after round, under the same load, and one table at the end.
 
-mod programs;
-mod turn;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use self::turn::{Load, Source, Turn};
 use super::signals::Interrupt;
+use super::turn::{Load, Source, Turn, find_targets, programs, started};
 use crate::cli::CompareArgs;
 use crate::error::{CommandError, Outcome};
 use crate::limits;
@@ -16,11 +13,14 @@ use crate::report::conditions::Conditions;
 use crate::report::figures::Figures;
 use crate::report::progress::{Progress, Terminal};
 use crate::report::run::write_warnings;
-use crate::target::{Service, StackConfig, Target, TargetError, nginx};
+use crate::target::{OriginSetup, Service, Target, TargetError};
 use crate::url::Url;
 
+/// How long beyond its plan a ramp may take, and events may be on their way.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// What a comparison is made of, checked.
-struct Plan {
+pub(super) struct Plan {
     targets: Vec<Target>,
     source: Source,
     load: Load,
@@ -32,8 +32,24 @@ struct Plan {
 /// # Errors
 /// Anything that leaves nothing to show.
 pub async fn run(args: &CompareArgs, terminal: &mut Terminal) -> Result<Outcome, CommandError> {
+    let report = measure(args, &mut Interrupt::catch()?, terminal, "").await?;
+    write_table(&mut *terminal.out, &report)?;
+    terminal.out.flush()?;
+    write_warnings(&mut *terminal.err, &report.warnings, terminal.has_colour)?;
+    if let Some(path) = &args.json {
+        super::write_json(path, &report)?;
+    }
+    Ok(super::outcome(report.interrupted, report.valid))
+}
+
+/// Compares; what is under way is told with `prefix` before it.
+pub(super) async fn measure(
+    args: &CompareArgs,
+    interrupt: &mut Interrupt,
+    terminal: &mut Terminal,
+    prefix: &str,
+) -> Result<CompareReport, CommandError> {
     let plan = check(args)?;
-    let mut interrupt = Interrupt::catch()?;
     let conditions = Conditions::read(plan.descriptor_limit);
     let (mut versions, mut services) = (BTreeMap::new(), BTreeMap::new());
     match &plan.source {
@@ -44,48 +60,36 @@ pub async fn run(args: &CompareArgs, terminal: &mut Terminal) -> Result<Outcome,
     }
     let mut figures: Vec<Figures> = plan.targets.iter().map(|target| Figures::new(*target)).collect();
     let mut interrupted = false;
-    {
-        let mut progress = Progress::new(terminal);
-        progress.say(&format!(
-            "about {} for {} rounds of {} targets",
-            plan.estimate(args),
-            args.rounds,
-            plan.targets.len()
-        ));
-        'rounds: for round in 1..=args.rounds {
-            for figures in &mut figures {
-                let turn = Turn { target: figures.target, source: &plan.source, load: &plan.load };
-                let label = format!("round {round}/{}, {}", args.rounds, figures.target);
-                tokio::select! {
-                    measured = turn.take(&mut progress, &label) => figures.rounds.push(measured?),
-                    () = interrupt.wait() => {
-                        interrupted = true;
-                        break 'rounds;
-                    }
+    let mut progress = Progress::new(terminal);
+    progress.say(&format!(
+        "{prefix}about {} for {} rounds of {} targets",
+        plan.estimate(args),
+        args.rounds,
+        plan.targets.len()
+    ));
+    'rounds: for round in 1..=args.rounds {
+        for figures in &mut figures {
+            let turn = Turn { target: figures.target, source: &plan.source, load: &plan.load };
+            let label = format!("{prefix}round {round}/{}, {}", args.rounds, figures.target);
+            tokio::select! {
+                measured = turn.take(&mut progress, &label) => figures.rounds.push(measured?),
+                () = interrupt.wait() => {
+                    interrupted = true;
+                    break 'rounds;
                 }
             }
         }
     }
     figures.retain(|figures| !figures.rounds.is_empty());
-    let report = CompareReport::new(conditions, versions, services, args.streams, interrupted, &figures);
-    write_table(&mut *terminal.out, &report)?;
-    terminal.out.flush()?;
-    write_warnings(&mut *terminal.err, &report.warnings, terminal.has_colour)?;
-    if let Some(path) = &args.json {
-        super::write_json(path, &report)?;
-    }
-    Ok(match (interrupted, report.valid) {
-        (true, _) => Outcome::Interrupted,
-        (false, false) => Outcome::NotValid,
-        (false, true) => Outcome::Good,
-    })
+    Ok(CompareReport::new(conditions, versions, services, args.streams, interrupted, &figures))
 }
 
-fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
+/// Checks the command line, and that programs and machine are fit for it.
+pub(super) fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
     let usage = |text: &str| Err(CommandError::Usage(text.to_owned()));
     let services = args.services.iter().map(|text| text.parse()).collect::<Result<Vec<Service>, TargetError>>()?;
     let targets = match services.is_empty() {
-        true => args.targets.iter().map(|name| name.parse()).collect::<Result<Vec<Target>, _>>()?,
+        true => find_targets(&args.targets)?,
         false => services.iter().map(|service| service.target).collect(),
     };
     let low = args.low.unwrap_or((args.streams / 5).max(1));
@@ -101,49 +105,43 @@ fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
         );
     }
     let descriptor_limit = limits::raise_descriptor_limit();
-    limits::check_descriptors(args.streams, args.processes, descriptor_limit)?;
     let source = match &args.origin {
-        Some(origin) => attached(args, services, origin)?,
-        None => started(args, &targets, descriptor_limit)?,
+        Some(origin) => attached(args, services, origin, descriptor_limit)?,
+        None => started(&args.stack, &targets, args.streams, args.heartbeat, descriptor_limit)?,
     };
+    let hold = args.hold.unwrap_or(args.heartbeat * 2 + Duration::from_secs(1));
     let load = Load {
         low,
         streams: args.streams,
         ramp_per_second: args.ramp_rate,
-        // Two heartbeats and a little more: idle means that they have come and gone.
-        hold: args.heartbeat * 2 + Duration::from_secs(1),
+        settle: args.settle,
+        hold,
+        expects_heartbeats: hold > args.heartbeat,
         interval: args.interval,
         events: (args.duration.as_micros() / args.interval.as_micros()) as u64,
         size: args.size,
         schedule: args.schedule.clone(),
-        processes: args.processes,
-        origin_threads: args.origin_threads,
+        processes: args.stack.processes,
+        origins: OriginSetup {
+            streams: args.streams,
+            processes: args.stack.origins,
+            threads: args.stack.origin_threads,
+        },
+        churn: args.churn,
+        stalled: args.stalled,
+        patience: PATIENCE,
     };
     Ok(Plan { targets, source, load, descriptor_limit })
 }
 
-/// Programs to start for each turn: found, and large enough.
-fn started(args: &CompareArgs, targets: &[Target], descriptor_limit: u64) -> Result<Source, CommandError> {
-    let programs = programs::find(args, targets)?;
-    limits::check_server("origin", args.streams, 1, descriptor_limit)?;
-    if targets.iter().any(|target| target.has_proxy()) {
-        limits::check_server("sse-proxy", args.streams, 2, descriptor_limit)?;
-    }
-    for (target, config) in [(Target::Nginx, &args.nginx_conf), (Target::NginxSseProxy, &args.front_conf)] {
-        if targets.contains(&target) {
-            nginx::check_config(config, args.streams)?;
-        }
-    }
-    Ok(Source::Start(StackConfig {
-        programs,
-        nginx_conf: args.nginx_conf.clone(),
-        front_conf: args.front_conf.clone(),
-        heartbeat: args.heartbeat,
-    }))
-}
-
 /// Services that run already; what they hold is theirs to know.
-fn attached(args: &CompareArgs, services: Vec<Service>, origin: &str) -> Result<Source, CommandError> {
+fn attached(
+    args: &CompareArgs,
+    services: Vec<Service>,
+    origin: &str,
+    descriptor_limit: u64,
+) -> Result<Source, CommandError> {
+    limits::check_descriptors(args.streams, args.stack.processes, descriptor_limit)?;
     for (at, service) in services.iter().enumerate() {
         service.url.resolve()?;
         if services[..at].iter().any(|other| other.target == service.target) {

@@ -1,10 +1,16 @@
 //! The command line: what there is to type, with its defaults and examples. Decides nothing.
 
+mod bench;
+mod compare;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use bench::BenchArgs;
+pub use compare::{CompareArgs, KneeArgs, StackArgs};
 
 const EXIT_CODES: &str = "Exit codes:
   0    the result stands
@@ -17,6 +23,8 @@ const EXAMPLES: &str = "Examples:
   sse-loadgen origin --listen 127.0.0.1:9000
   sse-loadgen run -c 1000 -d 30s 'http://127.0.0.1:9000/events?interval=1s'
   sse-loadgen compare --streams 5000 --rounds 2 --json compare.json
+  sse-loadgen knee --streams 1000
+  sse-loadgen bench --quick
   sse-loadgen merge load-1.json load-2.json";
 
 /// Load generator and measuring instrument for Server-Sent Events.
@@ -35,6 +43,10 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Measure direct, nginx, sse-proxy and nginx in front of sse-proxy side by side
     Compare(Box<CompareArgs>),
+    /// Find the highest event rate that each target carries with a low latency
+    Knee(Box<KneeArgs>),
+    /// Measure what docs/benchmarks.md tells, and write that page
+    Bench(Box<BenchArgs>),
     /// Add up the results of runs that loaded the same thing together
     Merge(MergeArgs),
     /// Show a saved result again
@@ -139,13 +151,14 @@ pub struct MergeArgs {
 
 const REPORT_HELP: &str = "Examples:
   sse-loadgen report target/report/compare.json
-  sse-loadgen report merged.json --hgrm out/merged";
+  sse-loadgen report merged.json --hgrm out/merged
+  sse-loadgen report target/report/bench.json > docs/benchmarks.md";
 
 /// Options of `report`.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{REPORT_HELP}\n\n{EXIT_CODES}"))]
 pub struct ReportArgs {
-    /// A result of `run --json`, `merge --json` or `compare --json`
+    /// A result of `run`, `merge`, `compare`, `knee` or `bench` with `--json`
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Write percentile distributions: PREFIX.latency_us.hgrm and so on, of a comparison PREFIX.TARGET.latency_us.hgrm
@@ -194,91 +207,6 @@ pub struct GaugeArgs {
     /// Where the machine's /sys/fs/cgroup is mounted
     #[arg(long, value_name = "DIRECTORY", default_value = "/sys/fs/cgroup")]
     pub cgroup_root: PathBuf,
-}
-
-const COMPARE_HELP: &str = "Examples:
-  sse-loadgen compare --streams 5000 --rounds 2 --json target/report/compare.json
-  sse-loadgen compare --streams 1000 --targets direct,nginx --duration 5s
-  sse-loadgen compare --streams 9000 --schedule broadcast --proxy-bin target/release/sse-proxy
-  sse-loadgen compare --streams 2000 --origin http://origin:9000 --service direct=http://origin:9000 \\
-      --service nginx=http://nginx:8080,http://nginx-gauge:9100      (docs/compose.md)
-
-Every round starts each target anew, on free loopback ports, with an origin of its own. A target's turn: read its memory
-idle, open --low streams, read, open the rest, hold them silent for longer than two heartbeats, read, then one event per
---interval on each stream for --duration, during which CPU time is counted, and read memory again.
-
-  user memory    PSS of all of the target's processes (/proc/PID/smaps_rollup). memory/stream is the slope from --low to
-                 --streams while they are silent, idle the reading before the first connection, all-in the growth from idle
-                 to the reading under traffic, divided by the streams: it holds what an opening burst leaves behind
-  kernel memory  live socket objects (/proc/slabinfo; all of Slab where that cannot be read) and TCP buffers
-                 (/proc/net/sockstat) of the whole machine, as a slope, less the same slope of `direct`
-  CPU per event  user and system time of the target's processes over the traffic phase, divided by events delivered
-  services       with --service nothing is started: `idle` is read before the turn's first connection, and memory comes from
-                 `sse-loadgen gauge` beside each program. Kernel memory is then what is charged to the container's cgroup
-                 (kernel objects and socket buffers), and `cgroup` all that is charged to it but page cache, both as a slope
-  latency        from when an event was due at the origin until a client had read it";
-
-/// Options of `compare`.
-#[derive(Debug, Args)]
-#[command(after_help = format!("{COMPARE_HELP}\n\n{EXIT_CODES}"))]
-pub struct CompareArgs {
-    /// How many streams each target has to hold
-    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(2..))]
-    pub streams: u64,
-    /// How many streams at the lower end of the memory slope [default: a fifth of --streams]
-    #[arg(long)]
-    pub low: Option<u64>,
-    /// How often every target has its turn
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
-    pub rounds: u64,
-    /// What to compare: direct, nginx, sse-proxy, nginx+sse-proxy
-    #[arg(long, value_delimiter = ',', default_value = "direct,nginx,sse-proxy,nginx+sse-proxy")]
-    pub targets: Vec<String>,
-    /// Measure a service that runs already instead of starting programs: NAME=URL[,GAUGE_URL...]; NAME as in --targets
-    #[arg(long = "service", value_name = "SERVICE", requires = "origin", conflicts_with_all = ["targets", "proxy_bin", "nginx_bin"])]
-    pub services: Vec<String>,
-    /// The built-in origin behind the services
-    #[arg(long, value_name = "URL", requires = "services")]
-    pub origin: Option<String>,
-    /// The sse-proxy program [default: beside this one, then in PATH]
-    #[arg(long, value_name = "FILE")]
-    pub proxy_bin: Option<PathBuf>,
-    /// The nginx program [default: in PATH, then /usr/sbin/nginx]
-    #[arg(long, value_name = "FILE")]
-    pub nginx_bin: Option<PathBuf>,
-    /// Configuration of nginx as the thing to compare with; only its listen and upstream addresses are replaced
-    #[arg(long, value_name = "FILE", default_value = "nginx/baseline.conf")]
-    pub nginx_conf: PathBuf,
-    /// Configuration of nginx in front of sse-proxy, likewise
-    #[arg(long, value_name = "FILE", default_value = "nginx/front.conf")]
-    pub front_conf: PathBuf,
-    /// How long events flow
-    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
-    pub duration: Duration,
-    /// Time between two events of one stream; has to be shorter than --heartbeat
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
-    pub interval: Duration,
-    /// Bytes of data per event
-    #[arg(long, default_value_t = 100)]
-    pub size: u64,
-    /// When events are due: staggered (an even flow) or broadcast (all at once)
-    #[arg(long, default_value = "staggered", value_parser = ["staggered", "broadcast"])]
-    pub schedule: String,
-    /// Heartbeat interval of sse-proxy
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
-    pub heartbeat: Duration,
-    /// Connections opened per second
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub ramp_rate: u64,
-    /// Client processes
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    pub processes: u64,
-    /// Threads of the origin
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub origin_threads: u16,
-    /// Write the result as JSON
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
 }
 
 /// Options of the hidden `tether`.

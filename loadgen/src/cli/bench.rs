@@ -1,0 +1,61 @@
+//! Options of `bench`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::EXIT_CODES;
+
+const BENCH_HELP: &str = "Examples:
+  sse-loadgen bench
+  sse-loadgen bench --suites staggered,knee
+  sse-loadgen bench --quick --json bench.json --markdown bench.md
+
+Runs a list of `compare` and `knee` command lines one after the other, each target in turn and round after round, and writes
+what came of them into one JSON document and one page, with the command lines, so that each can be repeated alone. HAProxy is
+measured where it is installed. The page is also printed; after Ctrl-C it is only printed.";
+
+/// Options of `bench`.
+#[derive(Debug, Args)]
+#[command(after_help = format!("{BENCH_HELP}\n\n{EXIT_CODES}"))]
+pub struct BenchArgs {
+    /// Little of everything, in two minutes: to see that it works. The figures say nothing
+    #[arg(long)]
+    pub quick: bool,
+    /// Only these: staggered, broadcast, opening, knee, scale-out, churn, stalled
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub suites: Vec<String>,
+    /// What to compare; suites that are about less take less
+    #[arg(long, value_delimiter = ',', default_value = "direct,nginx,haproxy,sse-proxy,nginx+sse-proxy")]
+    pub targets: Vec<String>,
+    /// How often every target has its turn in each suite [default: 3, with --quick 1]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rounds: Option<u64>,
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE", default_value = "target/report/bench.json")]
+    pub json: PathBuf,
+    /// Write the page [default: docs/benchmarks.md, with --quick target/report/benchmarks.md]
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Where `cargo bench` has left its estimates, for a table of them
+    #[arg(long, value_name = "DIRECTORY")]
+    pub criterion: Option<PathBuf>,
+    /// The sse-proxy program [default: beside this one, then in PATH]
+    #[arg(long, value_name = "FILE")]
+    pub proxy_bin: Option<PathBuf>,
+    /// The nginx program [default: in PATH, then /usr/sbin/nginx]
+    #[arg(long, value_name = "FILE")]
+    pub nginx_bin: Option<PathBuf>,
+    /// The HAProxy program [default: in PATH, then /usr/sbin/haproxy]
+    #[arg(long, value_name = "FILE")]
+    pub haproxy_bin: Option<PathBuf>,
+    /// Configuration of nginx as the thing to compare with
+    #[arg(long, value_name = "FILE", default_value = "nginx/baseline.conf")]
+    pub nginx_conf: PathBuf,
+    /// Configuration of nginx in front of sse-proxy
+    #[arg(long, value_name = "FILE", default_value = "nginx/front.conf")]
+    pub front_conf: PathBuf,
+    /// Configuration of HAProxy as the thing to compare with
+    #[arg(long, value_name = "FILE", default_value = "haproxy/baseline.cfg")]
+    pub haproxy_conf: PathBuf,
+}

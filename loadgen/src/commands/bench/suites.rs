@@ -1,0 +1,154 @@
+//! What `bench` measures: command lines of `compare` and `knee`, so that each can be repeated alone.
+
+use clap::Parser as _;
+
+use crate::cli::{BenchArgs, Cli, Command, CompareArgs, KneeArgs, StackArgs};
+use crate::error::CommandError;
+use crate::report::bench::Suite;
+use crate::target::Target;
+
+/// One suite, ready to be measured.
+pub(super) struct Job {
+    pub(super) suite: Suite,
+    /// As it is typed.
+    pub(super) command: String,
+    pub(super) work: Work,
+}
+
+/// Which command it is.
+pub(super) enum Work {
+    Compare(Box<CompareArgs>),
+    Knee(Box<KneeArgs>),
+}
+
+/// How much is done.
+#[derive(Clone, Copy)]
+struct Size {
+    quick: bool,
+    rounds: u64,
+}
+
+/// The suites that are wanted, on those of `targets` that each is about.
+pub(super) fn jobs(args: &BenchArgs, targets: &[Target]) -> Result<Vec<Job>, CommandError> {
+    let size = Size { quick: args.quick, rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }) };
+    let mut wanted = Vec::new();
+    for name in &args.suites {
+        let suite = Suite::ALL.into_iter().find(|suite| suite.name() == name);
+        wanted.push(suite.ok_or_else(|| {
+            let known: Vec<&str> = Suite::ALL.iter().map(|suite| suite.name()).collect();
+            CommandError::Usage(format!("--suites {name}: suites are {}", known.join(", ")))
+        })?);
+    }
+    let suites = Suite::ALL.into_iter().filter(|suite| wanted.is_empty() || wanted.contains(suite));
+    suites.map(|suite| job(suite, size, args, targets)).collect()
+}
+
+fn job(suite: Suite, size: Size, args: &BenchArgs, targets: &[Target]) -> Result<Job, CommandError> {
+    let is_about = |target: &&Target| match **target {
+        Target::Direct => matches!(suite, Suite::Staggered | Suite::Broadcast | Suite::Knee | Suite::Stalled),
+        // What stands in front is nginx: it has its own place in one suite, and would only repeat itself in the others.
+        Target::NginxSseProxy => suite == Suite::Staggered,
+        Target::Nginx | Target::SseProxy | Target::Haproxy => true,
+    };
+    let names: Vec<&str> = targets.iter().filter(is_about).map(|target| target.name()).collect();
+    let (streams, load) = options(suite, size.quick);
+    let name = if suite == Suite::Knee { "knee" } else { "compare" };
+    let rounds = match suite {
+        // One turn takes a minute; and what is read there hardly differs from round to round.
+        Suite::ScaleOut | Suite::Churn | Suite::Stalled => 1,
+        _ => size.rounds,
+    };
+    let command = format!("{name} --streams {streams} --rounds {rounds} --targets {} {load}", names.join(","));
+    let words = std::iter::once("sse-loadgen").chain(command.split_whitespace());
+    // These lines are this program's own: that they are understood is tested.
+    let cli = Cli::try_parse_from(words).map_err(|error| CommandError::Usage(error.to_string()))?;
+    let work = match cli.command {
+        Command::Knee(mut knee) => {
+            programs(&mut knee.stack, args);
+            Work::Knee(knee)
+        }
+        Command::Compare(mut compare) => {
+            programs(&mut compare.stack, args);
+            Work::Compare(compare)
+        }
+        _ => return Err(CommandError::Usage(format!("{command}: not a measurement"))),
+    };
+    Ok(Job { suite, command: format!("sse-loadgen {command}"), work })
+}
+
+/// Streams, and everything else that makes the load.
+fn options(suite: Suite, quick: bool) -> (u64, &'static str) {
+    match (suite, quick) {
+        (Suite::Staggered, false) => (5000, "--duration 10s --interval 1s --heartbeat 2s"),
+        (Suite::Broadcast, false) => {
+            (5000, "--duration 8s --interval 1s --heartbeat 2s --hold 1s --schedule broadcast")
+        }
+        (Suite::Opening, false) => (9000, "--low 1000 --ramp-rate max --hold 1s --duration 2s --interval 2s"),
+        (Suite::Knee, false) => (1000, "--from 5000 --factor 1.5 --refine 2 --duration 2s --limit 1ms"),
+        (Suite::ScaleOut, false) => (
+            30_000,
+            "--workers 4 --origins 2 --processes 2 --ramp-rate 3000 --duration 10s --interval 5s --heartbeat 6s",
+        ),
+        (Suite::Churn, false) => (1000, "--churn 100000 --ramp-rate max --hold 1s --duration 2s"),
+        (Suite::Stalled, false) => (100, "--stalled 50 --hold 1s --duration 2s"),
+        (Suite::Staggered, true) => (50, "--settle 300ms --duration 500ms --interval 100ms --heartbeat 200ms"),
+        (Suite::Broadcast, true) => {
+            (50, "--settle 300ms --duration 500ms --interval 100ms --heartbeat 200ms --hold 1s --schedule broadcast")
+        }
+        (Suite::Opening, true) => {
+            (200, "--settle 300ms --ramp-rate max --duration 200ms --interval 100ms --heartbeat 200ms --hold 100ms")
+        }
+        (Suite::Knee, true) => (20, "--from 200 --factor 2 --to 400 --refine 0 --duration 300ms --limit 50ms"),
+        (Suite::ScaleOut, true) => (
+            100,
+            "--workers 2 --origins 2 --processes 2 --settle 300ms --duration 200ms --interval 100ms --heartbeat 200ms --hold 100ms",
+        ),
+        (Suite::Stalled, true) => (
+            20,
+            "--stalled 5 --settle 300ms --duration 200ms --interval 100ms --heartbeat 200ms --hold 100ms",
+        ),
+        (Suite::Churn, true) => {
+            (20, "--churn 200 --settle 300ms --duration 200ms --interval 100ms --heartbeat 200ms --hold 100ms")
+        }
+    }
+}
+
+fn programs(stack: &mut StackArgs, args: &BenchArgs) {
+    stack.proxy_bin.clone_from(&args.proxy_bin);
+    stack.nginx_bin.clone_from(&args.nginx_bin);
+    stack.haproxy_bin.clone_from(&args.haproxy_bin);
+    stack.nginx_conf.clone_from(&args.nginx_conf);
+    stack.front_conf.clone_from(&args.front_conf);
+    stack.haproxy_conf.clone_from(&args.haproxy_conf);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(words: &[&str]) -> BenchArgs {
+        let cli = Cli::try_parse_from(["sse-loadgen", "bench"].iter().chain(words)).expect("valid");
+        match cli.command {
+            Command::Bench(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_suite_is_a_command_line_that_is_understood() {
+        let targets = [Target::Direct, Target::Nginx, Target::NginxSseProxy, Target::SseProxy];
+        for quick in [&[][..], &["--quick"]] {
+            let jobs = jobs(&args(quick), &targets).expect("understood");
+            assert_eq!(jobs.iter().map(|job| job.suite).collect::<Vec<_>>(), Suite::ALL);
+            assert!(jobs.iter().all(|job| job.command.contains("nginx") && job.command.contains("sse-proxy")));
+            assert!(jobs[0].command.contains("nginx+sse-proxy") && !jobs[1].command.contains("nginx+sse-proxy"));
+        }
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_measured() {
+        let jobs = jobs(&args(&["--suites", "knee,opening", "--rounds", "7"]), &[Target::Nginx]).expect("understood");
+        assert_eq!(jobs.iter().map(|job| job.suite.name()).collect::<Vec<_>>(), ["opening", "knee"]);
+        assert!(jobs[0].command.contains("--rounds 7"), "{}", jobs[0].command);
+    }
+}

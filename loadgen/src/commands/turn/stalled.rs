@@ -1,0 +1,36 @@
+//! Clients that ask for as many events as there are and never read one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::commands::request::RequestTemplate;
+use crate::url::Url;
+
+/// How long connecting, and the first byte, may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Small, so that what piles up does so before the client.
+const CLIENT_BUFFER_BYTES: u32 = 4096;
+
+/// Opens `streams` of them, on all addresses in turn; returns those for which something has come, which they will not read.
+pub(super) async fn open(entry: &[(SocketAddr, String)], streams: u64) -> Vec<TcpStream> {
+    let mut clients = Vec::new();
+    for (address, authority) in entry.iter().cycle().take(streams as usize) {
+        clients.extend(timeout(DEADLINE, open_one(*address, authority)).await.ok().and_then(Result::ok));
+    }
+    clients
+}
+
+async fn open_one(address: SocketAddr, authority: &str) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_recv_buffer_size(CLIENT_BUFFER_BYTES)?;
+    let mut client = socket.connect(address).await?;
+    let url = Url { authority: authority.to_owned(), path: "/events?flood&size=1000".to_owned() };
+    client.write_all(&RequestTemplate::get().bytes(&url)).await?;
+    client.readable().await?;
+    Ok(client)
+}

@@ -41,7 +41,20 @@ fn several_workers_and_origins_hold_all_streams_and_give_memory_back() {
     let targets = here(&["direct", "nginx", "haproxy"]).join(",");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut arguments = vec!["compare", "--streams", "60", "--rounds", "1", "--targets", targets.as_str()];
-    arguments.extend(["--workers", "2", "--origins", "2", "--processes", "2", "--ramp-rate", "max", "--churn", "40", "--stalled", "3"]);
+    arguments.extend([
+        "--workers",
+        "2",
+        "--origins",
+        "2",
+        "--processes",
+        "2",
+        "--ramp-rate",
+        "max",
+        "--churn",
+        "40",
+        "--stalled",
+        "3",
+    ]);
     arguments.extend(["--settle", "100ms", "--interval", "100ms", "--heartbeat", "200ms", "--duration", "500ms"]);
     let (document, all) = measured(directory.path(), &arguments);
     let list = document["targets"].as_array().expect("targets");

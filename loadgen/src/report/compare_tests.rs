@@ -170,7 +170,7 @@ fn a_churn_that_could_not_open_all_its_streams_is_invalid() {
     let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
     nginx.rounds[0].churn = Some(Churn { streams: 100, opened: 99, batch: 10, user_bytes: vec![1, 2] });
     let report = report(&[nginx]);
-    assert!(!report.valid && report.warnings[0].cause.contains("1 of 100 streams"), "{:?}", report.warnings);
+    assert!(!report.valid && report.warnings[0].cause.contains("1 of 100 further streams"), "{:?}", report.warnings);
 }
 
 #[test]

@@ -186,8 +186,10 @@ impl Figures {
                     .to_owned(),
             });
         }
-        let churns = self.rounds.iter().filter_map(|round| round.churn.as_ref().map(|churn| (churn.streams, churn.opened)));
-        let stalls = self.rounds.iter().filter_map(|round| round.stalled.map(|stalled| (stalled.streams, stalled.opened)));
+        let churns =
+            self.rounds.iter().filter_map(|round| round.churn.as_ref().map(|churn| (churn.streams, churn.opened)));
+        let stalls =
+            self.rounds.iter().filter_map(|round| round.stalled.map(|stalled| (stalled.streams, stalled.opened)));
         for (streams, opened) in churns.chain(stalls).filter(|(streams, opened)| opened < streams) {
             doubts.push(Doubt {
                 invalidates: true,

@@ -103,10 +103,9 @@ fn options(suite: Suite, quick: bool) -> (u64, &'static str) {
             100,
             "--workers 2 --origins 2 --processes 2 --settle 300ms --duration 200ms --interval 100ms --heartbeat 200ms --hold 100ms",
         ),
-        (Suite::Stalled, true) => (
-            20,
-            "--stalled 5 --settle 300ms --duration 200ms --interval 100ms --heartbeat 200ms --hold 100ms",
-        ),
+        (Suite::Stalled, true) => {
+            (20, "--stalled 5 --settle 300ms --duration 200ms --interval 100ms --heartbeat 200ms --hold 100ms")
+        }
         (Suite::Churn, true) => {
             (20, "--churn 200 --settle 300ms --duration 200ms --interval 100ms --heartbeat 200ms --hold 100ms")
         }

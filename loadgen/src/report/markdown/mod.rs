@@ -167,6 +167,7 @@ fn about(suite: Suite) -> (&'static str, &'static str) {
         Suite::Churn => {
             ("Streams that come and go", "Memory with no stream open, while many are opened and closed in batches.")
         }
+        Suite::Stalled => ("Clients that do not read", "Memory of streams that are flooded with events nobody reads."),
     }
 }
 

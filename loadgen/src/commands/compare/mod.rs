@@ -151,7 +151,7 @@ fn attached(args: &CompareArgs, services: Vec<Service>, origin: &str) -> Result<
         }
     }
     limits::check_ports(args.streams, 1, 1, limits::ephemeral_ports())?;
-    let origin: Url = origin.parse()?;
+    let origin = origin.parse::<Url>()?.plain()?;
     origin.resolve()?;
     Ok(Source::Attach { services, origin })
 }

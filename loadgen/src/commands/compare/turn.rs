@@ -6,18 +6,20 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::client::tls::Trust;
 use crate::clock::unix_us;
 use crate::commands::request::RequestTemplate;
 use crate::commands::run::busiest_share;
 use crate::error::CommandError;
 use crate::fleet::{Fleet, FleetError, Placement};
 use crate::plan::Ramp;
+use crate::protocol::Protocol;
 use crate::report::figures::{Charged, Kernel, RoundFigures, User};
 use crate::report::progress::Progress;
 use crate::target::gauge::Reading;
 use crate::target::kernel::KernelMemory;
 use crate::target::{Service, StackConfig, Subject, Target, get, kernel, tree};
-use crate::url::Url;
+use crate::url::{Scheme, Url};
 use crate::worker::{Command, Destination, Job, Snapshot};
 
 /// How long memory is left alone before it is read.
@@ -213,12 +215,15 @@ impl Turn<'_> {
         let template = RequestTemplate::get();
         let path = self.load.path(gate);
         let destination = |(address, authority): &(SocketAddr, String)| {
-            let url = Url { authority: authority.clone(), path: path.clone() };
-            Destination { address: *address, request: template.bytes(&url) }
+            let url = Url { scheme: Scheme::Http, authority: authority.clone(), path: path.clone() };
+            Destination { address: *address, server_name: url.host().to_owned(), request: template.request(&url) }
         };
         Job {
             destinations: entry.iter().map(destination).collect(),
             sources: Vec::new(),
+            protocol: Protocol::H1,
+            streams_per_connection: 1,
+            trust: Trust::System,
             connect_timeout: CONNECT_TIMEOUT,
             head_timeout: HEAD_TIMEOUT,
             in_flight: IN_FLIGHT,

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
-use h2::client::{Builder, SendRequest};
+use h2::client::{self, SendRequest};
 use h2::{Error, RecvStream};
 use http::{HeaderName, StatusCode, header};
 use thiserror::Error as ThisError;
@@ -90,7 +90,7 @@ impl Connection {
         route: &Route<'_>,
         shared: &RefCell<Shared>,
     ) -> Result<SendRequest<Bytes>, EndReason> {
-        let opened = self.opened.get_or_init(|| route.establish(shared, Opened::shake_hands)).await;
+        let opened = self.opened.get_or_init(|| route.establish(shared, Opened::run)).await;
         let Opened { send, allowed } = opened.as_ref().map_err(|reason| *reason)?;
         // One more would wait inside the library until another stream ends, and be taken for a slow server.
         if position >= *allowed as u64 {
@@ -101,28 +101,53 @@ impl Connection {
 }
 
 impl Opened {
-    /// Exchanges settings with the server, and leaves the connection to a task of its own.
-    async fn shake_hands(io: Io) -> Result<Self, EndReason> {
-        let mut builder = Builder::new();
-        builder
-            .enable_push(false)
-            .initial_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_header_list_size(MAX_HEADER_BYTES)
-            // None until the server has said how many: that is how to tell that it has.
-            .initial_max_send_streams(0);
-        let (send, mut connection) = builder.handshake(io).await.map_err(|error| before_settings(&error))?;
-        poll_fn(|context| match Pin::new(&mut connection).poll(context) {
-            Poll::Ready(Ok(())) => Poll::Ready(Err(EndReason::NoHttp2)),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(before_settings(&error))),
-            Poll::Pending if connection.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
-            Poll::Pending => Poll::Pending,
-        })
-        .await?;
+    /// Leaves the connection to a task of its own, which ends with the last of the streams.
+    async fn run(io: Io) -> Result<Self, EndReason> {
+        let (send, connection) = shake_hands(io).await?;
         let allowed = connection.max_concurrent_send_streams();
-        // What becomes of it, its streams are told. It ends with the last of them.
+        // What becomes of it, its streams are told.
         tokio::task::spawn_local(connection);
         Ok(Self { send, allowed })
+    }
+}
+
+/// Exchanges settings with the server.
+async fn shake_hands(io: Io) -> Result<(SendRequest<Bytes>, client::Connection<Io, Bytes>), EndReason> {
+    let is_chosen = matches!(io, Io::Tls(_));
+    let before_settings = |error: &Error| before_settings(error, is_chosen);
+    let mut builder = client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        // None until the server has said how many: that is how to tell that it has.
+        .initial_max_send_streams(0);
+    let (send, mut connection) = builder.handshake(io).await.map_err(|error| before_settings(&error))?;
+    poll_fn(|context| match Pin::new(&mut connection).poll(context) {
+        Poll::Ready(Ok(())) => Poll::Ready(Err(EndReason::NoHttp2)),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(before_settings(&error))),
+        Poll::Pending if connection.max_concurrent_send_streams() > 0 => Poll::Ready(Ok(())),
+        Poll::Pending => Poll::Pending,
+    })
+    .await?;
+    Ok((send, connection))
+}
+
+/// The status of the answer to a single request.
+///
+/// # Errors
+/// Why there is no answer.
+pub async fn status(io: Io, request: &Request) -> Result<u16, EndReason> {
+    let (mut send, mut connection) = shake_hands(io).await?;
+    let begun = send.send_request(request.head.clone(), true);
+    let (response, _) = begun.map_err(|error| reason_of(&error, &mut send))?;
+    tokio::select! {
+        response = response => match response {
+            Ok(response) => Ok(response.status().as_u16()),
+            Err(error) => Err(reason_of(&error, &mut send)),
+        },
+        _ = &mut connection => Err(EndReason::Truncated),
     }
 }
 
@@ -166,10 +191,12 @@ impl Response {
     }
 }
 
-/// Why a connection failed before the server had shown that it speaks HTTP/2.
-fn before_settings(error: &Error) -> EndReason {
-    match error.get_io() {
-        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => EndReason::from_read(error),
+/// Why a connection failed before the server had shown that it speaks HTTP/2; `is_chosen` when it has said so by ALPN.
+fn before_settings(error: &Error, is_chosen: bool) -> EndReason {
+    match error.get_io().map(EndReason::from_read) {
+        // What speaks HTTP/1.1 only answers 400 and closes, or resets, since it has not read all of what was sent.
+        Some(EndReason::Reset | EndReason::Truncated) if !is_chosen => EndReason::NoHttp2,
+        Some(reason) => reason,
         // What came was no frame, or nothing came.
         _ if !error.is_remote() => EndReason::NoHttp2,
         _ => error.reason().map_or(EndReason::NoHttp2, EndReason::GoAway),

@@ -12,7 +12,7 @@ use crate::report::saved::SavedError;
 use crate::report::threshold::ThresholdError;
 use crate::target::{TargetError, UnknownTarget};
 use crate::url::UrlError;
-use crate::worker::ServeError;
+use crate::worker::{PrepareError, ServeError};
 
 /// Why a command did not come to a result.
 #[derive(Debug, Error)]
@@ -38,6 +38,9 @@ pub enum CommandError {
     /// The origin cannot start.
     #[error(transparent)]
     Origin(#[from] OriginError),
+    /// TLS cannot be spoken, or not with this request.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
     /// The workers failed.
     #[error(transparent)]
     Fleet(#[from] FleetError),
@@ -75,6 +78,7 @@ impl CommandError {
             | Self::Threshold(_)
             | Self::Saved(_)
             | Self::Limit(_)
+            | Self::Prepare(_)
             | Self::UnknownTarget(_) => 64,
             Self::Target(error) if error.is_usage() => 64,
             _ => 1,

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command as Process};
 use tokio::sync::mpsc;
 
 use crate::record::{Counts, Record};
-use crate::worker::{self, Command, Job, Report, Snapshot};
+use crate::worker::{self, Command, Job, PrepareError, Prepared, Report, Snapshot};
 
 /// Records of full histograms are small, but a machine under load may be slow to hand them over.
 const FINISH_DEADLINE: Duration = Duration::from_secs(60);
@@ -35,6 +35,9 @@ pub enum FleetError {
     /// A worker could not be started.
     #[error("cannot start a worker")]
     Start(#[source] std::io::Error),
+    /// A worker cannot do its job.
+    #[error("cannot start a worker")]
+    Prepare(#[from] PrepareError),
     /// A worker is gone.
     #[error("worker {0} ended before it had reported")]
     Lost(usize),
@@ -156,7 +159,8 @@ impl Fleet {
         let (sender, commands) = mpsc::unbounded_channel();
         let (own_reports, forwarded) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(FleetError::Start)?;
-        let body = move || runtime.block_on(worker::run(job, commands, own_reports));
+        let prepared = Prepared::new(&job)?;
+        let body = move || runtime.block_on(worker::run(job, prepared, commands, own_reports));
         std::thread::Builder::new().name("worker".to_owned()).spawn(body).map_err(FleetError::Start)?;
         tokio::spawn(forward(self.workers.len(), forwarded, reports));
         self.workers.push(sender);

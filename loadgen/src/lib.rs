@@ -11,6 +11,7 @@ pub mod integrity;
 pub mod limits;
 pub mod origin;
 pub mod plan;
+pub mod protocol;
 pub mod record;
 pub mod report;
 pub mod sse;

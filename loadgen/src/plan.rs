@@ -1,4 +1,4 @@
-//! Who connects when, from where, to where: pure arithmetic over the number of a connection.
+//! Who connects when, from where, to where: pure arithmetic over the number of a stream, or of a connection.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use thiserror::Error;
 
 const MAX_SOURCES: u128 = 65_536;
 
-/// How connections are spread over time.
+/// How streams are spread over time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Ramp {
     /// All of them within this time.
@@ -46,7 +46,7 @@ impl FromStr for Ramp {
 }
 
 impl Ramp {
-    /// When connection `index` of `total` is intended, counted from the start.
+    /// When stream `index` of `total` is intended, counted from the start.
     #[must_use]
     pub fn offset(self, index: u64, total: u64) -> Duration {
         match self {
@@ -69,6 +69,22 @@ pub fn pair(index: u64, sources: usize, destinations: usize) -> (Option<usize>, 
     let destination = index % destinations as u64;
     let source = (sources > 0).then(|| (index / destinations as u64 % sources as u64) as usize);
     (source, destination as usize)
+}
+
+/// The connection that stream `number` goes to, and how many of its streams come before: each worker has every so-manieth
+/// stream, and fills one connection after the other with its own.
+#[must_use]
+pub fn share(number: u64, workers: u64, per_connection: u64) -> (u64, u64) {
+    let (own, worker) = (number / workers, number % workers);
+    (own / per_connection * workers + worker, own % per_connection)
+}
+
+/// How many connections `streams` take.
+#[must_use]
+pub fn connections(streams: u64, workers: u64, per_connection: u64) -> u64 {
+    // The first so many workers have one stream more than the others.
+    let (each, more) = (streams / workers, streams % workers);
+    (each + 1).div_ceil(per_connection) * more + each.div_ceil(per_connection) * (workers - more)
 }
 
 /// Reads `127.0.0.2-127.0.0.9,127.0.1.1`.
@@ -135,6 +151,22 @@ mod tests {
         assert_eq!(uses.len(), 12);
         assert!(uses.values().all(|count| *count == 100));
         assert_eq!(pair(5, 0, 2), (None, 1));
+    }
+
+    #[test]
+    fn streams_fill_one_connection_of_their_worker_after_the_other() {
+        for (streams, workers, per_connection) in [(1, 1, 1), (250, 1, 100), (1000, 3, 7), (31, 4, 100), (64, 8, 8)] {
+            let mut held = HashMap::new();
+            for number in 0..streams {
+                let (connection, position) = share(number, workers, per_connection);
+                let (worker, count) = held.entry(connection).or_insert((number % workers, 0));
+                assert_eq!((number % workers, position), (*worker, *count), "{number}");
+                *count += 1;
+            }
+            assert!(held.values().all(|(_, count)| *count <= per_connection));
+            assert_eq!(held.len() as u64, connections(streams, workers, per_connection));
+        }
+        assert!((0..100).all(|number| share(number, 3, 1) == (number, 0)));
     }
 
     #[test]

@@ -10,9 +10,13 @@ use crate::integrity::Integrity;
 /// Everything measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// From `connect` to an established connection.
+    /// From `connect` to a connection that requests can be sent on: with TLS after its handshake, with HTTP/2 after the
+    /// server's settings.
     pub connect_us: Distribution,
-    /// From the request sent to the first byte of the answer.
+    /// The TLS handshake's part of that.
+    #[serde(default)]
+    pub tls_handshake_us: Distribution,
+    /// From the request sent to the first byte of the answer; with HTTP/2 to its final head.
     pub ttfb_us: Distribution,
     /// From when an event was due until it was read.
     pub latency_us: Distribution,
@@ -39,9 +43,9 @@ pub struct Record {
 /// Plain counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Connections begun.
+    /// Streams begun.
     pub attempted: u64,
-    /// Connections established.
+    /// Connections established; with HTTP/2 streams share them.
     pub connected: u64,
     /// Streams whose head was a 200 `text/event-stream`.
     pub streams: u64,
@@ -75,9 +79,10 @@ impl Record {
 
     /// All distributions with their names.
     #[must_use]
-    pub fn distributions(&self) -> [(&'static str, &Distribution); 8] {
+    pub fn distributions(&self) -> [(&'static str, &Distribution); 9] {
         [
             ("connect_us", &self.connect_us),
+            ("tls_handshake_us", &self.tls_handshake_us),
             ("ttfb_us", &self.ttfb_us),
             ("latency_us", &self.latency_us),
             ("transit_us", &self.transit_us),
@@ -94,9 +99,10 @@ impl Record {
         self.distributions_mut().into_iter().nth(at)
     }
 
-    fn distributions_mut(&mut self) -> [&mut Distribution; 8] {
+    fn distributions_mut(&mut self) -> [&mut Distribution; 9] {
         [
             &mut self.connect_us,
+            &mut self.tls_handshake_us,
             &mut self.ttfb_us,
             &mut self.latency_us,
             &mut self.transit_us,

@@ -1,5 +1,7 @@
 //! Reasons to doubt a result, each with its cause and remedy. Pure: it judges numbers that others have collected.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
@@ -48,7 +50,7 @@ pub fn judge(record: &Record, evidence: Evidence) -> Vec<Doubt> {
         doubt(
             true,
             format!("{missing} of {} streams were not held: {}", evidence.wanted, reasons(record)),
-            lost_streams_remedy(record),
+            &lost_streams_remedy(record),
         );
     }
     let integrity = record.integrity;
@@ -124,17 +126,33 @@ fn reasons(record: &Record) -> String {
     counted.join(", ")
 }
 
-fn lost_streams_remedy(record: &Record) -> &'static str {
+fn lost_streams_remedy(record: &Record) -> Cow<'static, str> {
     let has = |reason: &str| record.ends.contains_key(reason);
-    if has("no_port") {
+    let after = |prefix: &str| record.ends.keys().find_map(|reason| reason.strip_prefix(prefix));
+    if let Some(limit) = after("stream_limit_") {
+        return format!("the server allows {limit} streams on a connection: use --streams-per-connection {limit}")
+            .into();
+    }
+    let remedy = if has("no_port") {
         "source ports ran out: use more addresses with --source, or more destinations"
     } else if has("no_descriptor") {
         "file descriptors ran out: use more --processes, or raise the limit"
     } else if has("refused") || has("connect_timeout") {
         "check that the target listens and that its backlog and limits suffice; use a slower --ramp"
+    } else if has("certificate_other_name") {
+        "the certificate is for other names than the URL's: use one of those, or do without the check (--insecure)"
+    } else if after("certificate_").is_some() {
+        "give the certificate of the authority that signed the server's (--cacert), or do without the check (--insecure)"
+    } else if has("no_http2") {
+        "the server does not speak HTTP/2 there: let it, or leave out --http2"
+    } else if has("not_tls") {
+        "there is no TLS on this port: use http://"
+    } else if has("tls_failed") {
+        "the TLS handshake failed: look at the target's log, and at the versions and ciphers it allows"
     } else {
         "look at the target's log and limits (connections, descriptors, timeouts)"
-    }
+    };
+    remedy.into()
 }
 
 #[cfg(test)]

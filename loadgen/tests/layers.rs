@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 22] = [
     "clock",
     "stamp",
     "url",
+    "protocol",
     "plan",
     "limits",
     "sse",

@@ -201,10 +201,7 @@ fn real_runs_are_merged_and_shown_again() {
     assert_eq!(output.status.code(), Some(if merged.valid { 0 } else { 2 }), "{all}");
     assert_eq!((merged.counts.stamped, merged.distributions["latency_us"].count), (14 * 100, 14 * 100), "{all}");
     assert_eq!((merged.ends["clean_end"], merged.connections, merged.parts.len()), (14, 14, 2), "{all}");
-    assert!(
-        all.contains("14 connections to") && all.contains("due → read") && all.contains("merged      2 runs"),
-        "{all}"
-    );
+    assert!(all.contains("14 streams to") && all.contains("due → read") && all.contains("merged      2 runs"), "{all}");
     assert!(Path::new(&format!("{hgrm}.latency_us.hgrm")).exists(), "{all}");
 
     let again = program().args(["report", &json]).output().expect("the program starts");

@@ -13,26 +13,7 @@ use serde_json::Value;
 use sse_loadgen::cli::{Cli, Command};
 use sse_loadgen::error::Outcome;
 use sse_loadgen::report::progress::Terminal;
-use support::{origin, program, text};
-
-/// Runs with `--json` and returns exit code, document, and both outputs.
-fn run_json(arguments: &[&str]) -> (i32, Value, String) {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let json = directory.path().join("deep/run.json");
-    let output = program().arg("run").args(arguments).arg("--json").arg(&json).output().expect("the program starts");
-    let all = format!("{}{}", text(&output.stdout), text(&output.stderr));
-    let document = std::fs::read_to_string(&json).unwrap_or_else(|error| panic!("no JSON ({error}): {all}"));
-    (output.status.code().expect("an exit code"), serde_json::from_str(&document).expect("JSON"), all)
-}
-
-/// Whether the only complaints are about a machine that is too busy for exact latencies: tests share theirs.
-fn is_only_busy(document: &Value) -> bool {
-    let warnings = document["warnings"].as_array().expect("warnings");
-    warnings.iter().filter(|warning| warning["invalidates"] == true).all(|warning| {
-        let cause = warning["cause"].as_str().unwrap_or_default();
-        cause.contains("timers fired") || cause.contains("of a core")
-    })
-}
+use support::{is_only_busy, origin, program, run_json, text};
 
 /// A backend that answers every connection with `response` and then closes or holds it.
 fn backend(response: &'static [u8], holds: bool) -> SocketAddr {

@@ -66,11 +66,18 @@ pub enum Command {
 const RUN_EXAMPLES: &str = "Examples:
   sse-loadgen run -c 1000 --ramp 500/s -d 1m 'http://127.0.0.1:9000/events?interval=1s&size=200'
   sse-loadgen run -c 60000 --processes 4 --source 127.0.0.2-127.0.0.9 http://127.0.0.1:8080/events
+  sse-loadgen run -c 5000 --http2 --streams-per-connection 50 https://sse.example/events
+  sse-loadgen run -c 5000 --cacert authority.pem 'https://localhost:8443/events?interval=1s'
   sse-loadgen run -c 10 -X POST -H 'Content-Type: application/json' --body '{\"stream\":true}' http://127.0.0.1:3000/v1/chat
   sse-loadgen run -c 500 --fail-if 'p99>50ms' --fail-if 'lost>0' --json run.json --hgrm out/run http://127.0.0.1:8080/events
 
 Streams of the built-in origin carry stamps: delivery latency is then measured from when each event was due, and lost,
-repeated, torn and damaged events are told apart. Other backends are measured too: first byte, gaps, counts.";
+repeated, torn and damaged events are told apart. Other backends are measured too: first byte, gaps, counts.
+
+https:// speaks HTTP/1.1 over TLS, with --http2 HTTP/2 (ALPN); http:// speaks HTTP/1.1, with --http2 HTTP/2 with prior
+knowledge. A stream of HTTP/1.1 has a connection of its own; with HTTP/2 streams share connections, filled one after the
+other, as many on each as --streams-per-connection says: every connection stands for a browser. Every handshake is a whole
+one, as of a browser that comes for the first time. Of the certificates of --cacert, only those in the file are believed.";
 
 /// Options of `run`.
 #[derive(Debug, Args)]
@@ -82,7 +89,19 @@ pub struct RunArgs {
     /// How many streams to hold open
     #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub connections: u64,
-    /// How to spread the connecting: over a time (10s) or at a rate (500/s)
+    /// Speak HTTP/2: on https chosen by ALPN, on http with prior knowledge
+    #[arg(long)]
+    pub http2: bool,
+    /// How many streams share a connection of --http2 [default: 100, what a server should allow at least]
+    #[arg(long, value_name = "N", requires = "http2", value_parser = clap::value_parser!(u64).range(1..))]
+    pub streams_per_connection: Option<u64>,
+    /// Verify servers with the authorities' certificates in this file (PEM), not with the system's
+    #[arg(long, value_name = "FILE")]
+    pub cacert: Option<PathBuf>,
+    /// Do not verify servers' certificates
+    #[arg(short = 'k', long)]
+    pub insecure: bool,
+    /// How to spread the opening: over a time (10s) or at a rate (500/s)
     #[arg(long, default_value = "1000/s")]
     pub ramp: String,
     /// How long to measure once the ramp is over
@@ -103,10 +122,10 @@ pub struct RunArgs {
     /// Spread the streams over so many worker processes
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub processes: u64,
-    /// How many connections may be in the making at once
+    /// How many streams may be in the making at once
     #[arg(long, default_value_t = 256)]
     pub in_flight: usize,
-    /// How long connecting may take
+    /// How long connecting may take, handshakes included
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     pub connect_timeout: Duration,
     /// How long the response head may take

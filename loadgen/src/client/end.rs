@@ -3,7 +3,12 @@
 use std::fmt;
 use std::io;
 
-/// The one reason a stream ended.
+use h2::Reason;
+use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError};
+
+use super::tls;
+
+/// The one reason a stream ended. Its text is what reports count by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
     /// The body ended as its framing says.
@@ -28,8 +33,22 @@ pub enum EndReason {
     Status(u16),
     /// A 200 of another media type.
     NotEventStream,
-    /// Not HTTP, or broken chunked coding.
+    /// Not HTTP, broken chunked coding, or what HTTP/2 forbids.
     Malformed,
+    /// The server's certificate was not believed.
+    Certificate(&'static str),
+    /// TLS was asked for, and something else answered.
+    NotTls,
+    /// TLS failed otherwise: no version or cipher in common, a certificate of ours wanted, a broken record.
+    Tls,
+    /// The server does not speak HTTP/2 there.
+    NoHttp2,
+    /// The server allows only so many streams on a connection, and this was one more.
+    StreamLimit(usize),
+    /// The server took the stream back (HTTP/2 RST_STREAM).
+    RstStream(Reason),
+    /// The server took the connection back (HTTP/2 GOAWAY).
+    GoAway(Reason),
     /// Any other error of the system.
     Io,
 }
@@ -48,10 +67,57 @@ impl EndReason {
             }
             io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => Self::NoPort,
             io::ErrorKind::TimedOut => Self::ConnectTimeout,
+            // What a TLS connection says that ends without saying so.
+            io::ErrorKind::UnexpectedEof => Self::Truncated,
             _ if is(Errno::MFILE) || is(Errno::NFILE) => Self::NoDescriptor,
+            _ if tls::cause(error).is_some() => Self::Tls,
             _ => Self::Io,
         }
     }
+
+    /// The same for what is read once a connection is established.
+    #[must_use]
+    pub fn from_read(error: &io::Error) -> Self {
+        match Self::from_io(error) {
+            // Then a timeout is the network's: the peer is gone without a word.
+            Self::ConnectTimeout => Self::Reset,
+            reason => reason,
+        }
+    }
+
+    /// The same for a TLS handshake.
+    #[must_use]
+    pub fn from_handshake(error: &io::Error) -> Self {
+        match tls::cause(error) {
+            Some(TlsError::InvalidCertificate(fault)) => Self::Certificate(certificate_fault(fault)),
+            Some(TlsError::InvalidMessage(_)) => Self::NotTls,
+            Some(TlsError::AlertReceived(AlertDescription::NoApplicationProtocol)) => Self::NoHttp2,
+            Some(_) => Self::Tls,
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Tls,
+            None => Self::from_io(error),
+        }
+    }
+}
+
+/// The faults that have different remedies by name.
+fn certificate_fault(fault: &CertificateError) -> &'static str {
+    match fault {
+        // An authority of the same name with another key has not signed it either.
+        CertificateError::UnknownIssuer
+        | CertificateError::BadSignature
+        | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => "unknown_issuer",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not_valid_yet",
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => "other_name",
+        _ => "invalid",
+    }
+}
+
+/// The name of an error code, RFC 9113 §7, in lower case; a number when it has none.
+fn code(reason: Reason) -> String {
+    let name = format!("{reason:?}");
+    if name.contains('(') { format!("{:#x}", u32::from(reason)) } else { name.to_lowercase() }
 }
 
 impl fmt::Display for EndReason {
@@ -69,8 +135,36 @@ impl fmt::Display for EndReason {
             Self::Status(status) => return write!(formatter, "status_{status}"),
             Self::NotEventStream => "not_event_stream",
             Self::Malformed => "malformed",
+            Self::Certificate(fault) => return write!(formatter, "certificate_{fault}"),
+            Self::NotTls => "not_tls",
+            Self::Tls => "tls_failed",
+            Self::NoHttp2 => "no_http2",
+            Self::StreamLimit(limit) => return write!(formatter, "stream_limit_{limit}"),
+            Self::RstStream(reason) => return write!(formatter, "rst_stream_{}", code(*reason)),
+            Self::GoAway(reason) => return write!(formatter, "goaway_{}", code(*reason)),
             Self::Io => "io_error",
         };
         formatter.write_str(label)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http2_codes_are_named_as_the_rfc_names_them() {
+        assert_eq!(EndReason::RstStream(Reason::INTERNAL_ERROR).to_string(), "rst_stream_internal_error");
+        assert_eq!(EndReason::GoAway(Reason::NO_ERROR).to_string(), "goaway_no_error");
+        assert_eq!(EndReason::RstStream(Reason::from(0x2a)).to_string(), "rst_stream_0x2a");
+    }
+
+    #[test]
+    fn each_way_a_handshake_fails_has_its_name() {
+        let reason = |error: TlsError| EndReason::from_handshake(&io::Error::other(error)).to_string();
+        assert_eq!(reason(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)), "certificate_unknown_issuer");
+        assert_eq!(reason(TlsError::InvalidCertificate(CertificateError::BadEncoding)), "certificate_invalid");
+        assert_eq!(reason(TlsError::AlertReceived(AlertDescription::NoApplicationProtocol)), "no_http2");
+        assert_eq!(reason(TlsError::AlertReceived(AlertDescription::HandshakeFailure)), "tls_failed");
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::CommandError;
 use crate::url::Url;
+use crate::wire::request::Request;
 
 /// The parts of a request that are the same for every URL.
 #[derive(Debug, Clone)]
@@ -59,10 +60,10 @@ impl RequestTemplate {
         self.value("last-event-id").and_then(|id| id.parse().ok()).unwrap_or(0)
     }
 
-    /// The bytes to send to `url`.
+    /// What is asked of `url`.
     #[must_use]
-    pub fn bytes(&self, url: &Url) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, url.path);
+    pub fn request(&self, url: &Url) -> Request {
+        let mut headers = Vec::new();
         let body_bytes = self.body.len().to_string();
         let needs_length = !self.body.is_empty() || self.method == "POST" || self.method == "PUT";
         let defaults = [
@@ -73,14 +74,11 @@ impl RequestTemplate {
         ];
         for (name, value, is_wanted) in defaults {
             if is_wanted && self.value(name).is_none() {
-                head.push_str(&format!("{name}: {value}\r\n"));
+                headers.push((name.to_owned(), value.to_owned()));
             }
         }
-        for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str("\r\n");
-        [head.as_bytes(), &self.body].concat()
+        headers.extend_from_slice(&self.headers);
+        Request { method: self.method.clone(), path: url.path.clone(), headers, body: self.body.clone() }
     }
 
     fn value(&self, name: &str) -> Option<&str> {
@@ -100,7 +98,7 @@ mod tests {
     fn text(method: Option<&str>, headers: &[&str], body: Option<&str>) -> String {
         let headers: Vec<String> = headers.iter().map(ToString::to_string).collect();
         let template = RequestTemplate::new(method, &headers, body).expect("valid");
-        String::from_utf8(template.bytes(&"http://h:1/events?x=1".parse().expect("valid"))).expect("text")
+        String::from_utf8(template.request(&"http://h:1/events?x=1".parse().expect("valid")).to_http1()).expect("text")
     }
 
     #[test]

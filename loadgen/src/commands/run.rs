@@ -8,19 +8,21 @@ use super::conclude::{Wanted, conclude};
 use super::request::RequestTemplate;
 use super::signals::Interrupt;
 use crate::cli::RunArgs;
+use crate::client::tls::Trust;
 use crate::error::{CommandError, Outcome};
 use crate::fleet::{Fleet, Placement};
 use crate::limits;
 use crate::plan::{self, Ramp};
+use crate::protocol::Protocol;
 use crate::record::Record;
 use crate::report::conditions::Conditions;
 use crate::report::progress::{Progress, Terminal};
 use crate::report::run::{RUN, RunReport, summaries};
 use crate::report::threshold::Threshold;
 use crate::report::{self, units};
-use crate::url::Url;
+use crate::url::{Scheme, Url};
 use crate::validity::{self, Evidence};
-use crate::worker::{Command, Destination, Job, Snapshot};
+use crate::worker::{Command, Destination, Job, Prepared, Snapshot};
 
 /// What a run is made of, checked.
 #[derive(Debug)]
@@ -47,7 +49,8 @@ struct Measured {
 /// Anything that leaves no result to show.
 pub async fn run(args: &RunArgs, terminal: &mut Terminal) -> Result<Outcome, CommandError> {
     let plan = check(args)?;
-    let conditions = Conditions::read(plan.descriptor_limit);
+    let Job { protocol, streams_per_connection, .. } = plan.job;
+    let conditions = Conditions::read(plan.descriptor_limit).of_load(protocol, streams_per_connection);
     let measured = measure(args, &plan, terminal).await?;
     let record = &measured.record;
     let clean_ends = record.ends.get("clean_end").copied().unwrap_or(0);
@@ -88,7 +91,12 @@ fn check(args: &RunArgs) -> Result<Plan, CommandError> {
     let sources = args.source.as_deref().map(plan::parse_sources).transpose()?.unwrap_or_default();
     let thresholds = args.fail_if.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     let template = RequestTemplate::new(args.method.as_deref(), &args.headers, args.body.as_deref())?;
-    let resolve = |url: &Url| Ok(Destination { address: url.resolve()?, request: template.bytes(url) });
+    let protocol = protocol(args, &urls)?;
+    let streams_per_connection = protocol.streams_per_connection(args.streams_per_connection);
+    let resolve = |url: &Url| {
+        let server_name = url.host().to_owned();
+        Ok(Destination { address: url.resolve()?, server_name, request: template.request(url) })
+    };
     let destinations = urls.iter().map(resolve).collect::<Result<Vec<_>, CommandError>>()?;
     if let Some(source) =
         sources.iter().find(|source| destinations.iter().any(|to| to.address.is_ipv4() != source.is_ipv4()))
@@ -96,11 +104,12 @@ fn check(args: &RunArgs) -> Result<Plan, CommandError> {
         return Err(CommandError::Usage(format!("--source {source}: of another address family than a URL")));
     }
     let descriptor_limit = limits::raise_descriptor_limit();
-    limits::check_descriptors(args.connections, args.processes, descriptor_limit)?;
+    let connections = plan::connections(args.connections, args.processes, streams_per_connection);
+    limits::check_descriptors(connections, args.processes, descriptor_limit)?;
     let mut addresses: Vec<_> = destinations.iter().map(|destination| destination.address).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    limits::check_ports(args.connections, sources.len() as u64, addresses.len() as u64, limits::ephemeral_ports())?;
+    limits::check_ports(connections, sources.len() as u64, addresses.len() as u64, limits::ephemeral_ports())?;
     let placement = match args.processes {
         1 => Placement::Thread,
         count => Placement::Processes { program: std::env::current_exe()?, count },
@@ -108,6 +117,9 @@ fn check(args: &RunArgs) -> Result<Plan, CommandError> {
     let job = Job {
         destinations,
         sources,
+        protocol,
+        streams_per_connection,
+        trust: trust(args),
         connect_timeout: args.connect_timeout,
         head_timeout: args.head_timeout,
         in_flight: args.in_flight,
@@ -115,7 +127,27 @@ fn check(args: &RunArgs) -> Result<Plan, CommandError> {
         worker: 0,
         workers: 1,
     };
+    // Before anything starts: the workers would have nobody to tell.
+    Prepared::new(&job)?;
     Ok(Plan { urls, job, ramp, thresholds, placement, descriptor_limit })
+}
+
+/// What all URLs speak: a result is of one protocol.
+fn protocol(args: &RunArgs, urls: &[Url]) -> Result<Protocol, CommandError> {
+    let is_https = |url: &Url| url.scheme == Scheme::Https;
+    match urls.iter().filter(|url| is_https(url)).count() {
+        0 => Ok(Protocol::of(false, args.http2)),
+        count if count == urls.len() => Ok(Protocol::of(true, args.http2)),
+        _ => Err(CommandError::Usage("http and https URLs in one run: measure each in a run of its own".to_owned())),
+    }
+}
+
+fn trust(args: &RunArgs) -> Trust {
+    match &args.cacert {
+        _ if args.insecure => Trust::Anybody,
+        Some(path) => Trust::File(path.clone()),
+        None => Trust::System,
+    }
 }
 
 /// Drives the workers until the time is over, all streams have ended, or someone interrupts.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::unix_us;
 use crate::limits;
+use crate::protocol::Protocol;
 
 /// The conditions of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,12 @@ pub struct Conditions {
     pub ephemeral_ports: u64,
     /// When it began, Unix µs.
     pub started_us: u64,
+    /// What clients and target spoke, where that was one thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// How many streams shared a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams_per_connection: Option<u64>,
 }
 
 impl Conditions {
@@ -53,6 +60,42 @@ impl Conditions {
             descriptor_limit,
             ephemeral_ports: limits::ephemeral_ports(),
             started_us: unix_us(),
+            protocol: None,
+            streams_per_connection: None,
+        }
+    }
+
+    /// The same, of a load that speaks `protocol`.
+    #[must_use]
+    pub fn of_load(self, protocol: Protocol, streams_per_connection: u64) -> Self {
+        Self { protocol: Some(protocol), streams_per_connection: Some(streams_per_connection), ..self }
+    }
+
+    /// Whether both are of the same protocol, and share connections alike.
+    #[must_use]
+    pub fn speaks_like(&self, other: &Self) -> bool {
+        (self.protocol, self.streams_per_connection) == (other.protocol, other.streams_per_connection)
+    }
+
+    /// The same, of loads that were added up: with what they spoke, if that was one thing.
+    #[must_use]
+    pub fn spoken_in<'a>(self, mut parts: impl Iterator<Item = &'a Self>) -> Self {
+        let Some(first) = parts.next() else { return self };
+        if !parts.all(|part| part.speaks_like(first)) {
+            return self;
+        }
+        Self { protocol: first.protocol, streams_per_connection: first.streams_per_connection, ..self }
+    }
+
+    /// Protocol and streams per connection in words, where there is more to say than HTTP/1.1.
+    #[must_use]
+    pub fn spoken(&self) -> Option<String> {
+        let shared = self.streams_per_connection.unwrap_or(1);
+        match self.protocol? {
+            Protocol::H1 => None,
+            Protocol::Tls => Some("HTTP/1.1 over TLS".to_owned()),
+            Protocol::H2 => Some(format!("HTTP/2 over TLS, {shared} streams per connection")),
+            Protocol::H2c => Some(format!("HTTP/2 without TLS, {shared} streams per connection")),
         }
     }
 }

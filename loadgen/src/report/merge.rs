@@ -45,7 +45,7 @@ pub fn merge(
         kind: MERGE.to_owned(),
         version: super::FORM,
         run_id,
-        conditions,
+        conditions: conditions.spoken_in(parts.iter().map(|part| &part.conditions)),
         urls: urls.into_iter().collect(),
         connections: parts.iter().map(|part| part.connections).sum(),
         seconds: (latest_end(&parts) - earliest_start(&parts)).max(0.0),
@@ -147,6 +147,13 @@ fn between(parts: &[Part], runs: &[(PathBuf, RunReport)]) -> Vec<Doubt> {
             false,
             "the runs were pointed at different URLs".to_owned(),
             "merge runs of the same load; results of different targets are for `compare`",
+        );
+    }
+    if parts.iter().any(|part| !part.conditions.speaks_like(&parts[0].conditions)) {
+        doubt(
+            false,
+            "the runs spoke different protocols, or put different numbers of streams on a connection".to_owned(),
+            "merge runs of the same load; to compare protocols, measure each by itself",
         );
     }
     for part in parts.iter().filter(|part| part.interrupted) {

@@ -33,7 +33,7 @@ pub struct RunReport {
     pub conditions: Conditions,
     /// The URLs.
     pub urls: Vec<String>,
-    /// Connections asked for.
+    /// Streams asked for.
     pub connections: u64,
     /// From the first connection to the end, in seconds.
     pub seconds: f64,
@@ -69,7 +69,7 @@ pub struct Part {
     pub run_id: String,
     /// Its own conditions.
     pub conditions: Conditions,
-    /// Connections it was asked for.
+    /// Streams it was asked for.
     pub connections: u64,
     /// How long it took, in seconds.
     pub seconds: f64,
@@ -148,7 +148,10 @@ impl RunReport {
 /// What the stream says.
 pub fn write_text(out: &mut dyn Write, report: &RunReport, record: &Record) -> io::Result<()> {
     let counts = report.counts;
-    writeln!(out, "{} connections to {}", report.connections, report.urls.join(" "))?;
+    writeln!(out, "{} streams to {}", report.connections, report.urls.join(" "))?;
+    if let Some(spoken) = report.conditions.spoken() {
+        writeln!(out, "{spoken}: {} connections established", report.counts.connected)?;
+    }
     writeln!(out, "{:.1}s{}\n", report.seconds, if report.interrupted { ", interrupted" } else { "" })?;
     if let Some(together) = super::merge::seconds_together(&report.parts) {
         writeln!(out, "merged      {} runs, all of them active for {together:.1}s", report.parts.len())?;
@@ -185,6 +188,7 @@ fn write_table(out: &mut dyn Write, record: &Record) -> io::Result<()> {
     writeln!(out, "{:>12}", "count")?;
     for (label, distribution) in [
         ("connect", &record.connect_us),
+        ("  TLS handshake", &record.tls_handshake_us),
         ("first byte", &record.ttfb_us),
         ("due → read", &record.latency_us),
         ("sent → read", &record.transit_us),

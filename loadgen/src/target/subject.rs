@@ -46,7 +46,8 @@ impl FromStr for Service {
         let urls = urls.split(',').map(str::parse).collect::<Result<Vec<Url>, UrlError>>();
         let mut urls = urls.map_err(|error| refuse(error.to_string()))?.into_iter();
         let url = urls.next().ok_or_else(|| refuse("expected a URL".to_owned()))?;
-        Ok(Self { target, url, gauges: urls.collect() })
+        let plain = |url: Url| url.plain().map_err(|error| refuse(error.to_string()));
+        Ok(Self { target, url: plain(url)?, gauges: urls.map(plain).collect::<Result<_, _>>()? })
     }
 }
 

@@ -63,14 +63,20 @@ pub fn parse(input: &[u8]) -> Result<Option<Head>, HeadError> {
     }))
 }
 
+/// Whether a `Content-Type` is `text/event-stream`, whatever its parameters.
+#[must_use]
+pub fn names_event_stream(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("text/event-stream")
+}
+
 fn value<'h>(headers: &'h [httparse::Header<'_>], name: &str) -> Option<&'h str> {
     let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
     std::str::from_utf8(header.value).ok().map(str::trim)
 }
 
 fn is_event_stream(headers: &[httparse::Header<'_>]) -> bool {
-    let essence = value(headers, "content-type").and_then(|value| value.split(';').next());
-    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
+    value(headers, "content-type").is_some_and(names_event_stream)
 }
 
 fn framing(status: u16, headers: &[httparse::Header<'_>]) -> Result<Framing, HeadError> {

@@ -1,5 +1,6 @@
-//! HTTP/1.1 as bytes: response heads and message bodies. Opens no socket.
+//! HTTP/1.1 as bytes: requests, response heads and message bodies. Opens no socket.
 
 pub mod body;
 pub mod chunked;
 pub mod head;
+pub mod request;

@@ -5,13 +5,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, interval, sleep_until};
 
+use super::prepared::{Message, Prepared};
 use super::{Command, Job, Report, Snapshot};
+use crate::client::connect::Route;
+use crate::client::end::EndReason;
 use crate::client::meter::Track;
-use crate::client::stream::{self, Request, Shared};
+use crate::client::stream::{self, Exchange, Request};
+use crate::client::{Shared, http2};
 use crate::clock::{thread_cpu_us, unix_us};
 use crate::plan::{self, Ramp};
 use crate::record::Record;
@@ -23,17 +27,26 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 
 struct Worker {
     job: Job,
+    prepared: Prepared,
     shared: RefCell<Shared>,
     connecting: Arc<Semaphore>,
     /// When the last connection of a range was no longer in the making, Unix µs.
     opened_us: Cell<u64>,
+    /// The connection that takes the next streams, with its number.
+    filling: RefCell<(u64, Rc<http2::Connection>)>,
 }
 
-/// Runs until it is told to finish, or nobody is left to tell it; the last report is the record.
-pub async fn run(job: Job, mut commands: mpsc::UnboundedReceiver<Command>, reports: mpsc::UnboundedSender<Report>) {
-    let shared = Shared { record: Record::default(), tracks: Vec::new(), scratch: vec![0; SCRATCH_BYTES] };
+/// Runs until it is told to finish, or nobody is left to tell it; the last report is the record. `prepared` is of this job.
+pub async fn run(
+    job: Job,
+    prepared: Prepared,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    reports: mpsc::UnboundedSender<Report>,
+) {
+    let shared = RefCell::new(Shared::new(SCRATCH_BYTES));
     let connecting = Arc::new(Semaphore::new(job.in_flight.max(1)));
-    let worker = Rc::new(Worker { job, shared: RefCell::new(shared), connecting, opened_us: Cell::new(0) });
+    let filling = RefCell::new((u64::MAX, Rc::default()));
+    let worker = Rc::new(Worker { job, prepared, shared, connecting, opened_us: Cell::new(0), filling });
     let serve = async {
         let mut tasks = JoinSet::new();
         tasks.spawn_local(watch_timers(Rc::clone(&worker)));
@@ -80,10 +93,45 @@ impl Worker {
         }
         shared.record.clone()
     }
+
+    /// Runs stream `number` to its end; the tracks have a place for it at `slot`.
+    async fn stream(&self, number: u64, slot: usize, permit: OwnedSemaphorePermit) -> EndReason {
+        let job = &self.job;
+        let (connection, position) = plan::share(number, job.workers, job.streams_per_connection);
+        let (source, destination) = plan::pair(connection, job.sources.len(), job.destinations.len());
+        let to = &job.destinations[destination];
+        let route = Route {
+            source: source.map(|source| job.sources[source]),
+            destination: to.address,
+            tls: self.prepared.tls.as_ref().map(|tls| (tls, to.server_name.as_str())),
+            timeout: job.connect_timeout,
+        };
+        let head_timeout = job.head_timeout;
+        match &self.prepared.requests[destination] {
+            Message::Http1(request) => {
+                let exchange = Exchange::Http1 { request };
+                stream::run(slot, Request { route, exchange, head_timeout }, permit, &self.shared).await
+            }
+            Message::Http2(request) => {
+                let connection = self.connection(connection);
+                let exchange = Exchange::Http2 { request, connection: &connection, position };
+                stream::run(slot, Request { route, exchange, head_timeout }, permit, &self.shared).await
+            }
+        }
+    }
+
+    /// Connection `number`, new unless the stream before went there too.
+    fn connection(&self, number: u64) -> Rc<http2::Connection> {
+        let mut filling = self.filling.borrow_mut();
+        if filling.0 != number {
+            *filling = (number, Rc::default());
+        }
+        Rc::clone(&filling.1)
+    }
 }
 
-/// Opens this worker's share of connections `from..to`, each at its intended time or as soon after as the limit on
-/// connections in the making allows.
+/// Opens this worker's share of streams `from..to`, each at its intended time or as soon after as the limit on streams in the
+/// making allows.
 async fn open(worker: Rc<Worker>, from: u64, to: u64, ramp: Ramp) {
     let start = Instant::now();
     let mut streams = JoinSet::new();
@@ -92,23 +140,13 @@ async fn open(worker: Rc<Worker>, from: u64, to: u64, ramp: Ramp) {
         sleep_until(start + ramp.offset(number - from, to - from)).await;
         let Ok(permit) = Arc::clone(&worker.connecting).acquire_owned().await else { return };
         let worker = Rc::clone(&worker);
+        let slot = {
+            let tracks = &mut worker.shared.borrow_mut().tracks;
+            tracks.push(Track::after(worker.job.already));
+            tracks.len() - 1
+        };
         streams.spawn_local(async move {
-            let slot = {
-                let tracks = &mut worker.shared.borrow_mut().tracks;
-                tracks.push(Track::after(worker.job.already));
-                tracks.len() - 1
-            };
-            let job = &worker.job;
-            let (source, destination) = plan::pair(number, job.sources.len(), job.destinations.len());
-            let destination = &job.destinations[destination];
-            let request = Request {
-                source: source.map(|source| job.sources[source]),
-                destination: destination.address,
-                bytes: &destination.request,
-                connect_timeout: job.connect_timeout,
-                head_timeout: job.head_timeout,
-            };
-            let reason = stream::run(slot, request, permit, &worker.shared).await;
+            let reason = worker.stream(number, slot, permit).await;
             *worker.shared.borrow_mut().record.ends.entry(reason.to_string()).or_default() += 1;
         });
         while streams.try_join_next().is_some() {}

@@ -1,6 +1,7 @@
 //! A worker: one thread, one runtime, its own record. It is told what to open and reports what it sees.
 
 mod drive;
+mod prepared;
 mod process;
 
 use std::net::{IpAddr, SocketAddr};
@@ -9,10 +10,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use drive::run;
+pub use prepared::{PrepareError, Prepared};
 pub use process::{ServeError, serve};
 
+use crate::client::tls::Trust;
 use crate::plan::Ramp;
+use crate::protocol::Protocol;
 use crate::record::{Counts, Record};
+use crate::wire::request::Request;
 
 /// All a worker needs to know to open its share of the streams.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,17 +26,23 @@ pub struct Job {
     pub destinations: Vec<Destination>,
     /// Where to connect from; empty for the system's choice.
     pub sources: Vec<IpAddr>,
-    /// How long connecting may take.
+    /// What is spoken with all of them.
+    pub protocol: Protocol,
+    /// How many streams share a connection; 1 unless the protocol lets them.
+    pub streams_per_connection: u64,
+    /// Whose certificates are believed.
+    pub trust: Trust,
+    /// How long connecting may take, handshakes included.
     pub connect_timeout: Duration,
     /// How long the answer's head may take.
     pub head_timeout: Duration,
-    /// How many connections may be in the making at once.
+    /// How many streams may be in the making at once.
     pub in_flight: usize,
     /// The event the streams continue after (a `Last-Event-ID` header); 0 for none.
     pub already: u64,
     /// This worker's number.
     pub worker: u64,
-    /// How many workers there are: this one opens every so-manieth connection.
+    /// How many workers there are: this one opens every so-manieth stream.
     pub workers: u64,
 }
 
@@ -40,15 +51,17 @@ pub struct Job {
 pub struct Destination {
     /// The address.
     pub address: SocketAddr,
+    /// Whom the certificate has to be for, where TLS is spoken.
+    pub server_name: String,
     /// The whole request.
-    pub request: Vec<u8>,
+    pub request: Request,
 }
 
 /// What a worker is told.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    /// Open further connections: numbers `from` to `to` of all workers together, of which this one takes its share.
+    /// Open further streams: numbers `from` to `to` of all workers together, of which this one takes its share.
     Open {
         /// The first number.
         from: u64,

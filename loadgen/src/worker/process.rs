@@ -5,7 +5,7 @@ use std::io::{BufRead, Write};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use super::{Command, Job, Report};
+use super::{Command, Job, PrepareError, Prepared, Report};
 
 /// Why a worker process stopped.
 #[derive(Debug, Error)]
@@ -13,6 +13,9 @@ pub enum ServeError {
     /// The first line is not a job.
     #[error("a worker is started by `run` or `compare`, which send it its job; it is of no use alone")]
     Job(#[source] serde_json::Error),
+    /// The job cannot be done here.
+    #[error("worker process failed")]
+    Prepare(#[from] PrepareError),
     /// The standard streams or the runtime failed.
     #[error("worker process failed")]
     Io(#[from] std::io::Error),
@@ -26,6 +29,7 @@ pub fn serve(mut input: impl BufRead + Send + 'static, mut output: impl Write) -
     let mut line = String::new();
     input.read_line(&mut line)?;
     let job: Job = serde_json::from_str(&line).map_err(ServeError::Job)?;
+    let prepared = Prepared::new(&job)?;
     let (command_sender, commands) = mpsc::unbounded_channel();
     std::thread::Builder::new().name("commands".to_owned()).spawn(move || {
         for line in input.lines().map_while(Result::ok) {
@@ -45,7 +49,7 @@ pub fn serve(mut input: impl BufRead + Send + 'static, mut output: impl Write) -
             Ok::<(), std::io::Error>(())
         };
         let work = async {
-            super::run(job, commands, report_sender).await;
+            super::run(job, prepared, commands, report_sender).await;
             Ok(())
         };
         tokio::try_join!(work, forward).map(|_| ())

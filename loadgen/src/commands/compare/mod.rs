@@ -149,7 +149,7 @@ fn attached(
         }
     }
     limits::check_ports(args.streams, 1, 1, limits::ephemeral_ports())?;
-    let origin: Url = origin.parse()?;
+    let origin = origin.parse::<Url>()?.plain()?;
     origin.resolve()?;
     Ok(Source::Attach { services, origin })
 }

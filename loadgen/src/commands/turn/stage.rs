@@ -9,18 +9,20 @@ use tokio::time::Instant;
 
 use super::Turn;
 use super::load::{GATE_LEAD, Load, Source};
+use crate::client::tls::Trust;
 use crate::clock::unix_us;
 use crate::commands::request::RequestTemplate;
 use crate::commands::run::busiest_share;
 use crate::error::CommandError;
 use crate::fleet::{Fleet, FleetError, Placement};
+use crate::protocol::Protocol;
 use crate::record::Record;
 use crate::report::figures::Sample;
 use crate::report::opening::OpeningFigures;
 use crate::report::progress::Progress;
 use crate::target::gauge::Reading;
 use crate::target::{Subject, get, tree};
-use crate::url::Url;
+use crate::url::{Scheme, Url};
 use crate::worker::{Command, Destination, Job, Snapshot};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -215,12 +217,15 @@ async fn subject(turn: Turn<'_>, directory: &Path) -> Result<Subject, CommandErr
 fn job(entry: &[(SocketAddr, String)], path: &str) -> Job {
     let template = RequestTemplate::get();
     let destination = |(address, authority): &(SocketAddr, String)| {
-        let url = Url { authority: authority.clone(), path: path.to_owned() };
-        Destination { address: *address, request: template.bytes(&url) }
+        let url = Url { scheme: Scheme::Http, authority: authority.clone(), path: path.to_owned() };
+        Destination { address: *address, server_name: url.host().to_owned(), request: template.request(&url) }
     };
     Job {
         destinations: entry.iter().map(destination).collect(),
         sources: Vec::new(),
+        protocol: Protocol::H1,
+        streams_per_connection: 1,
+        trust: Trust::System,
         connect_timeout: CONNECT_TIMEOUT,
         head_timeout: HEAD_TIMEOUT,
         in_flight: IN_FLIGHT,

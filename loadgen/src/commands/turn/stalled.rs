@@ -9,7 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::commands::request::RequestTemplate;
-use crate::url::Url;
+use crate::url::{Scheme, Url};
 
 /// How long connecting, and the first byte, may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -29,8 +29,9 @@ async fn open_one(address: SocketAddr, authority: &str) -> io::Result<TcpStream>
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_recv_buffer_size(CLIENT_BUFFER_BYTES)?;
     let mut client = socket.connect(address).await?;
-    let url = Url { authority: authority.to_owned(), path: "/events?flood&size=1000".to_owned() };
-    client.write_all(&RequestTemplate::get().bytes(&url)).await?;
+    let path = "/events?flood&size=1000".to_owned();
+    let url = Url { scheme: Scheme::Http, authority: authority.to_owned(), path };
+    client.write_all(&RequestTemplate::get().request(&url).to_http1()).await?;
     client.readable().await?;
     Ok(client)
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::protocol::Protocol;
+
 const EXIT_CODES: &str = "Exit codes:
   0    the result stands
   1    something failed, or a --fail-if threshold was crossed
@@ -178,7 +180,7 @@ const ORIGIN_HELP: &str = "Streams are at /events and take these query parameter
   start_after=5s       silence first                start_at=UNIX_US    nothing is due earlier
   gate=NAME            wait for POST /gate?name=NAME&at=UNIX_US
   schedule=staggered|broadcast   each stream its own phase, or all on the wall clock's ticks
-  eol=lf|cr|crlf|mixed split=N|random  bom=1  multiline=N  name=EVENT  comments=5s
+  eol=lf|cr|crlf|mixed split=N|random  bom=1  multiline=N  name=EVENT  comments=5s  retry=3s
   framing=chunked|length|close   trailers=1
   silent  flood  hang  first_byte_delay=2s  abort_after=N
 A `Last-Event-ID` header continues the sequence. Other pages: / /json /echo /status/NNN /redirect /large?bytes=N /healthz";
@@ -219,6 +221,7 @@ const COMPARE_HELP: &str = "Examples:
   sse-loadgen compare --streams 5000 --rounds 2 --json target/report/compare.json
   sse-loadgen compare --streams 1000 --targets direct,nginx --duration 5s
   sse-loadgen compare --streams 9000 --schedule broadcast --proxy-bin target/release/sse-proxy
+  sse-loadgen compare --protocol h2 --streams-per-connection 50 --streams 4000
   sse-loadgen compare --streams 2000 --origin http://origin:9000 --service direct=http://origin:9000 \\
       --service nginx=http://nginx:8080,http://nginx-gauge:9100      (docs/compose.md)
 
@@ -235,6 +238,9 @@ idle, open --low streams, read, open the rest, hold them silent for longer than 
   services       with --service nothing is started: `idle` is read before the turn's first connection, and memory comes from
                  `sse-loadgen gauge` beside each program. Kernel memory is then what is charged to the container's cgroup
                  (kernel objects and socket buffers), and `cgroup` all that is charged to it but page cache, both as a slope
+  protocol       with --protocol the same configurations get a listener of that kind, with a self-signed certificate (ECDSA
+                 P-256). Towards the origin it is always HTTP/1.1; of nginx+sse-proxy nginx speaks it. With h2 each stream
+                 begins with a `retry` field: nginx keeps a response head back until data follows
   latency        from when an event was due at the origin until a client had read it";
 
 /// Options of `compare`.
@@ -250,9 +256,15 @@ pub struct CompareArgs {
     /// How often every target has its turn
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     pub rounds: u64,
-    /// What to compare: direct, nginx, sse-proxy, nginx+sse-proxy
-    #[arg(long, value_delimiter = ',', default_value = "direct,nginx,sse-proxy,nginx+sse-proxy")]
+    /// What to compare: direct, nginx, sse-proxy, nginx+sse-proxy [default: all; direct only with h1]
+    #[arg(long, value_delimiter = ',')]
     pub targets: Vec<String>,
+    /// What clients speak to the targets: h1, tls (HTTP/1.1 over TLS), h2 (HTTP/2 over TLS) or h2c (HTTP/2 without)
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    pub protocol: Protocol,
+    /// How many streams share a connection of h2 and h2c [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub streams_per_connection: Option<u64>,
     /// Measure a service that runs already instead of starting programs: NAME=URL[,GAUGE_URL...]; NAME as in --targets
     #[arg(long = "service", value_name = "SERVICE", requires = "origin", conflicts_with_all = ["targets", "proxy_bin", "nginx_bin"])]
     pub services: Vec<String>,

@@ -77,16 +77,24 @@ pub fn check_descriptors(connections: u64, processes: u64, limit: u64) -> Result
     })
 }
 
-/// Checks that a server that holds `descriptors_per_stream` for each stream can hold `streams` in one process.
+/// Checks that a server can hold `streams` in one process: a descriptor for each, and where it passes them on to clients, one
+/// more for each of the clients' connections, on which so many share one.
 ///
 /// # Errors
 /// With the number of streams that would fit.
-pub fn check_server(who: &str, streams: u64, descriptors_per_stream: u64, limit: u64) -> Result<(), LimitError> {
-    let needed = streams * descriptors_per_stream + OWN_DESCRIPTORS;
+pub fn check_server(
+    who: &str,
+    streams: u64,
+    passed_on_per_connection: Option<u64>,
+    limit: u64,
+) -> Result<(), LimitError> {
+    let needed = streams + passed_on_per_connection.map_or(0, |each| streams.div_ceil(each)) + OWN_DESCRIPTORS;
     if needed <= limit {
         return Ok(());
     }
-    let fits = limit.saturating_sub(OWN_DESCRIPTORS) / descriptors_per_stream;
+    let spare = limit.saturating_sub(OWN_DESCRIPTORS);
+    // Groups of `each` streams and their connection.
+    let fits = passed_on_per_connection.map_or(spare, |each| spare / (each + 1) * each);
     Err(LimitError::Descriptors { who: who.to_owned(), needed, limit, remedy: format!("use --streams {fits}") })
 }
 
@@ -123,7 +131,7 @@ mod tests {
     fn what_fits_passes() {
         assert_eq!(check_descriptors(10_000, 1, 20_000), Ok(()));
         assert_eq!(check_ports(28_232, 1, 1, 28_232), Ok(()));
-        assert_eq!(check_server("nginx", 9_000, 2, 20_000), Ok(()));
+        assert_eq!(check_server("nginx", 9_000, Some(1), 20_000), Ok(()));
     }
 
     #[test]
@@ -136,9 +144,17 @@ mod tests {
         assert!(error.to_string().contains("--source 127.0.0.2-127.0.0.5"), "{error}");
         assert_eq!(check_ports(100_000, 4, 1, 28_232), Ok(()));
 
-        let error = check_server("sse-proxy", 12_000, 2, 20_000).expect_err("too many");
+        let error = check_server("sse-proxy", 12_000, Some(1), 20_000).expect_err("too many");
         assert!(error.to_string().contains("--streams 9968"), "{error}");
-        assert_eq!(check_server("sse-proxy", 9_968, 2, 20_000), Ok(()));
+        assert_eq!(check_server("sse-proxy", 9_968, Some(1), 20_000), Ok(()));
+    }
+
+    #[test]
+    fn streams_that_share_connections_need_fewer_descriptors() {
+        assert_eq!(check_server("origin", 19_936, None, 20_000), Ok(()));
+        let error = check_server("sse-proxy", 19_900, Some(100), 20_000).expect_err("too many");
+        assert!(error.to_string().contains("--streams 19700"), "{error}");
+        assert_eq!(check_server("sse-proxy", 19_700, Some(100), 20_000), Ok(()));
     }
 
     #[test]

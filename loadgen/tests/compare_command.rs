@@ -116,6 +116,61 @@ fn a_small_comparison_keeps_its_contract() {
     assert!(directory.path().join("out/again.direct.latency_us.hgrm").exists());
 }
 
+/// The proxy: the one that `SSE_PROXY_BIN` names, or one that has been built beside the program under test.
+fn proxy() -> Option<PathBuf> {
+    let built = Path::new(env!("CARGO_BIN_EXE_sse-loadgen")).with_file_name("sse-proxy");
+    [std::env::var_os("SSE_PROXY_BIN").map(PathBuf::from), Some(built)]
+        .into_iter()
+        .flatten()
+        .find(|file| file.is_file())
+}
+
+#[test]
+fn every_protocol_is_compared_with_the_configuration_that_is_shipped() {
+    let proxy = proxy();
+    let mut targets = Vec::new();
+    targets.extend(has_nginx().then_some("nginx"));
+    targets.extend(proxy.is_some().then_some("sse-proxy"));
+    targets.extend((targets.len() == 2).then_some("nginx+sse-proxy"));
+    if targets.len() < 3 {
+        use std::io::Write as _;
+        let _ =
+            writeln!(std::io::stderr(), "nginx is not installed, or sse-proxy not built: compared {targets:?} only");
+    }
+    if targets.is_empty() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for (protocol, each) in [("tls", 1), ("h2", 20), ("h2c", 20)] {
+        let json = directory.path().join(format!("{protocol}.json"));
+        let mut command = program();
+        command.args(SMALL).arg(targets.join(",")).args(["--protocol", protocol]);
+        command.arg("--nginx-conf").arg(configuration("baseline.conf"));
+        command.arg("--front-conf").arg(configuration("front.conf"));
+        if each > 1 {
+            command.args(["--streams-per-connection", &each.to_string()]);
+        }
+        if let Some(proxy) = &proxy {
+            command.arg("--proxy-bin").arg(proxy);
+        }
+        let output = command.arg("--json").arg(&json).output().expect("the program starts");
+        let all = format!("{protocol}: {}{}", text(&output.stdout), text(&output.stderr));
+        let document = std::fs::read_to_string(&json).unwrap_or_else(|error| panic!("no JSON ({error}): {all}"));
+        let document: Value = serde_json::from_str(&document).expect("JSON");
+        assert_eq!(document["conditions"]["protocol"], protocol, "{all}");
+        assert_eq!(document["conditions"]["streams_per_connection"], each, "{all}");
+        let measured = document["targets"].as_array().expect("targets");
+        assert_eq!(measured.len(), targets.len(), "{all}");
+        for target in measured {
+            assert_eq!((&target["streams_held"], &target["events"]), (&50.into(), &250.into()), "{all}");
+            let unharmed = serde_json::json!({"lost": 0, "duplicated": 0, "torn": 0, "corrupted": 0});
+            assert_eq!(target["integrity"], unharmed, "{all}");
+            // A response head that waits for the first event would take as long as the harness has patience.
+            assert!(target["ttfb_us"]["p99"].as_u64() < Some(10_000_000), "{all}");
+        }
+    }
+}
+
 #[test]
 fn services_that_run_already_are_read_through_their_gauges() {
     let (_origin, address) = origin();

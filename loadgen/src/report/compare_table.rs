@@ -60,6 +60,7 @@ pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()
         writeln!(out)?;
     }
     let conditions = &report.conditions;
+    let spoken = conditions.spoken().map(|spoken| format!("; {spoken}")).unwrap_or_default();
     let versions: Vec<&str> = report.versions.values().map(String::as_str).collect();
     writeln!(out)?;
     writeln!(
@@ -81,7 +82,7 @@ pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()
         )?;
     }
     writeln!(out, "latency: from when an event was due at the origin until the client had read it")?;
-    writeln!(out, "faults: lost/duplicated/torn/corrupted events of {} streams per target", report.streams)?;
+    writeln!(out, "faults: lost/duplicated/torn/corrupted events of {} streams per target{spoken}", report.streams)?;
     writeln!(
         out,
         "sse-loadgen {} on {}, {} cores, {} descriptors{}{}",

@@ -2,6 +2,7 @@
 
 mod address;
 pub mod cgroup;
+mod entrance;
 mod error;
 pub mod gauge;
 pub mod kernel;

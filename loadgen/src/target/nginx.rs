@@ -1,12 +1,18 @@
-//! Starts nginx with a configuration file as it stands, only the addresses replaced.
+//! Starts nginx with a configuration file as it stands, only the addresses replaced, and the listener made to speak what the
+//! clients do.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::entrance::Entrance;
 use super::{Running, TargetError, address, probe};
 
 const LISTEN: &str = "listen 8080";
+/// As in nginx/front-tls.conf.
+const SSL_BUFFER: &str = "ssl_buffer_size 4k;";
+/// What sse-proxy allows too.
+const MIN_CONCURRENT_STREAMS: u64 = 256;
 
 /// An nginx to start.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +22,8 @@ pub(super) struct Nginx<'a> {
     pub(super) config: &'a Path,
     /// The beginning of the line that names the upstream.
     pub(super) upstream_line: &'static str,
+    pub(super) entrance: &'a Entrance,
+    pub(super) streams_per_connection: u64,
     /// Last byte of its loopback addresses.
     pub(super) host: u8,
 }
@@ -31,7 +39,9 @@ impl Nginx<'_> {
         let text = read(self.config)?;
         let count = u8::try_from(upstreams.len()).unwrap_or(u8::MAX);
         let listen = address::free(self.host, count).map_err(refuse)?;
-        let text = readdress(&text, self.config, LISTEN, |address| format!("listen {address}"), &listen)?;
+        let (parameters, directives) = speaking(self.entrance, self.streams_per_connection);
+        let text = insert_before(&text, LISTEN, &directives);
+        let text = readdress(&text, self.config, LISTEN, |address| format!("listen {address}{parameters}"), &listen)?;
         let text = readdress(&text, self.config, self.upstream_line, |address| format!("server {address}"), upstreams)?;
         let prefix = directory.join(self.name);
         std::fs::create_dir_all(&prefix).map_err(refuse)?;
@@ -49,7 +59,7 @@ impl Nginx<'_> {
         ];
         let mut running = Running::start(self.name, self.program, &arguments, directory, true)?;
         let entry = listen[0];
-        running.ready(async |_: &Running| matches!(probe::get(entry, "GET", "/healthz").await, Ok(200))).await?;
+        running.ready(async |_: &Running| probe::is_open(entry, self.entrance).await).await?;
         Ok((running, listen))
     }
 }
@@ -80,6 +90,44 @@ fn directive<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     line[name.len()..].trim().strip_suffix(';').map(str::trim)
 }
 
+/// What is added to a `listen` line, and the lines beside it.
+fn speaking(entrance: &Entrance, streams_per_connection: u64) -> (String, Vec<String>) {
+    let (mut parameters, mut directives) = (String::new(), Vec::new());
+    if let Some(certificate) = &entrance.certificate {
+        parameters += " ssl";
+        directives.push(format!("ssl_certificate {:?};", certificate.cert));
+        directives.push(format!("ssl_certificate_key {:?};", certificate.key));
+        directives.push(SSL_BUFFER.to_owned());
+    }
+    if entrance.protocol.is_http2() {
+        // A parameter up to 1.25.0; newer ones want a directive, and still take this.
+        parameters += " http2";
+        let streams = streams_per_connection.max(MIN_CONCURRENT_STREAMS);
+        directives.push(format!("http2_max_concurrent_streams {streams};"));
+        // Streams count as requests, after so many of which the connection is closed.
+        directives.push("keepalive_requests 1000000;".to_owned());
+    }
+    (parameters, directives)
+}
+
+fn insert_before(text: &str, begin: &str, lines: &[String]) -> String {
+    let mut out = String::with_capacity(text.len() + 256);
+    for line in text.lines() {
+        if rest_of(line, begin).is_some() {
+            lines.iter().for_each(|line| out.push_str(&format!("        {line}\n")));
+        }
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
+}
+
+/// What follows `begin` on the line that it begins.
+fn rest_of<'l>(line: &'l str, begin: &str) -> Option<&'l str> {
+    let rest = line.trim_start().strip_prefix(begin)?;
+    rest.starts_with([';', ' ']).then_some(rest)
+}
+
 /// Replaces the one line that begins with `begin` by one for each address, keeping what follows on it.
 fn readdress(
     text: &str,
@@ -88,17 +136,13 @@ fn readdress(
     with: impl Fn(SocketAddr) -> String,
     addresses: &[SocketAddr],
 ) -> Result<String, TargetError> {
-    let rest_of = |line: &'_ str| -> Option<String> {
-        let rest = line.trim_start().strip_prefix(begin)?;
-        rest.starts_with([';', ' ']).then(|| rest.to_owned())
-    };
-    let found = text.lines().filter(|line| rest_of(line).is_some()).count();
+    let found = text.lines().filter(|line| rest_of(line, begin).is_some()).count();
     if found != 1 {
         return Err(TargetError::ConfigText { path: PathBuf::from(path), expected: begin, found });
     }
     let mut out = String::with_capacity(text.len() + 64);
     for line in text.lines() {
-        match rest_of(line) {
+        match rest_of(line, begin) {
             Some(rest) => {
                 addresses.iter().for_each(|address| out.push_str(&format!("        {}{rest}\n", with(*address))))
             }
@@ -124,6 +168,25 @@ mod tests {
             .expect("one line");
         assert!(text.contains("listen 127.0.0.12:81 reuseport;\n        listen 127.0.1.12:82 reuseport;\n"), "{text}");
         assert!(text.contains("# listen 8080 is replaced"), "{text}");
+    }
+
+    #[test]
+    fn the_listener_speaks_what_the_clients_do() {
+        use crate::protocol::Protocol;
+
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let speak = |protocol: Protocol| {
+            let entrance = Entrance::prepare(protocol, directory.path()).expect("writable");
+            let (parameters, directives) = speaking(&entrance, 300);
+            (parameters, insert_before(CONFIG, LISTEN, &directives))
+        };
+        assert_eq!(speak(Protocol::H1), (String::new(), CONFIG.to_owned()));
+        let (parameters, text) = speak(Protocol::H2);
+        assert_eq!((parameters.as_str(), speak(Protocol::Tls).0.as_str()), (" ssl http2", " ssl"));
+        let added = ["ssl_certificate \"/", "ssl_certificate_key \"/", SSL_BUFFER, "http2_max_concurrent_streams 300;"];
+        assert!(added.iter().all(|line| text.contains(&format!("        {line}"))), "{text}");
+        assert!(text.contains("keepalive_requests 1000000;\nlisten 8080 reuseport;\n"), "{text}");
+        assert_eq!(speak(Protocol::H2c).0, " http2");
     }
 
     #[test]

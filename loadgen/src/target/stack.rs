@@ -9,9 +9,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::entrance::{Entrance, SERVER_NAME};
 use super::nginx::Nginx;
 use super::proxy::SseProxy;
 use super::{Running, TargetError, address, tree};
+use crate::client::tls::Trust;
+use crate::protocol::Protocol;
 
 const ORIGIN_HOST: u8 = 11;
 const NGINX_HOST: u8 = 12;
@@ -60,6 +63,10 @@ pub struct StackConfig {
     pub front_conf: PathBuf,
     /// Heartbeat interval of sse-proxy.
     pub heartbeat: Duration,
+    /// What clients speak to the target.
+    pub protocol: Protocol,
+    /// How many streams they put on a connection.
+    pub streams_per_connection: u64,
 }
 
 /// A started target.
@@ -67,10 +74,16 @@ pub struct StackConfig {
 pub struct Stack {
     /// Where clients connect to.
     pub entry: Vec<SocketAddr>,
+    /// Whose certificates they have to believe.
+    pub trust: Trust,
+    entrance: Entrance,
     programs: Vec<Running>,
 }
 
 impl Target {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 4] = [Self::Direct, Self::Nginx, Self::SseProxy, Self::NginxSseProxy];
+
     /// Its name, as in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -82,10 +95,10 @@ impl Target {
         }
     }
 
-    /// TCP sockets on the machine per stream: two for each hop.
+    /// TCP sockets on the machine for streams that clients put on so many connections: two for each connection of each hop.
     #[must_use]
-    pub fn sockets_per_stream(self) -> u64 {
-        2 * (1 + u64::from(self.has_nginx()) + u64::from(self.has_proxy()))
+    pub fn sockets(self, streams: u64, connections: u64) -> u64 {
+        2 * (connections + streams * (u64::from(self.has_nginx()) + u64::from(self.has_proxy())))
     }
 
     /// Whether nginx is part of it.
@@ -111,8 +124,7 @@ impl FromStr for Target {
     type Err = UnknownTarget;
 
     fn from_str(text: &str) -> Result<Self, UnknownTarget> {
-        let all = [Self::Direct, Self::Nginx, Self::SseProxy, Self::NginxSseProxy];
-        all.into_iter().find(|target| target.name() == text).ok_or_else(|| UnknownTarget(text.to_owned()))
+        Self::ALL.into_iter().find(|target| target.name() == text).ok_or_else(|| UnknownTarget(text.to_owned()))
     }
 }
 
@@ -127,9 +139,14 @@ impl Stack {
         origin: &[SocketAddr],
         directory: &Path,
     ) -> Result<Self, TargetError> {
-        let mut stack = Self { entry: origin.to_vec(), programs: Vec::new() };
+        let entrance = Entrance::prepare(config.protocol, directory)?;
+        let trust = entrance.trust();
+        let mut stack = Self { entry: origin.to_vec(), trust, entrance, programs: Vec::new() };
         if target.has_proxy() {
-            let proxy = SseProxy { program: &config.programs.proxy, heartbeat: config.heartbeat, host: PROXY_HOST };
+            let behind = Entrance::default();
+            let entrance = if target.has_nginx() { &behind } else { &stack.entrance };
+            let (program, heartbeat) = (&config.programs.proxy, config.heartbeat);
+            let proxy = SseProxy { program, heartbeat, entrance, host: PROXY_HOST };
             stack.add(proxy.start(&stack.entry, directory).await?);
         }
         if target.has_nginx() {
@@ -137,10 +154,27 @@ impl Stack {
                 Target::NginxSseProxy => ("front", &config.front_conf, "server proxy:8080", FRONT_HOST),
                 _ => ("nginx", &config.nginx_conf, "server origin:9000", NGINX_HOST),
             };
-            let nginx = Nginx { name, program: &config.programs.nginx, config: config_file, upstream_line, host };
+            let nginx = Nginx {
+                name,
+                program: &config.programs.nginx,
+                config: config_file,
+                upstream_line,
+                entrance: &stack.entrance,
+                streams_per_connection: config.streams_per_connection,
+                host,
+            };
             stack.add(nginx.start(&stack.entry, directory).await?);
         }
         Ok(stack)
+    }
+
+    /// The `Host` to ask for at `address`.
+    #[must_use]
+    pub fn authority(&self, address: SocketAddr) -> String {
+        match self.entrance.certificate {
+            Some(_) => format!("{SERVER_NAME}:{}", address.port()),
+            None => address.to_string(),
+        }
     }
 
     /// Proportional set size of all its processes; `None` when there are none.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::gauge::{self, Reading};
 use super::{Running, Stack, StackConfig, Target, TargetError, start_origin};
+use crate::client::tls::Trust;
 use crate::url::{Url, UrlError};
 
 /// A service that runs already, as `NAME=URL[,GAUGE_URL...]` names it.
@@ -24,6 +25,8 @@ pub struct Service {
 pub struct Subject {
     /// Where clients connect to, with the `Host` to ask for.
     pub entry: Vec<(SocketAddr, String)>,
+    /// Whose certificates are believed there.
+    pub trust: Trust,
     /// Where the origin's gate is.
     pub origin: SocketAddr,
     kind: Kind,
@@ -64,8 +67,9 @@ impl Subject {
     ) -> Result<Self, TargetError> {
         let (origin, addresses) = start_origin(streams, origin_threads, directory).await?;
         let stack = Stack::start(target, config, &addresses, directory).await?;
-        let entry = stack.entry.iter().map(|address| (*address, address.to_string())).collect();
-        Ok(Self { entry, origin: addresses[0], kind: Kind::Started { origin: Box::new(origin), stack } })
+        let entry = stack.entry.iter().map(|address| (*address, stack.authority(*address))).collect();
+        let trust = stack.trust.clone();
+        Ok(Self { entry, trust, origin: addresses[0], kind: Kind::Started { origin: Box::new(origin), stack } })
     }
 
     /// Finds a service that runs, and the origin behind it.
@@ -75,7 +79,7 @@ impl Subject {
     pub fn attach(service: &Service, origin: &Url) -> Result<Self, UrlError> {
         let gauges = service.gauges.iter().map(Url::resolve).collect::<Result<Vec<_>, _>>()?;
         let entry = vec![(service.url.resolve()?, service.url.authority.clone())];
-        Ok(Self { entry, origin: origin.resolve()?, kind: Kind::Attached { gauges } })
+        Ok(Self { entry, trust: Trust::System, origin: origin.resolve()?, kind: Kind::Attached { gauges } })
     }
 
     /// Memory and CPU time of the target's programs; all `None` when there are none, or nobody to ask.

@@ -1,6 +1,7 @@
 //! `sse-loadgen compare`: every target in turn, round after round, under the same load, and one table at the end.
 
 mod programs;
+mod protocol;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use super::signals::Interrupt;
 use crate::cli::CompareArgs;
 use crate::error::{CommandError, Outcome};
 use crate::limits;
+use crate::plan;
 use crate::report::compare::{CompareReport, write_table};
 use crate::report::conditions::Conditions;
 use crate::report::figures::Figures;
@@ -34,7 +36,8 @@ struct Plan {
 pub async fn run(args: &CompareArgs, terminal: &mut Terminal) -> Result<Outcome, CommandError> {
     let plan = check(args)?;
     let mut interrupt = Interrupt::catch()?;
-    let conditions = Conditions::read(plan.descriptor_limit);
+    let Load { protocol, streams_per_connection, .. } = plan.load;
+    let conditions = Conditions::read(plan.descriptor_limit).of_load(protocol, streams_per_connection);
     let (mut versions, mut services) = (BTreeMap::new(), BTreeMap::new());
     match &plan.source {
         Source::Start(stack) => versions = programs::versions(&plan.targets, &stack.programs),
@@ -85,9 +88,10 @@ fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
     let usage = |text: &str| Err(CommandError::Usage(text.to_owned()));
     let services = args.services.iter().map(|text| text.parse()).collect::<Result<Vec<Service>, TargetError>>()?;
     let targets = match services.is_empty() {
-        true => args.targets.iter().map(|name| name.parse()).collect::<Result<Vec<Target>, _>>()?,
+        true => protocol::targets(args)?,
         false => services.iter().map(|service| service.target).collect(),
     };
+    let (protocol, streams_per_connection) = protocol::spoken(args)?;
     let low = args.low.unwrap_or((args.streams / 5).max(1));
     if low >= args.streams || low == 0 {
         return usage("--low has to be between 1 and --streams: memory per stream is the slope between the two");
@@ -101,14 +105,17 @@ fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
         );
     }
     let descriptor_limit = limits::raise_descriptor_limit();
-    limits::check_descriptors(args.streams, args.processes, descriptor_limit)?;
+    let connections = plan::connections(args.streams, args.processes, streams_per_connection);
+    limits::check_descriptors(connections, args.processes, descriptor_limit)?;
     let source = match &args.origin {
         Some(origin) => attached(args, services, origin)?,
-        None => started(args, &targets, descriptor_limit)?,
+        None => started(args, &targets, streams_per_connection, descriptor_limit)?,
     };
     let load = Load {
         low,
         streams: args.streams,
+        protocol,
+        streams_per_connection,
         ramp_per_second: args.ramp_rate,
         // Two heartbeats and a little more: idle means that they have come and gone.
         hold: args.heartbeat * 2 + Duration::from_secs(1),
@@ -123,11 +130,16 @@ fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
 }
 
 /// Programs to start for each turn: found, and large enough.
-fn started(args: &CompareArgs, targets: &[Target], descriptor_limit: u64) -> Result<Source, CommandError> {
+fn started(
+    args: &CompareArgs,
+    targets: &[Target],
+    streams_per_connection: u64,
+    descriptor_limit: u64,
+) -> Result<Source, CommandError> {
     let programs = programs::find(args, targets)?;
-    limits::check_server("origin", args.streams, 1, descriptor_limit)?;
+    limits::check_server("origin", args.streams, None, descriptor_limit)?;
     if targets.iter().any(|target| target.has_proxy()) {
-        limits::check_server("sse-proxy", args.streams, 2, descriptor_limit)?;
+        limits::check_server("sse-proxy", args.streams, Some(streams_per_connection), descriptor_limit)?;
     }
     for (target, config) in [(Target::Nginx, &args.nginx_conf), (Target::NginxSseProxy, &args.front_conf)] {
         if targets.contains(&target) {
@@ -139,6 +151,8 @@ fn started(args: &CompareArgs, targets: &[Target], descriptor_limit: u64) -> Res
         nginx_conf: args.nginx_conf.clone(),
         front_conf: args.front_conf.clone(),
         heartbeat: args.heartbeat,
+        protocol: args.protocol,
+        streams_per_connection,
     }))
 }
 

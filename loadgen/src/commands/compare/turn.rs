@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::client::tls::Trust;
 use crate::clock::unix_us;
 use crate::commands::request::RequestTemplate;
 use crate::commands::run::busiest_share;
@@ -37,6 +36,8 @@ const IN_FLIGHT: usize = 256;
 pub(super) struct Load {
     pub(super) low: u64,
     pub(super) streams: u64,
+    pub(super) protocol: Protocol,
+    pub(super) streams_per_connection: u64,
     pub(super) ramp_per_second: u64,
     pub(super) hold: Duration,
     pub(super) interval: Duration,
@@ -86,7 +87,10 @@ impl Load {
     fn path(&self, gate: &str) -> String {
         let Self { interval, size, events, schedule, .. } = self;
         let us = interval.as_micros();
-        format!("/events?gate={gate}&interval={us}us&size={size}&count={events}&then=hold&schedule={schedule}")
+        // Over TLS and HTTP/2 nginx keeps a response head back until data follows it (seen with 1.22.1): streams that are
+        // silent from the start would not open.
+        let first = if self.protocol == Protocol::H2 { "&retry=3s" } else { "" };
+        format!("/events?gate={gate}&interval={us}us&size={size}&count={events}&then=hold&schedule={schedule}{first}")
     }
 }
 
@@ -99,7 +103,7 @@ impl Turn<'_> {
         let mut subject = self.subject(directory.path()).await?;
         // An origin that runs on knows the gates of earlier turns.
         let gate = format!("traffic-{}", unix_us());
-        let mut fleet = Fleet::start(&self.job(&subject.entry, &gate), &self.placement()?)?;
+        let mut fleet = Fleet::start(&self.job(&subject, &gate), &self.placement()?)?;
 
         // What ran already has the turn before to give back, and less than a core to do it with.
         let settle = if subject.is_started_here() { SETTLE } else { SETTLE * 3 };
@@ -124,6 +128,7 @@ impl Turn<'_> {
         Ok(RoundFigures {
             low: load.low,
             streams: load.streams,
+            streams_per_connection: load.streams_per_connection,
             expected_events: load.streams * load.events,
             user: user([&idle, &low, &full, &traffic.reading]),
             kernel: low_kernel.zip(full_kernel).map(|(low, full)| Kernel { low, full }),
@@ -211,19 +216,21 @@ impl Turn<'_> {
         }
     }
 
-    fn job(&self, entry: &[(SocketAddr, String)], gate: &str) -> Job {
+    fn job(&self, subject: &Subject, gate: &str) -> Job {
         let template = RequestTemplate::get();
         let path = self.load.path(gate);
+        let Load { protocol, streams_per_connection, .. } = *self.load;
+        let scheme = if protocol.has_tls() { Scheme::Https } else { Scheme::Http };
         let destination = |(address, authority): &(SocketAddr, String)| {
-            let url = Url { scheme: Scheme::Http, authority: authority.clone(), path: path.clone() };
+            let url = Url { scheme, authority: authority.clone(), path: path.clone() };
             Destination { address: *address, server_name: url.host().to_owned(), request: template.request(&url) }
         };
         Job {
-            destinations: entry.iter().map(destination).collect(),
+            destinations: subject.entry.iter().map(destination).collect(),
             sources: Vec::new(),
-            protocol: Protocol::H1,
-            streams_per_connection: 1,
-            trust: Trust::System,
+            protocol,
+            streams_per_connection,
+            trust: subject.trust.clone(),
             connect_timeout: CONNECT_TIMEOUT,
             head_timeout: HEAD_TIMEOUT,
             in_flight: IN_FLIGHT,

@@ -1,13 +1,13 @@
 // An SSE backend in plain Node, as people write it: one handler, one interval per client, several writes per event.
 //
-//   node server.js                 http://127.0.0.1:3000/events, an event every 5 s
+//   node server.js                 http://127.0.0.1:3000/events, an event a second
 //   PORT=0 INTERVAL_MS=200 COUNT=3 node server.js
 'use strict';
 
 const http = require('node:http');
 
 const port = Number(process.env.PORT ?? 3000);
-const intervalMs = Number(process.env.INTERVAL_MS ?? 5000);
+const intervalMs = Number(process.env.INTERVAL_MS ?? 1000);
 const count = Number(process.env.COUNT ?? Infinity);
 
 const clients = new Set();

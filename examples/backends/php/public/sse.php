@@ -1,7 +1,7 @@
 <?php
 // A stream of named events, as PHP does it: a loop that writes, flushes and sleeps, in a worker of its own.
 //
-// /sse.php?silent=1     writes nothing after its first event
+// /sse.php?silent=1     writes nothing after its first event, for five minutes: PHP would never learn that its client has gone
 // /sse.php?comments=1   writes a comment before each event
 declare(strict_types=1);
 
@@ -50,9 +50,8 @@ function pause(int $ms): void
 send("event: connection\ndata: open\n\n");
 
 if (isset($_GET['silent'])) {
-    while (true) {
-        sleep(60);
-    }
+    sleep(300);
+    exit;
 }
 
 $number = (int) ($_SERVER['HTTP_LAST_EVENT_ID'] ?? 0);

@@ -9,6 +9,7 @@ mod architecture;
 mod backends;
 mod bad_config;
 mod clients;
+mod compose;
 mod conversations;
 mod dashboard;
 mod docs;

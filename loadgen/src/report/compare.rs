@@ -58,7 +58,7 @@ pub struct TargetReport {
     pub heartbeats: u64,
     /// What became of the events.
     pub integrity: Integrity,
-    /// Memory, the median of the rounds.
+    /// Memory, the median of the rounds; of a service that runs on from turn to turn, that of its first.
     pub memory: Memory,
     /// CPU time of the target per event, over all rounds.
     pub cpu_us_per_event: Option<f64>,
@@ -159,6 +159,7 @@ impl CompareReport {
 }
 
 fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>) -> TargetReport {
+    let telling = figures.telling_of_memory();
     let rounds: Vec<RoundReport> = figures.rounds.iter().map(RoundReport::of).collect();
     let cpu_us: Option<u64> = figures.rounds.iter().map(|round| round.cpu_us).sum();
     let events = record.counts.events;
@@ -172,12 +173,12 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
         heartbeats: record.counts.heartbeats,
         integrity: record.integrity,
         memory: Memory {
-            user_bytes_per_stream: median(figures.rounds.iter().filter_map(RoundFigures::user_slope)),
+            user_bytes_per_stream: median(telling.iter().filter_map(RoundFigures::user_slope)),
             kernel_bytes_per_stream: figures
                 .charged_kernel_slope()
                 .or(own_kernel.filter(|_| figures.target != Target::Direct)),
             cgroup_bytes_per_stream: figures.charged_slope(),
-            idle_bytes: median(figures.rounds.iter().filter_map(|round| Some(round.user?.idle as f64)))
+            idle_bytes: median(telling.iter().filter_map(|round| Some(round.user?.idle as f64)))
                 .map(|idle| idle as u64),
         },
         cpu_us_per_event: cpu_us.filter(|_| events > 0).map(|cpu_us| cpu_us as f64 / events as f64),

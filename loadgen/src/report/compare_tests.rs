@@ -149,6 +149,24 @@ fn a_service_in_a_container_has_what_is_charged_to_it() {
 }
 
 #[test]
+fn memory_of_a_service_is_that_of_its_first_load() {
+    let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
+    // The second turn finds everything allocated: what a stream takes is not half of it.
+    let warm = 5000 * KIB + 110 * 14 * KIB;
+    nginx.rounds[1].user = Some(User { idle: warm, low: warm, full: warm, traffic: warm, opened: None, closed: None });
+    let started_anew = report(&[nginx.clone()]);
+    assert_eq!(started_anew.targets[0].memory.user_bytes_per_stream, Some(7.0 * 1024.0), "the median of both");
+    nginx.rounds.iter_mut().for_each(|round| round.kernel = None);
+    let service = report(&[nginx]);
+    let memory = service.targets[0].memory;
+    assert_eq!((memory.user_bytes_per_stream, memory.idle_bytes), (Some(14.0 * 1024.0), Some(5000 * KIB)));
+    let mut table = Vec::new();
+    super::super::compare_table::write_table(&mut table, &service).expect("written");
+    let table = String::from_utf8(table).expect("text");
+    assert!(table.contains("  14.0 KiB  15.4 KiB "), "{table}");
+}
+
+#[test]
 fn a_proxy_without_heartbeats_is_doubted() {
     let mut proxy = figures(Target::SseProxy, Some(1), 14, 80);
     proxy.rounds.iter_mut().for_each(|round| round.record.counts.heartbeats = 0);

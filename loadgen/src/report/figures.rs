@@ -162,11 +162,18 @@ impl Figures {
     }
 
     pub(super) fn charged_slope(&self) -> Option<f64> {
-        median(self.rounds.iter().filter_map(RoundFigures::charged_slope))
+        median(self.telling_of_memory().iter().filter_map(RoundFigures::charged_slope))
     }
 
     pub(super) fn charged_kernel_slope(&self) -> Option<f64> {
-        median(self.rounds.iter().filter_map(RoundFigures::charged_kernel_slope))
+        median(self.telling_of_memory().iter().filter_map(RoundFigures::charged_kernel_slope))
+    }
+
+    /// The rounds whose memory counts: all of a target that is started anew for each turn. A service runs on, and its later
+    /// turns use again what the first one has allocated; so its first one only. (A service's machine is not read.)
+    pub(super) fn telling_of_memory(&self) -> &[RoundFigures] {
+        let runs_on = self.rounds.first().is_some_and(|round| round.user.is_some() && round.kernel.is_none());
+        if runs_on { &self.rounds[..1] } else { &self.rounds }
     }
 
     pub(super) fn doubts(&self, record: &Record) -> impl Iterator<Item = Doubt> {

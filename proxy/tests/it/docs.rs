@@ -201,6 +201,7 @@ fn every_end_reason_and_failure_is_documented() {
 fn links_between_pages_lead_somewhere() {
     let mut pages = vec![root().join("README.md"), root().join("CONTRIBUTING.md"), root().join("ARCHITECTURE.md")];
     pages.extend(backends().map(|page| root().join(page)));
+    pages.push(root().join("examples/clients/browser/README.md"));
     for folder in ["docs", "docs/decisions"] {
         let Ok(entries) = std::fs::read_dir(root().join(folder)) else { continue };
         pages.extend(entries.filter_map(|entry| entry.ok().map(|entry| entry.path())));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pingora::apps::HttpServerOptions;
-use pingora::proxy::{HttpProxy, http_proxy_service};
+use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora::services::listening::Service;
@@ -21,6 +21,7 @@ use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::{Config, DriverConfig};
 use crate::failure::Failure;
+use crate::fallback::Fallback;
 use crate::gateway::{Gateway, GatewayRoute};
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::metrics::Metrics;
@@ -92,8 +93,16 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     for bound in &bound {
         log::info!("listening on {} ({})", bound.address, bound.protocol());
     }
+    // Plain connections are the reactors' own from their first byte; Pingora accepts the others, and without reactors all.
     // Whether HTTP/2 is looked for without TLS is a setting of the service, not of the listener.
-    let (h2c, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| bound.h2c);
+    let by_reactors = driver == Driver::Parked;
+    let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| by_reactors && !bound.is_tls());
+    for bound in plain {
+        let proxy = configure(http_proxy(&server.configuration, gateway.clone()), bound.h2c);
+        let declined = takeover.open(bound.into_listener(), Arc::new(gateway.clone()))?;
+        server.add_service(Fallback::new(proxy, declined));
+    }
+    let (h2c, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|bound| bound.h2c);
     for (bound, h2c) in [(others, false), (h2c, true)] {
         if !bound.is_empty() {
             server.add_service(proxy_service(&server.configuration, gateway.clone(), bound, h2c));
@@ -148,19 +157,22 @@ fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
     }
 }
 
+fn configure(mut proxy: HttpProxy<Gateway>, h2c: bool) -> HttpProxy<Gateway> {
+    proxy.h2_options = Some(listen::h2_options());
+    let mut options = HttpServerOptions::default();
+    options.h2c = h2c;
+    proxy.server_options = Some(options);
+    proxy
+}
+
 fn proxy_service(
     conf: &Arc<ServerConf>,
     gateway: Gateway,
     mut bound: Vec<Bound>,
     h2c: bool,
 ) -> Prebound<Service<HttpProxy<Gateway, ()>>> {
-    let mut service = http_proxy_service(conf, gateway);
-    if let Some(proxy) = service.app_logic_mut() {
-        proxy.h2_options = Some(listen::h2_options());
-        let mut options = HttpServerOptions::default();
-        options.h2c = h2c;
-        proxy.server_options = Some(options);
-    }
+    let proxy = configure(http_proxy(conf, gateway), h2c);
+    let mut service = Service::new("proxy".to_owned(), proxy);
     for bound in &mut bound {
         service.add_listener(bound.endpoint());
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -25,7 +25,7 @@ use crate::fallback::Fallback;
 use crate::gateway::{Gateway, GatewayRoute};
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::metrics::Metrics;
-use crate::pump::{Driver, Ended, Label, Observer, Pumps, Registry, Route, reactor_threads};
+use crate::pump::{Driver, Ended, Entrance, Label, Observer, Pumps, Registry, Route, reactor_threads};
 use crate::takeover::Takeover;
 use crate::upstream::Upstream;
 
@@ -97,10 +97,12 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     // Whether HTTP/2 is looked for without TLS is a setting of the service, not of the listener.
     let by_reactors = driver == Driver::Parked;
     let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| by_reactors && !bound.is_tls());
+    let mut entrances = Vec::new();
     for bound in plain {
         let proxy = configure(http_proxy(&server.configuration, gateway.clone()), bound.h2c);
-        let declined = takeover.open(bound.into_listener(), Arc::new(gateway.clone()))?;
+        let (entrance, declined) = takeover.entrance(bound.into_listener(), Arc::new(gateway.clone()))?;
         server.add_service(Fallback::new(proxy, declined));
+        entrances.push(entrance);
     }
     let (h2c, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|bound| bound.h2c);
     for (bound, h2c) in [(others, false), (h2c, true)] {
@@ -117,7 +119,8 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     }
 
     let (finished, wait) = channel();
-    let watch = SignalWatch { draining, registry: takeover.registry().clone(), limit, in_flight, finished };
+    let registry = takeover.registry().clone();
+    let watch = SignalWatch { entrances: Mutex::new(entrances), draining, registry, limit, in_flight, finished };
     std::thread::Builder::new()
         .name("server".to_owned())
         .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
@@ -224,6 +227,8 @@ impl Observer for Books {
 
 /// Waits for the signal that ends the process, and starts the drain.
 struct SignalWatch {
+    /// Opened once signals are waited for: nobody is let in whom a drain would not find.
+    entrances: Mutex<Vec<Entrance>>,
     draining: Arc<AtomicBool>,
     registry: Arc<Registry>,
     limit: Duration,
@@ -239,6 +244,11 @@ impl ShutdownSignalWatch for SignalWatch {
             log::error!("side=internal: signals cannot be waited for; only SIGKILL ends this process");
             return std::future::pending().await;
         };
+        for entrance in self.entrances.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if let Err(error) = entrance.open() {
+                log::error!("side=internal: a listener cannot be opened: {error}");
+            }
+        }
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

@@ -20,6 +20,7 @@ mod rewound;
 mod scratch;
 mod socket;
 mod task;
+mod timetable;
 mod transport;
 
 pub use account::{Ended, Observer, Route, Totals};
@@ -29,6 +30,7 @@ pub use registry::Registry;
 pub use transport::{Transport, bound_send_queue};
 
 pub(crate) use candidate::{Candidate, Reception, Step};
+pub(crate) use reactors::Entrance;
 pub(crate) use rewound::Rewound;
 pub(crate) use socket::{Socket, not_now};
 

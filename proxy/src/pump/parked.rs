@@ -4,8 +4,6 @@
 //! Each thread owns its table, its queue of deadlines and its buffers, and shares nothing. A deadline is looked at when
 //! its time comes, not when an event puts it off: an event costs one read and one write.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,6 +21,7 @@ use super::drive::Running;
 use super::place::{Fate, Place, Site};
 use super::registry::Registry;
 use super::scratch::Scratch;
+use super::timetable::Timetable;
 use super::{clock, scratch};
 use crate::stream::Millis;
 
@@ -57,7 +56,7 @@ pub(super) struct Reactor {
     doors: Doors,
     places: Slab<Place>,
     /// When to look at which place. An entry whose time is no longer its place's `timer_at` is stale and skipped.
-    deadlines: BinaryHeap<Reverse<(Millis, u32)>>,
+    deadlines: Timetable,
     /// Places that had more to do when their turn was over.
     again: Vec<usize>,
     arrivals: Receiver<Arrival>,
@@ -82,7 +81,7 @@ impl Reactor {
             alarm,
             doors: Doors::default(),
             places: Slab::new(),
-            deadlines: BinaryHeap::new(),
+            deadlines: Timetable::default(),
             again: Vec::new(),
             arrivals,
             called,
@@ -128,9 +127,7 @@ impl Reactor {
                 }
             }
         }
-        while let Some(Reverse((at, slot))) = self.deadlines.peek().copied().filter(|Reverse((at, _))| *at <= now) {
-            self.deadlines.pop();
-            let slot = slot as usize;
+        while let Some((at, slot)) = self.deadlines.take_due(now) {
             if let Some(place) = self.places.get_mut(slot).filter(|place| place.timer_at == at) {
                 place.timer_at = Place::NEVER;
                 self.turn(slot, now, scratch);
@@ -160,8 +157,7 @@ impl Reactor {
         if !self.again.is_empty() || at_the_door.is_some_and(|due| due <= now) {
             return Some(Duration::ZERO);
         }
-        let next = self.deadlines.peek().map(|Reverse((at, _))| *at);
-        match self.alarm.set([next, at_the_door].into_iter().flatten().min(), now) {
+        match self.alarm.set([self.deadlines.next(), at_the_door].into_iter().flatten().min(), now) {
             Ok(()) => None,
             Err(error) => {
                 log::error!("side=internal: the alarm cannot be set: {error}");
@@ -228,7 +224,7 @@ impl Reactor {
         let due = place.due().map_or(Place::NEVER, |due| due.coarse(now));
         if due < place.timer_at {
             place.timer_at = due;
-            self.deadlines.push(Reverse((due, slot as u32)));
+            self.deadlines.add(due, slot);
         }
     }
 
@@ -236,7 +232,7 @@ impl Reactor {
     fn shrink(&mut self) {
         if self.places.is_empty() && self.places.capacity() > EVENTS_PER_WAIT {
             self.places.shrink_to_fit();
-            self.deadlines = BinaryHeap::new();
+            self.deadlines = Timetable::default();
         }
     }
 }

@@ -96,18 +96,20 @@ impl Pumps {
         }
     }
 
-    /// Has the reactors accept from a listener: who connects is received by `reception`, and parked from the first byte
-    /// on. Until a drain closes it. Only the parked driver can do that.
+    /// Makes a listener the reactors' own: who connects is received by `reception`, and parked from the first byte on, until
+    /// a drain closes it. Nobody is let in before it is opened. Only the parked driver can do that.
     ///
     /// # Errors
     /// When there is no reactor to do it.
-    pub(crate) fn open(&self, listener: TcpListener, reception: Arc<dyn Reception>) -> io::Result<()> {
+    pub(crate) fn entrance(&self, listener: TcpListener, reception: Arc<dyn Reception>) -> io::Result<Entrance> {
         // What is accepted inherits it.
         SockRef::from(&listener).set_tcp_nodelay(true)?;
         let reactors = self.reactors.get_or_init(|| self.start_reactors()).clone();
-        let first = reactors.first().ok_or_else(|| io::Error::other("no thread for streams could be started"))?;
+        if reactors.is_empty() {
+            return Err(io::Error::other("no thread for streams could be started"));
+        }
         let listener = mio::net::TcpListener::from_std(listener);
-        first.send(Arrival::Door(Door { listener, reception, reactors: reactors.clone() }))
+        Ok(Entrance(Door { listener, reception, reactors }))
     }
 
     fn reactors(&self) -> &[Handle] {
@@ -131,6 +133,20 @@ impl Pumps {
                 handle.inspect_err(|error| log::error!("side=internal: no thread for parked streams: {error}")).ok()
             })
             .collect()
+    }
+}
+
+/// A listener that nobody is let in by yet.
+pub(crate) struct Entrance(Door);
+
+impl Entrance {
+    /// Lets everybody in who has come, and who comes.
+    ///
+    /// # Errors
+    /// When the reactor is gone that would do it.
+    pub(crate) fn open(self) -> io::Result<()> {
+        let reactors = self.0.reactors.clone();
+        reactors.first().map_or(Ok(()), |first| first.send(Arrival::Door(self.0)))
     }
 }
 

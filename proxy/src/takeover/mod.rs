@@ -32,7 +32,7 @@ use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::pump::{Label, Pumps, Registry, Route};
+use crate::pump::{Entrance, Label, Pumps, Registry, Route};
 use crate::wire::head;
 
 pub use crate::failure::Failure;
@@ -137,19 +137,19 @@ impl Takeover {
         Ok(true)
     }
 
-    /// Has the reactors accept from a listener for plain TCP: what asks for a stream begins there, without a task and
-    /// without Pingora's sessions. What does not comes out of the queue, for Pingora to serve.
+    /// Makes a listener for plain TCP the reactors' own: what asks for a stream begins there, without a task and without
+    /// Pingora's sessions. What does not comes out of the queue, for Pingora to serve.
     ///
     /// # Errors
     /// When there is no reactor.
-    pub(crate) fn open(
+    pub(crate) fn entrance(
         &self,
         listener: TcpListener,
         admission: Arc<dyn Admission>,
-    ) -> io::Result<UnboundedReceiver<Declined>> {
+    ) -> io::Result<(Entrance, UnboundedReceiver<Declined>)> {
         let (declined, queue) = unbounded_channel();
-        self.pumps.open(listener, Arc::new(FrontDesk(Arc::new(Desk { admission, declined }))))?;
-        Ok(queue)
+        let front_desk = FrontDesk(Arc::new(Desk { admission, declined }));
+        Ok((self.pumps.entrance(listener, Arc::new(front_desk))?, queue))
     }
 
     async fn pass_on(session: &mut Session, answer: OtherAnswer, route: &Route) -> Result<()> {

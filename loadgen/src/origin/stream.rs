@@ -6,7 +6,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::event::{content_bytes, write_comment, write_event};
+use super::event::{content_bytes, write_comment, write_event, write_retry};
 use super::schedule::first_due_us;
 use super::server::Thread;
 use super::spec::{Ending, Mode, Pieces, StreamSpec, TransferFraming};
@@ -68,6 +68,11 @@ impl Stream {
         self.send(self.head().as_bytes()).await?;
         if spec.bom {
             self.send_content(b"\xEF\xBB\xBF").await?;
+        }
+        if let Some(retry_ms) = spec.retry_ms {
+            let mut retry = Vec::new();
+            write_retry(spec, retry_ms, &mut retry);
+            self.send_content(&retry).await?;
         }
         if spec.mode == Mode::Silent {
             return self.silence(thread, u64::MAX).await;

@@ -3,12 +3,13 @@
 mod support;
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sse_loadgen::target::tree;
-use support::{configuration, eventually, installed, origin, program, text};
+use support::{built_proxy, configuration, eventually, installed, origin, program, text};
 
 /// Short phases: this is about what is counted, not how fast it goes.
 const SMALL: [&str; 12] = [
@@ -109,6 +110,64 @@ fn a_small_comparison_keeps_its_contract() {
     let again = program().arg("report").arg(&json).arg("--hgrm").arg(&prefix).output().expect("the program starts");
     assert_eq!((again.status.code(), &again.stdout), (output.status.code(), &output.stdout), "{}", text(&again.stderr));
     assert!(directory.path().join("out/again.direct.latency_us.hgrm").exists());
+}
+
+#[test]
+fn every_protocol_is_compared_with_the_configuration_that_is_shipped() {
+    let proxy = built_proxy();
+    let mut targets = Vec::new();
+    targets.extend(has_nginx().then_some("nginx"));
+    targets.extend(proxy.is_some().then_some("sse-proxy"));
+    targets.extend((targets.len() == 2).then_some("nginx+sse-proxy"));
+    if targets.len() < 3 {
+        use std::io::Write as _;
+        let _ =
+            writeln!(std::io::stderr(), "nginx is not installed, or sse-proxy not built: compared {targets:?} only");
+    }
+    if targets.is_empty() {
+        return;
+    }
+    // At the same time: most of what a turn takes is waiting.
+    std::thread::scope(|scope| {
+        for (protocol, each) in [("tls", 1), ("h2", 20), ("h2c", 20), ("h2c", 1)] {
+            let (targets, proxy) = (&targets, proxy.as_deref());
+            scope.spawn(move || compare_over(protocol, each, targets, proxy));
+        }
+    });
+}
+
+fn compare_over(protocol: &str, each: u64, targets: &[&str], proxy: Option<&Path>) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let json = directory.path().join("compare.json");
+    let mut command = program();
+    command.args(SMALL).arg(targets.join(",")).args(["--settle", "100ms", "--hold", "500ms", "--churn", "2"]);
+    command.arg("--nginx-conf").arg(configuration("nginx/baseline.conf"));
+    command.arg("--front-conf").arg(configuration("nginx/front.conf"));
+    command.args(["--protocol", protocol]);
+    if protocol != "tls" {
+        command.args(["--streams-per-connection", &each.to_string()]);
+    }
+    if let Some(proxy) = proxy {
+        command.arg("--proxy-bin").arg(proxy);
+    }
+    let output = command.arg("--json").arg(&json).output().expect("the program starts");
+    let all = format!("{protocol}: {}{}", text(&output.stdout), text(&output.stderr));
+    let document = std::fs::read_to_string(&json).unwrap_or_else(|error| panic!("no JSON ({error}): {all}"));
+    let document: Value = serde_json::from_str(&document).expect("JSON");
+    assert_eq!(support::schema::faults(&document), Vec::<String>::new());
+    assert_eq!(document["conditions"]["protocol"], protocol, "{all}");
+    assert_eq!(document["conditions"]["streams_per_connection"], each, "{all}");
+    assert!(all.contains("direct is not among the targets"), "{all}");
+    let measured = document["targets"].as_array().expect("targets");
+    assert_eq!(measured.len(), targets.len(), "{all}");
+    for target in measured {
+        assert_eq!((&target["streams_held"], &target["events"]), (&50.into(), &250.into()), "{all}");
+        assert_eq!(target["rounds"][0]["churn"]["opened"], 2, "{all}");
+        let unharmed = serde_json::json!({"lost": 0, "duplicated": 0, "torn": 0, "corrupted": 0});
+        assert_eq!(target["integrity"], unharmed, "{all}");
+        // A response head that waits for the first event would take as long as the harness has patience.
+        assert!(target["ttfb_us"]["p99"].as_u64() < Some(10_000_000), "{all}");
+    }
 }
 
 #[test]

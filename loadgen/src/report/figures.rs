@@ -105,6 +105,8 @@ pub struct RoundFigures {
     pub low: u64,
     /// The number of streams asked for.
     pub streams: u64,
+    /// How many of them the clients put on a connection.
+    pub streams_per_connection: u64,
     /// Events that should have come.
     pub expected_events: u64,
     /// Memory of the target; `None` when there is no target.
@@ -227,8 +229,9 @@ impl RoundFigures {
     /// Whether sockets came or went between the two readings that the load does not account for.
     fn is_kernel_disturbed(&self, target: Target) -> bool {
         let Some(kernel) = self.kernel else { return false };
-        let expected = (self.record.counts.open.min(self.streams) - self.low.min(self.record.counts.open))
-            * target.sockets_per_stream();
+        let open = self.record.counts.open.min(self.streams);
+        let sockets = |streams: u64| target.sockets(streams, self.streams_per_connection);
+        let expected = sockets(open) - sockets(self.low.min(open));
         let found = kernel.full.sockets.saturating_sub(kernel.low.sockets);
         found.abs_diff(expected) * SOCKET_TOLERANCE > expected
     }

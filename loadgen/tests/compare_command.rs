@@ -256,3 +256,31 @@ fn an_interrupted_comparison_ends_its_children_and_exits_130() {
     let is_gone = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_err();
     eventually("all of them end", || family.iter().all(is_gone));
 }
+
+#[test]
+fn a_target_that_ends_is_told_with_how_it_ended() {
+    // Its memory was read before anybody looked whether it was still there: "No such process" was all there was to see.
+    let Some(proxy) = built_proxy() else { return };
+    let child = program()
+        .args(SMALL)
+        .args(["sse-proxy", "--proxy-bin"])
+        .arg(&proxy)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let is_proxy = |pid: &u32| {
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program.file_name() == proxy.file_name())
+    };
+    let mut found = None;
+    eventually("sse-proxy runs", || {
+        found = tree::pids(child.id()).unwrap_or_default().into_iter().find(is_proxy);
+        found.is_some()
+    });
+    let pid = found.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).expect("a process");
+    kill_process(pid, Signal::KILL).expect("it runs");
+    let output = child.wait_with_output().expect("it ends");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("sse-proxy-1 has ended (signal: 9"), "{said}");
+}

@@ -86,10 +86,12 @@ impl Subject {
     /// Memory and CPU time of the target's programs; all `None` when there are none, or nobody to ask.
     ///
     /// # Errors
-    /// When programs that were started here cannot be read, or a gauge does not answer.
-    pub async fn read(&self) -> Result<Reading, TargetError> {
-        match &self.kind {
+    /// When programs that were started here have ended or cannot be read, or a gauge does not answer.
+    pub async fn read(&mut self) -> Result<Reading, TargetError> {
+        match &mut self.kind {
             Kind::Started { stack, .. } => {
+                // What has ended cannot be read either, but its log says more.
+                stack.check()?;
                 Ok(Reading { pss_bytes: stack.pss_bytes()?, cpu_us: stack.cpu_us()?, ..Reading::default() })
             }
             Kind::Attached { gauges } => {

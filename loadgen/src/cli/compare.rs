@@ -35,7 +35,8 @@ idle, open --low streams, read, open the rest, hold them silent for longer than 
   opening        streams opened per second, by the clock, when --ramp-rate max opens as fast as 256 in the making at once allow;
                  and CPU time of the target's processes meanwhile (at any rate), divided by the streams opened
   churn          PSS after each tenth of --churn streams that were opened and closed again, in batches
-  stalled        growth of PSS, and of the machine's kernel memory, per stream that is flooded and never read
+  stalled        growth of PSS, and of the machine's kernel memory, per stream that is flooded and never read, by a client with
+                 4 KiB to receive into and segments as over Ethernet
   protocol       with --protocol tls, h2 or h2c the same configurations get a listener of that kind, with a self-signed
                  certificate (ECDSA P-256) for the occasion. Towards the origin it is always HTTP/1.1; of nginx+sse-proxy nginx
                  speaks it. `direct` is left out, since the origin speaks HTTP/1.1 alone, and with it `+ kernel`, from which it
@@ -101,7 +102,7 @@ pub struct CompareArgs {
     #[arg(long, default_value_t = 0, value_name = "STREAMS", hide_default_value = true)]
     pub churn: u64,
     /// Open so many streams, after everything else, whose clients are flooded and never read, and read memory. Bounded: each
-    /// may hold some MiB of the kernel's
+    /// may hold a MiB and more of the kernel's
     #[arg(long, default_value_t = 0, value_name = "STREAMS", hide_default_value = true,
           value_parser = clap::value_parser!(u64).range(..=500))]
     pub stalled: u64,

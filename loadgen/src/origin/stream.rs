@@ -16,6 +16,9 @@ use crate::stamp::Stamp;
 /// The largest piece `split=random` cuts.
 const MAX_RANDOM_PIECE_BYTES: usize = 40;
 
+/// What may wait in the kernel of a flood: a client that does not read stops it soon, and what piles up does so elsewhere.
+const FLOOD_BUFFER_BYTES: usize = 64 * 1024;
+
 /// A stream in the making: what was asked for, over which connection.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -64,6 +67,9 @@ impl Stream {
         }
         if spec.first_byte_delay_us > 0 {
             thread.timer.until(unix_us() + spec.first_byte_delay_us).await;
+        }
+        if spec.mode == Mode::Flood {
+            SockRef::from(&self.io).set_send_buffer_size(FLOOD_BUFFER_BYTES)?;
         }
         self.send(self.head().as_bytes()).await?;
         if spec.bom {

@@ -62,7 +62,7 @@ pub struct Stalled {
     pub opened: u64,
     /// Growth of the target's proportional set size.
     pub user_bytes_per_stream: Option<f64>,
-    /// Growth of the machine's kernel memory, clients and origin included.
+    /// Growth of the machine's kernel memory, clients and origin included; none where others have spoiled the reading.
     pub machine_kernel_bytes_per_stream: Option<f64>,
 }
 
@@ -71,7 +71,8 @@ impl Stalled {
     #[must_use]
     pub fn between(streams: u64, opened: u64, user: Option<(u64, u64)>, kernel: Option<(u64, u64)>) -> Self {
         let growth = |(before, after)| per_stream(before, after, opened);
-        let (user, kernel) = (user.map(growth), kernel.map(growth));
+        // The reading is the machine's: where it has shrunk, others have given more back than was taken here.
+        let (user, kernel) = (user.map(growth), kernel.map(growth).filter(|bytes| *bytes > 0.0));
         Self { streams, opened, user_bytes_per_stream: user, machine_kernel_bytes_per_stream: kernel }
     }
 }

@@ -119,7 +119,7 @@ fn options(suite: Suite, quick: bool) -> (u64, &'static str) {
             "--workers 4 --origins 2 --processes 2 --ramp-rate 3000 --duration 10s --interval 5s --heartbeat 6s",
         ),
         (Suite::Churn, false) => (1000, "--churn 100000 --ramp-rate max --hold 1s --duration 2s"),
-        (Suite::Stalled, false) => (100, "--stalled 50 --hold 1s --duration 2s"),
+        (Suite::Stalled, false) => (100, "--stalled 500 --hold 1s --duration 2s"),
         (Suite::Tls | Suite::H2 | Suite::H2c, false) => (3000, "--duration 5s --interval 1s --heartbeat 2s --hold 3s"),
         (Suite::Staggered, true) => (50, "--settle 100ms --duration 500ms --interval 100ms --heartbeat 200ms"),
         (Suite::Broadcast, true) => {

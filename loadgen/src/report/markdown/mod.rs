@@ -74,7 +74,7 @@ const HOW: &str = "\
 | PSS right after | when the last stream had been opened; *all streams closed*: two seconds after all clients had gone |
 | events per second | the highest rate tried at which every event came and the median latency stayed below the limit |
 | churn | PSS with no stream open, after each tenth of the streams had been opened and closed again |
-| stalled | growth of the PSS, and of the machine's kernel memory (clients and origin included: `direct` has nothing else), five seconds after the last of the streams was opened, per stream |
+| stalled | growth of the PSS, and of the machine's kernel memory (clients and origin included: `direct` has nothing else), five seconds after the last of the streams was opened, divided by them; clients receive into 4 KiB, in segments as over Ethernet |
 | per byte | median of criterion's samples, divided by the bytes of one iteration |
 ";
 

@@ -260,7 +260,7 @@ fn an_interrupted_comparison_ends_its_children_and_exits_130() {
 #[test]
 fn a_target_that_ends_is_told_with_how_it_ended() {
     // Its memory was read before anybody looked whether it was still there: "No such process" was all there was to see.
-    let Some(proxy) = built_proxy() else { return };
+    let Some(proxy) = built_proxy().and_then(|file| file.canonicalize().ok()) else { return };
     let child = program()
         .args(SMALL)
         .args(["sse-proxy", "--proxy-bin"])
@@ -269,8 +269,11 @@ fn a_target_that_ends_is_told_with_how_it_ended() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
+    // Not the one that is asked for its version.
     let is_proxy = |pid: &u32| {
-        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program.file_name() == proxy.file_name())
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = command.split(|byte| *byte == 0);
+        words.next() == Some(proxy.as_os_str().as_encoded_bytes()) && words.next() == Some(b"--config")
     };
     let mut found = None;
     eventually("sse-proxy runs", || {

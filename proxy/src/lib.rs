@@ -9,6 +9,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod failure;
+pub mod fallback;
 pub mod gateway;
 pub mod listen;
 pub mod metrics;

@@ -8,8 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pingora::apps::HttpServerOptions;
-use pingora::proxy::{HttpProxy, http_proxy_service};
+use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora::services::listening::Service;
@@ -20,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::{Config, DriverConfig};
+use crate::connections::Connections;
 use crate::failure::Failure;
 use crate::gateway::{Gateway, GatewayRoute};
 use crate::listen::{self, Bound, ListenError, Prebound};
@@ -153,14 +153,9 @@ fn proxy_service(
     gateway: Gateway,
     mut bound: Vec<Bound>,
     h2c: bool,
-) -> Prebound<Service<HttpProxy<Gateway, ()>>> {
-    let mut service = http_proxy_service(conf, gateway);
-    if let Some(proxy) = service.app_logic_mut() {
-        proxy.h2_options = Some(listen::h2_options());
-        let mut options = HttpServerOptions::default();
-        options.h2c = h2c;
-        proxy.server_options = Some(options);
-    }
+) -> Prebound<Service<Connections<HttpProxy<Gateway>>>> {
+    let app = Connections::new(http_proxy(conf, gateway), listen::h2_options(), h2c);
+    let mut service = Service::new("proxy".to_owned(), app);
     for bound in &mut bound {
         service.add_listener(bound.endpoint());
     }

@@ -12,9 +12,11 @@ use bytes::Bytes;
 use h2::server::Connection;
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, handshake};
+use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession};
 use pingora::protocols::{ALPN, Digest, Stream};
 use pingora::server::ShutdownWatch;
+
+use crate::sys;
 
 /// What a client without TLS that speaks HTTP/2 sends first (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -55,12 +57,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
             proxy_digest: stream.get_proxy_digest(),
             socket_digest: stream.get_socket_digest(),
         };
-        match handshake(stream, Some(self.options.clone())).await {
+        // The buffers of a connection are made here.
+        let handshake = sys::on_unused_pages(|| self.options.handshake(stream));
+        match handshake.await {
             Ok(connection) => {
                 let (app, digest, shutdown) = (self.app.clone(), Arc::new(digest), shutdown.clone());
                 tokio::spawn(Http2 { app, connection, digest, shutdown }.run());
             }
-            Err(error) => log::debug!("side=downstream: {error}"),
+            Err(error) => log::debug!("side=downstream: an HTTP/2 connection that did not begin: {error}"),
         }
     }
 }

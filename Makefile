@@ -19,7 +19,7 @@ ARGS    ?=
 help:
 	@echo 'make demo           build everything and compare direct, nginx, sse-proxy and nginx + sse-proxy'
 	@echo '                      make demo STREAMS=9000 ARGS="--rounds 3"   (sse-loadgen compare --help)'
-	@echo 'make bench          measure everything that docs/benchmarks.md tells, and write it anew (half an hour; HAProxy if it is installed)'
+	@echo 'make bench          measure everything that docs/benchmarks.md tells, and write it anew (forty minutes; HAProxy if it is installed)'
 	@echo '                      make bench ARGS="--suites knee,churn"      (sse-loadgen bench --help)'
 	@echo '                      make bench ARGS=--quick                    (two minutes, into target/report)'
 	@echo 'make test           build everything and run every test'

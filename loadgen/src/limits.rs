@@ -82,8 +82,9 @@ pub fn check_descriptors(connections: u64, processes: u64, limit: u64) -> Result
 pub struct Server<'a> {
     /// Its name.
     pub who: &'a str,
-    /// Descriptors that it holds for each stream.
-    pub descriptors_per_stream: u64,
+    /// How many streams share a connection of its clients, beside which each has one of its own on the other side; `None`
+    /// where there is no other side.
+    pub passes_on: Option<u64>,
     /// Its processes.
     pub processes: u64,
     /// The option that sets their number.
@@ -101,7 +102,9 @@ impl Server<'_> {
             return Ok(());
         }
         let enough = self.fewest_processes(streams, limit);
-        let room = limit.saturating_sub(OWN_DESCRIPTORS) / self.descriptors_per_stream;
+        let spare = limit.saturating_sub(OWN_DESCRIPTORS);
+        // Groups of streams that share a connection, and the connection.
+        let room = self.passes_on.map_or(spare, |each| spare / (each + 1) * each);
         let fits = if self.processes == 1 { room } else { room * self.processes * 10 / 11 };
         let who = match self.processes {
             1 => self.who.to_owned(),
@@ -125,7 +128,7 @@ impl Server<'_> {
             1 => streams,
             processes => (streams * 11).div_ceil(processes * 10),
         };
-        share * self.descriptors_per_stream + OWN_DESCRIPTORS
+        share + self.passes_on.map_or(0, |each| share.div_ceil(each)) + OWN_DESCRIPTORS
     }
 }
 
@@ -158,7 +161,7 @@ fn parse_port_range(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const PROXY: Server<'_> = Server { who: "sse-proxy", descriptors_per_stream: 2, processes: 1, option: "--workers" };
+    const PROXY: Server<'_> = Server { who: "sse-proxy", passes_on: Some(1), processes: 1, option: "--workers" };
 
     #[test]
     fn what_fits_passes() {
@@ -181,6 +184,16 @@ mod tests {
         assert!(error.to_string().contains("use --workers 2, or --streams 9968"), "{error}");
         assert_eq!(PROXY.check(9_968, 20_000), Ok(()));
         assert_eq!(Server { processes: 2, ..PROXY }.check(12_000, 20_000), Ok(()));
+    }
+
+    #[test]
+    fn streams_that_share_connections_need_fewer_descriptors() {
+        let shared = Server { passes_on: Some(100), ..PROXY };
+        let error = shared.check(19_900, 20_000).expect_err("too many");
+        assert!(error.to_string().contains("--streams 19700"), "{error}");
+        assert_eq!(shared.check(19_700, 20_000), Ok(()));
+        let origin = Server { passes_on: None, ..PROXY };
+        assert_eq!(origin.check(19_936, 20_000), Ok(()));
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! What a client and a server speak with each other.
+//! What a client and a server speak with each other, and how many streams share a connection.
 
 use std::fmt;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+
+use crate::url::Scheme;
 
 /// How many streams share an HTTP/2 connection unless it is said otherwise. A browser has one connection to a site and puts
 /// all of its streams there, up to the server's limit; RFC 9113 §6.5.2 recommends that servers allow no fewer than this.
@@ -15,6 +17,7 @@ pub const STREAMS_PER_CONNECTION: u64 = 100;
 pub enum Protocol {
     /// HTTP/1.1
     #[default]
+    #[value(alias = "http")]
     H1,
     /// HTTP/1.1 over TLS
     Tls,
@@ -22,6 +25,30 @@ pub enum Protocol {
     H2,
     /// HTTP/2 without TLS, with prior knowledge
     H2c,
+}
+
+/// How clients come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spoken {
+    /// What they speak.
+    pub protocol: Protocol,
+    /// How many of their streams share a connection.
+    pub streams_per_connection: u64,
+}
+
+impl Default for Spoken {
+    /// HTTP/1.1, which has no connections to share.
+    fn default() -> Self {
+        Self::new(Protocol::H1, None)
+    }
+}
+
+impl Spoken {
+    /// `protocol`, with as many streams on a connection as are asked for, where it can have more than one.
+    #[must_use]
+    pub fn new(protocol: Protocol, asked: Option<u64>) -> Self {
+        Self { protocol, streams_per_connection: protocol.streams_per_connection(asked) }
+    }
 }
 
 impl Protocol {
@@ -45,6 +72,12 @@ impl Protocol {
             Self::H2 => "h2",
             Self::H2c => "h2c",
         }
+    }
+
+    /// The scheme of a URL where it is spoken.
+    #[must_use]
+    pub fn scheme(self) -> Scheme {
+        if self.has_tls() { Scheme::Https } else { Scheme::Http }
     }
 
     /// Whether it is encrypted.

@@ -95,12 +95,14 @@ fn a_quick_bench_writes_a_page_that_its_document_gives_again() {
     let page_name = page_path.display().to_string();
     let targets = here(&["direct", "nginx"]).join(",");
     let mut arguments = vec!["bench", "--quick", "--targets", targets.as_str(), "--markdown", page_name.as_str()];
-    arguments.extend(["--suites", "staggered,knee", "--criterion", "/no/such/directory"]);
+    arguments.extend(["--suites", "staggered,knee,h2c", "--criterion", "/no/such/directory"]);
     let (document, all) = measured(directory.path(), &arguments);
     assert_eq!(support::schema::faults(&document), Vec::<String>::new());
     let names: Vec<&Value> =
         document["suites"].as_array().expect("suites").iter().map(|suite| &suite["name"]).collect();
-    assert_eq!(names, ["staggered", "knee"], "{all}");
+    let expected =
+        if targets.contains("nginx") { &["staggered", "knee", "h2c", "h2c"][..] } else { &["staggered", "knee"] };
+    assert_eq!(names, expected, "{all}");
 
     let page = std::fs::read_to_string(&page_path).expect("a page");
     for expected in

@@ -3,12 +3,13 @@
 mod support;
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sse_loadgen::target::tree;
-use support::{configuration, eventually, installed, origin, program, text};
+use support::{built_proxy, configuration, eventually, installed, origin, program, text};
 
 /// Short phases: this is about what is counted, not how fast it goes.
 const SMALL: [&str; 12] = [
@@ -112,6 +113,64 @@ fn a_small_comparison_keeps_its_contract() {
 }
 
 #[test]
+fn every_protocol_is_compared_with_the_configuration_that_is_shipped() {
+    let proxy = built_proxy();
+    let mut targets = Vec::new();
+    targets.extend(has_nginx().then_some("nginx"));
+    targets.extend(proxy.is_some().then_some("sse-proxy"));
+    targets.extend((targets.len() == 2).then_some("nginx+sse-proxy"));
+    if targets.len() < 3 {
+        use std::io::Write as _;
+        let _ =
+            writeln!(std::io::stderr(), "nginx is not installed, or sse-proxy not built: compared {targets:?} only");
+    }
+    if targets.is_empty() {
+        return;
+    }
+    // At the same time: most of what a turn takes is waiting.
+    std::thread::scope(|scope| {
+        for (protocol, each) in [("tls", 1), ("h2", 20), ("h2c", 20), ("h2c", 1)] {
+            let (targets, proxy) = (&targets, proxy.as_deref());
+            scope.spawn(move || compare_over(protocol, each, targets, proxy));
+        }
+    });
+}
+
+fn compare_over(protocol: &str, each: u64, targets: &[&str], proxy: Option<&Path>) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let json = directory.path().join("compare.json");
+    let mut command = program();
+    command.args(SMALL).arg(targets.join(",")).args(["--settle", "100ms", "--hold", "500ms", "--churn", "2"]);
+    command.arg("--nginx-conf").arg(configuration("nginx/baseline.conf"));
+    command.arg("--front-conf").arg(configuration("nginx/front.conf"));
+    command.args(["--protocol", protocol]);
+    if protocol != "tls" {
+        command.args(["--streams-per-connection", &each.to_string()]);
+    }
+    if let Some(proxy) = proxy {
+        command.arg("--proxy-bin").arg(proxy);
+    }
+    let output = command.arg("--json").arg(&json).output().expect("the program starts");
+    let all = format!("{protocol}: {}{}", text(&output.stdout), text(&output.stderr));
+    let document = std::fs::read_to_string(&json).unwrap_or_else(|error| panic!("no JSON ({error}): {all}"));
+    let document: Value = serde_json::from_str(&document).expect("JSON");
+    assert_eq!(support::schema::faults(&document), Vec::<String>::new());
+    assert_eq!(document["conditions"]["protocol"], protocol, "{all}");
+    assert_eq!(document["conditions"]["streams_per_connection"], each, "{all}");
+    assert!(all.contains("direct is not among the targets"), "{all}");
+    let measured = document["targets"].as_array().expect("targets");
+    assert_eq!(measured.len(), targets.len(), "{all}");
+    for target in measured {
+        assert_eq!((&target["streams_held"], &target["events"]), (&50.into(), &250.into()), "{all}");
+        assert_eq!(target["rounds"][0]["churn"]["opened"], 2, "{all}");
+        let unharmed = serde_json::json!({"lost": 0, "duplicated": 0, "torn": 0, "corrupted": 0});
+        assert_eq!(target["integrity"], unharmed, "{all}");
+        // A response head that waits for the first event would take as long as the harness has patience.
+        assert!(target["ttfb_us"]["p99"].as_u64() < Some(10_000_000), "{all}");
+    }
+}
+
+#[test]
 fn services_that_run_already_are_read_through_their_gauges() {
     let (_origin, address) = origin();
     let own = std::process::id().to_string();
@@ -196,4 +255,35 @@ fn an_interrupted_comparison_ends_its_children_and_exits_130() {
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
     let is_gone = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_err();
     eventually("all of them end", || family.iter().all(is_gone));
+}
+
+#[test]
+fn a_target_that_ends_is_told_with_how_it_ended() {
+    // Its memory was read before anybody looked whether it was still there: "No such process" was all there was to see.
+    let Some(proxy) = built_proxy().and_then(|file| file.canonicalize().ok()) else { return };
+    let child = program()
+        .args(SMALL)
+        .args(["sse-proxy", "--proxy-bin"])
+        .arg(&proxy)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // Not the one that is asked for its version.
+    let is_proxy = |pid: &u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = command.split(|byte| *byte == 0);
+        words.next() == Some(proxy.as_os_str().as_encoded_bytes()) && words.next() == Some(b"--config")
+    };
+    let mut found = None;
+    eventually("sse-proxy runs", || {
+        found = tree::pids(child.id()).unwrap_or_default().into_iter().find(is_proxy);
+        found.is_some()
+    });
+    let pid = found.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).expect("a process");
+    kill_process(pid, Signal::KILL).expect("it runs");
+    let output = child.wait_with_output().expect("it ends");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("sse-proxy-1 has ended (signal: 9"), "{said}");
 }

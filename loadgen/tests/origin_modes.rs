@@ -6,8 +6,25 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use sse_loadgen::clock::unix_us;
+use sse_loadgen::sse::parser::{Item, Parser};
 use sse_loadgen::wire::head::Framing;
 use support::{connect, exchange, get, origin, read_head, read_response, seqs, stamps, text};
+
+#[test]
+fn a_reconnection_time_comes_before_everything_else() {
+    let (_origin, address) = origin();
+    for eol in ["lf", "cr", "crlf", "mixed"] {
+        let response = get(address, &format!("/events?count=2&interval=1ms&retry=3s&eol={eol}"), "");
+        assert!(response.body.starts_with(b"retry: 3000"), "{eol}");
+        let (mut retries, mut events) = (Vec::new(), 0);
+        Parser::default().feed(&response.body, |item| match item {
+            Item::Retry(time) => retries.push((time, events)),
+            Item::Event { .. } => events += 1,
+            Item::Comment(_) => {}
+        });
+        assert_eq!((retries, events), (vec![(3000, 0)], 2), "{eol}");
+    }
+}
 
 #[test]
 fn every_line_end_split_and_framing_arrives_whole() {

@@ -1,7 +1,7 @@
 //! The proxy itself, as Pingora wants it: routes, forwarded headers, and one call to the plugin. All else is HttpProxy's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use pingora::{BError, ErrorSource};
 use crate::config::StreamMode;
 use crate::metrics::Metrics;
 use crate::pump;
-use crate::takeover::{Takeover, accepts_event_stream};
+use crate::takeover::{Admission, Admitted, InFlight, Takeover, accepts_event_stream};
 use crate::upstream::Upstream;
 use crate::wire::head;
 
@@ -49,15 +49,6 @@ pub struct RequestContext {
     _in_flight: InFlight,
 }
 
-/// Counts a request until HttpProxy is done with it. A stream is done with when it is handed over.
-struct InFlight(Arc<AtomicUsize>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Gateway {
     /// A proxy over `routes`, first match first.
     pub fn new(routes: Vec<GatewayRoute>, takeover: Arc<Takeover>, metrics: Arc<Metrics>) -> Self {
@@ -67,6 +58,16 @@ impl Gateway {
     /// The number of requests that HttpProxy is working on.
     pub fn in_flight(&self) -> Arc<AtomicUsize> {
         self.in_flight.clone()
+    }
+
+    /// The route of a request, by its path.
+    fn route_of(&self, request: &RequestHeader) -> Option<usize> {
+        // `*` stands for the server as a whole (RFC 9112 §3.2.4): whoever serves the root serves it.
+        let path = match request.raw_path() {
+            b"*" => b"/",
+            path => path,
+        };
+        self.routes.iter().position(|route| path.starts_with(route.path_prefix.as_bytes()))
     }
 
     fn route(&self, context: &RequestContext) -> Result<&GatewayRoute> {
@@ -83,13 +84,28 @@ impl Gateway {
     }
 }
 
+impl Admission for Gateway {
+    fn admit(&self, request: &mut RequestHeader) -> Option<Admitted> {
+        head::normalize_request(request).ok()?;
+        let route = self.routes.get(self.route_of(request)?)?;
+        if !self.is_stream(route, request) {
+            return None;
+        }
+        let servers = route.upstream.plain_addresses()?;
+        Some(Admitted { route: route.streams.clone(), servers, in_flight: InFlight::enter(&self.in_flight) })
+    }
+
+    fn answered(&self, status: u16) {
+        self.metrics.request(status);
+    }
+}
+
 #[async_trait]
 impl ProxyHttp for Gateway {
     type CTX = RequestContext;
 
     fn new_ctx(&self) -> RequestContext {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        RequestContext { route: None, tries: 0, _in_flight: InFlight(self.in_flight.clone()) }
+        RequestContext { route: None, tries: 0, _in_flight: InFlight::enter(&self.in_flight) }
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
@@ -101,12 +117,7 @@ impl ProxyHttp for Gateway {
             session.respond_error_with_body(error.status(), body).await?;
             return Ok(true);
         }
-        // `*` stands for the server as a whole (RFC 9112 §3.2.4): whoever serves the root serves it.
-        let path = match session.req_header().raw_path() {
-            b"*" => b"/",
-            path => path,
-        };
-        context.route = self.routes.iter().position(|route| path.starts_with(route.path_prefix.as_bytes()));
+        context.route = self.route_of(session.req_header());
         if context.route.is_some() {
             return Ok(false);
         }
@@ -120,6 +131,9 @@ impl ProxyHttp for Gateway {
         let route = self.route(context)?;
         if !self.is_stream(route, session.req_header()) || !Takeover::can_take(session) {
             return Ok(true);
+        }
+        if self.takeover.resume(session, &route.streams).await? {
+            return Ok(false);
         }
         let peers = route.upstream.peers(route.streams.policy.timeouts.connect).await;
         self.takeover.take_over(session, &peers, &route.streams).await

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod connections;
 pub mod failure;
+pub mod fallback;
 pub mod gateway;
 pub mod listen;
 pub mod metrics;

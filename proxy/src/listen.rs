@@ -81,6 +81,16 @@ impl Bound {
         }
     }
 
+    /// Whether TLS is spoken.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The socket alone.
+    pub fn into_listener(self) -> TcpListener {
+        self.socket.into()
+    }
+
     /// The endpoint for Pingora; it is told to keep no buffers, of which its default are 64 KiB a connection.
     pub fn endpoint(&mut self) -> ListenerConfig {
         let endpoint = ListenerConfig::tcp(self.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());

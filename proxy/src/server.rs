@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -21,10 +21,11 @@ use crate::admin::Admin;
 use crate::config::{Config, DriverConfig};
 use crate::connections::Connections;
 use crate::failure::Failure;
+use crate::fallback::Fallback;
 use crate::gateway::{Gateway, GatewayRoute};
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::metrics::Metrics;
-use crate::pump::{Driver, Ended, Label, Observer, Pumps, Registry, Route, reactor_threads};
+use crate::pump::{Driver, Ended, Entrance, Label, Observer, Pumps, Registry, Route, reactor_threads};
 use crate::takeover::Takeover;
 use crate::upstream::Upstream;
 
@@ -92,8 +93,18 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     for bound in &bound {
         log::info!("listening on {} ({})", bound.address, bound.protocol());
     }
+    // Plain connections are the reactors' own from their first byte; Pingora accepts the others, and without reactors all.
     // Whether HTTP/2 is looked for without TLS is a setting of the service, not of the listener.
-    let (h2c, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| bound.h2c);
+    let by_reactors = driver == Driver::Parked;
+    let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| by_reactors && !bound.is_tls());
+    let mut entrances = Vec::new();
+    for bound in plain {
+        let application = application(&server.configuration, gateway.clone(), bound.h2c);
+        let (entrance, declined) = takeover.entrance(bound.into_listener(), Arc::new(gateway.clone()))?;
+        server.add_service(Fallback::new(application, declined));
+        entrances.push(entrance);
+    }
+    let (h2c, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|bound| bound.h2c);
     for (bound, h2c) in [(others, false), (h2c, true)] {
         if !bound.is_empty() {
             server.add_service(proxy_service(&server.configuration, gateway.clone(), bound, h2c));
@@ -108,7 +119,8 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     }
 
     let (finished, wait) = channel();
-    let watch = SignalWatch { draining, registry: takeover.registry().clone(), limit, in_flight, finished };
+    let registry = takeover.registry().clone();
+    let watch = SignalWatch { entrances: Mutex::new(entrances), draining, registry, limit, in_flight, finished };
     std::thread::Builder::new()
         .name("server".to_owned())
         .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
@@ -148,14 +160,17 @@ fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
     }
 }
 
+fn application(conf: &Arc<ServerConf>, gateway: Gateway, h2c: bool) -> Connections<HttpProxy<Gateway>> {
+    Connections::new(http_proxy(conf, gateway), listen::h2_options(), h2c)
+}
+
 fn proxy_service(
     conf: &Arc<ServerConf>,
     gateway: Gateway,
     mut bound: Vec<Bound>,
     h2c: bool,
 ) -> Prebound<Service<Connections<HttpProxy<Gateway>>>> {
-    let app = Connections::new(http_proxy(conf, gateway), listen::h2_options(), h2c);
-    let mut service = Service::new("proxy".to_owned(), app);
+    let mut service = Service::new("proxy".to_owned(), application(conf, gateway, h2c));
     for bound in &mut bound {
         service.add_listener(bound.endpoint());
     }
@@ -207,6 +222,8 @@ impl Observer for Books {
 
 /// Waits for the signal that ends the process, and starts the drain.
 struct SignalWatch {
+    /// Opened once signals are waited for: nobody is let in whom a drain would not find.
+    entrances: Mutex<Vec<Entrance>>,
     draining: Arc<AtomicBool>,
     registry: Arc<Registry>,
     limit: Duration,
@@ -222,6 +239,11 @@ impl ShutdownSignalWatch for SignalWatch {
             log::error!("side=internal: signals cannot be waited for; only SIGKILL ends this process");
             return std::future::pending().await;
         };
+        for entrance in self.entrances.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if let Err(error) = entrance.open() {
+                log::error!("side=internal: a listener cannot be opened: {error}");
+            }
+        }
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

@@ -22,7 +22,7 @@ pub struct BenchArgs {
     /// Little of everything, in two minutes: to see that it works. The figures say nothing
     #[arg(long)]
     pub quick: bool,
-    /// Only these: staggered, broadcast, opening, knee, scale-out, churn, stalled
+    /// Only these: staggered, broadcast, opening, knee, scale-out, churn, stalled, tls, h2, h2c
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub suites: Vec<String>,
     /// What to compare; suites that are about less take less

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::EXIT_CODES;
+use crate::protocol::Protocol;
 
 const COMPARE_HELP: &str = "Examples:
   sse-loadgen compare --streams 5000 --rounds 2 --json target/report/compare.json
@@ -13,6 +14,7 @@ const COMPARE_HELP: &str = "Examples:
   sse-loadgen compare --streams 9000 --schedule broadcast --proxy-bin target/release/sse-proxy
   sse-loadgen compare --streams 30000 --workers 4 --origins 2 --processes 2 --interval 5s --heartbeat 6s
   sse-loadgen compare --streams 5000 --ramp-rate max --rounds 3
+  sse-loadgen compare --protocol h2 --streams-per-connection 50 --streams 4000
   sse-loadgen compare --streams 1000 --churn 100000 --targets nginx,haproxy,sse-proxy
   sse-loadgen compare --streams 2000 --origin http://origin:9000 --service direct=http://origin:9000 \\
       --service nginx=http://nginx:8080,http://nginx-gauge:9100      (docs/compose.md)
@@ -33,7 +35,13 @@ idle, open --low streams, read, open the rest, hold them silent for longer than 
   opening        streams opened per second, by the clock, when --ramp-rate max opens as fast as 256 in the making at once allow;
                  and CPU time of the target's processes meanwhile (at any rate), divided by the streams opened
   churn          PSS after each tenth of --churn streams that were opened and closed again, in batches
-  stalled        growth of PSS, and of the machine's kernel memory, per stream that is flooded and never read
+  stalled        growth of PSS, and of the machine's kernel memory, per stream that is flooded and never read, by a client with
+                 4 KiB to receive into and segments as over Ethernet
+  protocol       with --protocol tls, h2 or h2c the same configurations get a listener of that kind, with a self-signed
+                 certificate (ECDSA P-256) for the occasion. Towards the origin it is always HTTP/1.1; of nginx+sse-proxy nginx
+                 speaks it. `direct` is left out, since the origin speaks HTTP/1.1 alone, and with it `+ kernel`, from which it
+                 would be taken away. With h2 and h2c each stream begins with a `retry` field: nginx keeps a response head until
+                 data follows it
   latency        from when an event was due at the origin until a client had read it";
 
 /// Options of `compare`.
@@ -49,9 +57,16 @@ pub struct CompareArgs {
     /// How often every target has its turn
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     pub rounds: u64,
-    /// What to compare: direct, nginx, sse-proxy, nginx+sse-proxy, haproxy
-    #[arg(long, value_delimiter = ',', default_value = "direct,nginx,sse-proxy,nginx+sse-proxy")]
+    /// What to compare: direct, nginx, sse-proxy, nginx+sse-proxy, haproxy; over another --protocol than h1 neither direct nor
+    /// haproxy [default: direct,nginx,sse-proxy,nginx+sse-proxy, or those of them that speak the protocol]
+    #[arg(long, value_delimiter = ',')]
     pub targets: Vec<String>,
+    /// What clients speak to the targets: h1 (or http), tls (HTTP/1.1 over TLS), h2 (HTTP/2 over TLS) or h2c (HTTP/2 without)
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
+    pub protocol: Protocol,
+    /// How many streams share a connection of --protocol h2 and h2c; sse-proxy allows 256 [default: 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub streams_per_connection: Option<u64>,
     /// Measure a service that runs already instead of starting programs: NAME=URL[,GAUGE_URL...]; NAME as in --targets
     #[arg(long = "service", value_name = "SERVICE", requires = "origin", conflicts_with_all = ["targets", "proxy_bin", "nginx_bin", "haproxy_bin", "workers", "origins"])]
     pub services: Vec<String>,
@@ -87,7 +102,7 @@ pub struct CompareArgs {
     #[arg(long, default_value_t = 0, value_name = "STREAMS", hide_default_value = true)]
     pub churn: u64,
     /// Open so many streams, after everything else, whose clients are flooded and never read, and read memory. Bounded: each
-    /// may hold some MiB of the kernel's
+    /// may hold a MiB and more of the kernel's
     #[arg(long, default_value_t = 0, value_name = "STREAMS", hide_default_value = true,
           value_parser = clap::value_parser!(u64).range(..=500))]
     pub stalled: u64,

@@ -23,6 +23,7 @@ const EXAMPLES: &str = "Examples:
   sse-loadgen origin --listen 127.0.0.1:9000
   sse-loadgen run -c 1000 -d 30s 'http://127.0.0.1:9000/events?interval=1s'
   sse-loadgen compare --streams 5000 --rounds 2 --json compare.json
+  sse-loadgen compare --protocol h2 --streams-per-connection 50
   sse-loadgen knee --streams 1000
   sse-loadgen bench --quick
   sse-loadgen merge load-1.json load-2.json";
@@ -191,7 +192,7 @@ const ORIGIN_HELP: &str = "Streams are at /events and take these query parameter
   start_after=5s       silence first                start_at=UNIX_US    nothing is due earlier
   gate=NAME            wait for POST /gate?name=NAME&at=UNIX_US
   schedule=staggered|broadcast   each stream its own phase, or all on the wall clock's ticks
-  eol=lf|cr|crlf|mixed split=N|random  bom=1  multiline=N  name=EVENT  comments=5s
+  eol=lf|cr|crlf|mixed split=N|random  bom=1  multiline=N  name=EVENT  comments=5s  retry=3s
   framing=chunked|length|close   trailers=1
   silent  flood  hang  first_byte_delay=2s  abort_after=N
 A `Last-Event-ID` header continues the sequence. Other pages: / /json /echo /status/NNN /redirect /large?bytes=N /healthz";

@@ -7,6 +7,7 @@ use super::turn::{Load, Source, Turn, find_targets, programs, started};
 use crate::cli::KneeArgs;
 use crate::error::{CommandError, Outcome};
 use crate::limits;
+use crate::protocol::Spoken;
 use crate::report::conditions::Conditions;
 use crate::report::knee::{KneeReport, KneeRound, KneeStep, write_table};
 use crate::report::progress::{Progress, Terminal};
@@ -110,7 +111,7 @@ pub(super) fn check(args: &KneeArgs) -> Result<Plan, CommandError> {
         );
     }
     let descriptor_limit = limits::raise_descriptor_limit();
-    let source = started(&args.stack, &targets, args.streams, HEARTBEAT, descriptor_limit)?;
+    let source = started(&args.stack, &targets, args.streams, Spoken::default(), HEARTBEAT, descriptor_limit)?;
     Ok(Plan { targets, source, descriptor_limit })
 }
 
@@ -119,6 +120,7 @@ fn load(args: &KneeArgs, rate: f64) -> Load {
     Load {
         low: 0,
         streams: args.streams,
+        spoken: Spoken::default(),
         ramp_per_second: 0,
         settle: Duration::ZERO,
         hold: Duration::ZERO,

@@ -32,6 +32,14 @@ pub(super) fn write_comment(spec: &StreamSpec, text: &str, out: &mut Vec<u8>) {
     ends.end_line(out);
 }
 
+/// Appends a reconnection time, a record of its own.
+pub(super) fn write_retry(spec: &StreamSpec, retry_ms: u64, out: &mut Vec<u8>) {
+    let mut ends = LineEnds { eol: spec.eol, turn: 0 };
+    out.extend_from_slice(format!("retry: {retry_ms}").as_bytes());
+    ends.end_line(out);
+    ends.end_record(out);
+}
+
 /// Length of all events after the first `already` of a finite stream. The digits of times do not change before the year 2286.
 pub(super) fn content_bytes(spec: &StreamSpec, stream: u64, already: u64, now_us: u64) -> u64 {
     let mut scratch = Vec::new();

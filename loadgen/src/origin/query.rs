@@ -16,7 +16,7 @@ const MAX_LENGTH_FRAMED_EVENTS: u64 = 1_000_000;
 pub enum SpecError {
     /// No such parameter.
     #[error(
-        "unknown parameter `{0}`; known are interval, size, count, then, start_after, start_at, gate, schedule, eol, split, bom, \
+        "unknown parameter `{0}`; known are interval, size, count, then, start_after, start_at, gate, schedule, eol, split, bom, retry, \
          multiline, framing, silent, flood, hang, abort_after, first_byte_delay, comments, name, trailers"
     )]
     Unknown(String),
@@ -87,6 +87,7 @@ impl StreamSpec {
                 self.pieces = Pieces::Every(bytes.ok_or_else(|| refuse("a number of bytes, or random"))?);
             }
             "bom" => self.bom = flag()?,
+            "retry" => self.retry_ms = Some(span()? / 1000),
             "framing" => {
                 let known = [
                     ("chunked", TransferFraming::Chunked),
@@ -118,8 +119,12 @@ impl StreamSpec {
             if self.count.is_none_or(|count| count > MAX_LENGTH_FRAMED_EVENTS) {
                 return conflict("`framing=length` needs a `count` of at most 1000000, to know the length");
             }
-            if self.comments_us.is_some() || self.ending == Ending::Hold || self.mode != Mode::Events {
-                return conflict("`framing=length` cannot go with comments, then=hold, silent, flood or hang");
+            if self.comments_us.is_some()
+                || self.retry_ms.is_some()
+                || self.ending == Ending::Hold
+                || self.mode != Mode::Events
+            {
+                return conflict("`framing=length` cannot go with comments, retry, then=hold, silent, flood or hang");
             }
         }
         if self.trailers && self.framing != TransferFraming::Chunked {

@@ -93,6 +93,8 @@ pub struct StreamSpec {
     pub pieces: Pieces,
     /// Whether the body begins with a byte order mark.
     pub bom: bool,
+    /// The reconnection time that the body begins with, in a `retry` field.
+    pub retry_ms: Option<u64>,
     /// Data lines per event.
     pub lines: usize,
     /// How the body's end is told.
@@ -124,6 +126,7 @@ impl Default for StreamSpec {
             eol: Eol::Lf,
             pieces: Pieces::Whole,
             bom: false,
+            retry_ms: None,
             lines: 1,
             framing: TransferFraming::Chunked,
             abort_after: None,

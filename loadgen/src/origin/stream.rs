@@ -6,7 +6,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::event::{content_bytes, write_comment, write_event};
+use super::event::{content_bytes, write_comment, write_event, write_retry};
 use super::schedule::first_due_us;
 use super::server::Thread;
 use super::spec::{Ending, Mode, Pieces, StreamSpec, TransferFraming};
@@ -15,6 +15,9 @@ use crate::stamp::Stamp;
 
 /// The largest piece `split=random` cuts.
 const MAX_RANDOM_PIECE_BYTES: usize = 40;
+
+/// What may wait in the kernel of a flood: a client that does not read stops it soon, and what piles up does so elsewhere.
+const FLOOD_BUFFER_BYTES: usize = 64 * 1024;
 
 /// A stream in the making: what was asked for, over which connection.
 #[derive(Debug)]
@@ -65,9 +68,17 @@ impl Stream {
         if spec.first_byte_delay_us > 0 {
             thread.timer.until(unix_us() + spec.first_byte_delay_us).await;
         }
+        if spec.mode == Mode::Flood {
+            SockRef::from(&self.io).set_send_buffer_size(FLOOD_BUFFER_BYTES)?;
+        }
         self.send(self.head().as_bytes()).await?;
         if spec.bom {
             self.send_content(b"\xEF\xBB\xBF").await?;
+        }
+        if let Some(retry_ms) = spec.retry_ms {
+            let mut retry = Vec::new();
+            write_retry(spec, retry_ms, &mut retry);
+            self.send_content(&retry).await?;
         }
         if spec.mode == Mode::Silent {
             return self.silence(thread, u64::MAX).await;

@@ -1,4 +1,4 @@
-//! The result of `bench`: one report per suite, and what criterion has measured.
+//! The result of `bench`: the reports of each suite, and what criterion has measured.
 
 use std::fmt;
 
@@ -36,7 +36,7 @@ pub struct BenchReport {
     pub micro: Vec<Micro>,
 }
 
-/// One suite.
+/// One suite, or one part of it: some are measured several times, each time in another way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SuiteReport {
     /// Which.
@@ -67,6 +67,12 @@ pub enum Suite {
     Churn,
     /// Memory when clients do not read.
     Stalled,
+    /// HTTP/1.1 over TLS.
+    Tls,
+    /// HTTP/2 over TLS.
+    H2,
+    /// HTTP/2 without TLS.
+    H2c,
 }
 
 /// The report of a suite.
@@ -81,8 +87,18 @@ pub enum SuiteResult {
 
 impl Suite {
     /// All of them, in the order they are run.
-    pub const ALL: [Self; 7] =
-        [Self::Staggered, Self::Broadcast, Self::Opening, Self::Knee, Self::ScaleOut, Self::Churn, Self::Stalled];
+    pub const ALL: [Self; 10] = [
+        Self::Staggered,
+        Self::Broadcast,
+        Self::Opening,
+        Self::Knee,
+        Self::ScaleOut,
+        Self::Churn,
+        Self::Stalled,
+        Self::Tls,
+        Self::H2,
+        Self::H2c,
+    ];
 
     /// Its name, as in reports.
     #[must_use]
@@ -95,6 +111,9 @@ impl Suite {
             Self::ScaleOut => "scale-out",
             Self::Churn => "churn",
             Self::Stalled => "stalled",
+            Self::Tls => "tls",
+            Self::H2 => "h2",
+            Self::H2c => "h2c",
         }
     }
 }

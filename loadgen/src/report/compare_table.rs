@@ -87,6 +87,12 @@ pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()
         "CPU/open: the target's CPU time per stream opened; opened/s: only where they were opened as fast as it went"
     )?;
     writeln!(out, "latency: from when an event was due at the origin until the client had read it")?;
+    if let Some(spoken) = conditions.spoken() {
+        writeln!(
+            out,
+            "clients speak {spoken}; direct is not among the targets, since the origin speaks HTTP/1.1 alone"
+        )?;
+    }
     writeln!(out, "faults: lost/duplicated/torn/corrupted events of {} streams per target", report.streams)?;
     writeln!(
         out,

@@ -27,12 +27,13 @@ fn figures(target: Target, user_kib: Option<u64>, kernel_kib: u64, latency_us: u
     let reading = |streams: u64| KernelMemory {
         bytes: streams * kernel_kib * KIB,
         method: Method::SocketObjects,
-        sockets: streams * target.sockets_per_stream(),
+        sockets: target.sockets(streams, 1),
     };
     let kernel = Some(Kernel { low: reading(20), full: reading(100) });
     let round = RoundFigures {
         low: 20,
         streams: 100,
+        streams_per_connection: 1,
         expected_events: 1000,
         user,
         kernel,

@@ -1,5 +1,6 @@
 //! Under what conditions a result came about: without them it cannot be compared with another.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ pub struct Conditions {
     pub sse_loadgen: String,
     /// The command line.
     pub command: String,
-    /// Commit of the checkout the command ran in, if it was one.
+    /// Commit of the checkout the command ran in, if it was one; with `-dirty` when files had been changed since, but for docs.
     pub commit: Option<String>,
     /// Operating system and kernel release.
     pub kernel: String,
@@ -51,7 +52,7 @@ impl Conditions {
         Self {
             sse_loadgen: env!("CARGO_PKG_VERSION").to_owned(),
             command: std::env::args().collect::<Vec<_>>().join(" "),
-            commit: commit(),
+            commit: commit(Path::new(".")),
             kernel: format!("{} {}", text(uname.sysname()), text(uname.release())),
             machine: text(uname.machine()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -100,10 +101,16 @@ impl Conditions {
     }
 }
 
-fn commit() -> Option<String> {
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).stderr(Stdio::null()).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| text.trim().to_owned())
+/// The commit of the checkout that `directory` is in. `-dirty` after it says, as git does, that this is not the whole truth; what
+/// is changed below `docs` does not matter, since that is where the benchmark itself writes.
+fn commit(directory: &Path) -> Option<String> {
+    let git = |arguments: &[&str]| {
+        Command::new("git").current_dir(directory).args(arguments).stderr(Stdio::null()).output().ok()
+    };
+    let output = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let commit = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    let is_clean = git(&["diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)docs"])?.status.success();
+    Some(format!("{}{}", commit.trim(), if is_clean { "" } else { "-dirty" }))
 }
 
 fn memory_bytes() -> Option<u64> {
@@ -116,4 +123,33 @@ fn cpu_model() -> Option<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let (_, model) = info.lines().find(|line| line.starts_with("model name"))?.split_once(':')?;
     Some(model.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_file_is_told_beside_the_commit() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let git = |arguments: &[&str]| {
+            let identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
+            let status = Command::new("git").current_dir(&directory).args(identity).args(arguments).status();
+            status.is_ok_and(|status| status.success())
+        };
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("writable");
+        std::fs::create_dir(directory.path().join("docs")).expect("writable");
+        write("code", "1");
+        write("docs/page", "1");
+        if !git(&["init", "-q"]) {
+            return;
+        }
+        assert_eq!(commit(directory.path()), None);
+        assert!(git(&["add", "."]) && git(&["commit", "-q", "-m", "x"]));
+        write("docs/page", "2");
+        let clean = commit(directory.path()).expect("a commit");
+        assert_eq!(clean.len(), 12);
+        write("code", "2");
+        assert_eq!(commit(directory.path()), Some(format!("{clean}-dirty")));
+    }
 }

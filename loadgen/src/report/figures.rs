@@ -62,7 +62,7 @@ pub struct Stalled {
     pub opened: u64,
     /// Growth of the target's proportional set size.
     pub user_bytes_per_stream: Option<f64>,
-    /// Growth of the machine's kernel memory, clients and origin included.
+    /// Growth of the machine's kernel memory, clients and origin included; none where others have spoiled the reading.
     pub machine_kernel_bytes_per_stream: Option<f64>,
 }
 
@@ -71,7 +71,8 @@ impl Stalled {
     #[must_use]
     pub fn between(streams: u64, opened: u64, user: Option<(u64, u64)>, kernel: Option<(u64, u64)>) -> Self {
         let growth = |(before, after)| per_stream(before, after, opened);
-        let (user, kernel) = (user.map(growth), kernel.map(growth));
+        // The reading is the machine's: where it has shrunk, others have given more back than was taken here.
+        let (user, kernel) = (user.map(growth), kernel.map(growth).filter(|bytes| *bytes > 0.0));
         Self { streams, opened, user_bytes_per_stream: user, machine_kernel_bytes_per_stream: kernel }
     }
 }
@@ -105,6 +106,8 @@ pub struct RoundFigures {
     pub low: u64,
     /// The number of streams asked for.
     pub streams: u64,
+    /// How many of them the clients put on a connection.
+    pub streams_per_connection: u64,
     /// Events that should have come.
     pub expected_events: u64,
     /// Memory of the target; `None` when there is no target.
@@ -227,8 +230,9 @@ impl RoundFigures {
     /// Whether sockets came or went between the two readings that the load does not account for.
     fn is_kernel_disturbed(&self, target: Target) -> bool {
         let Some(kernel) = self.kernel else { return false };
-        let expected = (self.record.counts.open.min(self.streams) - self.low.min(self.record.counts.open))
-            * target.sockets_per_stream();
+        let open = self.record.counts.open.min(self.streams);
+        let sockets = |streams: u64| target.sockets(streams, self.streams_per_connection);
+        let expected = sockets(open) - sockets(self.low.min(open));
         let found = kernel.full.sockets.saturating_sub(kernel.low.sockets);
         found.abs_diff(expected) * SOCKET_TOLERANCE > expected
     }

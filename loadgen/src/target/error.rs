@@ -67,7 +67,7 @@ pub enum TargetError {
         /// The program.
         program: String,
         /// What happened.
-        what: &'static str,
+        what: String,
         /// The end of what it said.
         log: String,
     },

@@ -3,6 +3,7 @@
 mod address;
 pub mod cgroup;
 mod config_file;
+mod entrance;
 mod error;
 pub mod gauge;
 pub mod haproxy;

@@ -1,14 +1,18 @@
-//! Starts nginx with a configuration file as it stands, only the addresses replaced, and the number of workers if it is given.
+//! Starts nginx with a configuration file as it stands, only the addresses replaced, the number of workers if it is given, and the
+//! listener made to speak what the clients do.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use super::config_file::{directive, read, readdress, replace};
+use super::entrance::Entrance;
 use super::{Running, TargetError, address, probe};
 
 const LISTEN: &str = "listen 8080";
 const WORKERS: &str = "worker_processes";
+/// What sse-proxy allows too.
+const MIN_CONCURRENT_STREAMS: u64 = 256;
 
 /// An nginx to start.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +24,7 @@ pub(super) struct Nginx<'a> {
     pub(super) workers: Option<u64>,
     /// The beginning of the line that names the upstream.
     pub(super) upstream_line: &'static str,
+    pub(super) entrance: &'a Entrance,
     /// Last byte of its loopback addresses.
     pub(super) host: u8,
 }
@@ -38,7 +43,7 @@ impl Nginx<'_> {
         }
         let count = u8::try_from(upstreams.len()).unwrap_or(u8::MAX);
         let listen = address::free(self.host, count).map_err(refuse)?;
-        let text = readdress(&text, self.config, LISTEN, |address| format!("listen {address}"), &listen)?;
+        let text = replace(&text, self.config, LISTEN, |rest| listener(self.entrance, &listen, rest))?;
         let text = readdress(&text, self.config, self.upstream_line, |address| format!("server {address}"), upstreams)?;
         let prefix = directory.join(self.name);
         std::fs::create_dir_all(&prefix).map_err(refuse)?;
@@ -56,9 +61,31 @@ impl Nginx<'_> {
         ];
         let mut running = Running::start(self.name, self.program, &arguments, directory, true)?;
         let entry = listen[0];
-        running.ready(async |_: &Running| matches!(probe::get(entry, "GET", "/healthz").await, Ok(200))).await?;
+        running.ready(async |_: &Running| probe::is_open(entry, self.entrance).await).await?;
         Ok((running, listen))
     }
+}
+
+/// A line for each address, with `rest` of the line that they replace, and what belongs to them.
+fn listener(entrance: &Entrance, listen: &[SocketAddr], rest: &str) -> String {
+    let (mut parameters, mut lines) = (String::new(), Vec::new());
+    if let Some(certificate) = &entrance.certificate {
+        parameters += " ssl";
+        lines.push(format!("ssl_certificate {:?};", certificate.cert));
+        lines.push(format!("ssl_certificate_key {:?};", certificate.key));
+        // As in nginx/front-tls.conf.
+        lines.push("ssl_buffer_size 4k;".to_owned());
+    }
+    if entrance.spoken.protocol.is_http2() {
+        // A parameter up to 1.25.0; newer ones want a directive, and still take this.
+        parameters += " http2";
+        let streams = entrance.spoken.streams_per_connection.max(MIN_CONCURRENT_STREAMS);
+        lines.push(format!("http2_max_concurrent_streams {streams};"));
+        // Streams count as requests, after so many of which the connection is closed.
+        lines.push("keepalive_requests 1000000;".to_owned());
+    }
+    lines.extend(listen.iter().map(|address| format!("listen {address}{parameters}{rest}")));
+    lines.iter().map(|line| format!("        {line}\n")).collect()
 }
 
 /// Checks that the configuration allows for `streams`, two connections each, over `workers` or as many as it asks for, none
@@ -83,8 +110,28 @@ pub fn check_config(path: &Path, streams: u64, workers: Option<u64>, descriptor_
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{Protocol, Spoken};
 
     const CONFIG: &str = "worker_processes 3;\nevents {\n  worker_connections 1000;\n}\nlisten 8080 reuseport;\n";
+
+    #[test]
+    fn the_listener_speaks_what_the_clients_do() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let addresses = ["127.0.0.12:81", "127.0.1.12:82"].map(|text| text.parse().expect("valid"));
+        let speaks = |protocol: Protocol| {
+            let entrance = Entrance::prepare(Spoken::new(protocol, Some(300)), directory.path()).expect("writable");
+            listener(&entrance, &addresses, " reuseport;")
+        };
+        let plain = "        listen 127.0.0.12:81 reuseport;\n        listen 127.0.1.12:82 reuseport;\n";
+        assert_eq!(speaks(Protocol::H1), plain);
+        assert!(speaks(Protocol::Tls).ends_with(&plain.replace(" reuseport", " ssl reuseport")));
+        assert!(speaks(Protocol::H2c).ends_with(&plain.replace(" reuseport", " http2 reuseport")));
+        let both = speaks(Protocol::H2);
+        assert!(both.ends_with(&plain.replace(" reuseport", " ssl http2 reuseport")), "{both}");
+        for line in ["ssl_certificate \"/", "ssl_certificate_key \"/", "http2_max_concurrent_streams 300;"] {
+            assert!(both.contains(&format!("        {line}")), "{both}");
+        }
+    }
 
     #[test]
     fn capacity_is_checked_before_anything_starts() {

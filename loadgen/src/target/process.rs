@@ -73,7 +73,8 @@ impl Running {
     pub fn check(&mut self) -> Result<(), TargetError> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
-            _ => Err(self.failed("has ended")),
+            Ok(Some(status)) => Err(self.failed(format!("has ended ({status})"))),
+            Err(_) => Err(self.failed("has ended".to_owned())),
         }
     }
 
@@ -83,7 +84,7 @@ impl Running {
         while !is_ready(self).await {
             self.check()?;
             if start.elapsed() > READY_DEADLINE {
-                return Err(self.failed("did not become ready"));
+                return Err(self.failed("did not become ready".to_owned()));
             }
             sleep(READY_POLL).await;
         }
@@ -101,7 +102,7 @@ impl Running {
     }
 
     /// Tells what happened, with the end of the log.
-    pub(super) fn failed(&self, what: &'static str) -> TargetError {
+    fn failed(&self, what: String) -> TargetError {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];

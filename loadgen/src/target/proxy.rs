@@ -4,13 +4,16 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::entrance::Entrance;
 use super::{Running, TargetError, address, probe};
+use crate::protocol::Protocol;
 
 /// An sse-proxy to start.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SseProxy<'a> {
     pub(super) program: &'a Path,
     pub(super) heartbeat: Duration,
+    pub(super) entrance: &'a Entrance,
     /// So many processes share the addresses; `None` for one that has the machine to itself.
     pub(super) workers: Option<u64>,
     /// Last byte of its loopback addresses.
@@ -20,6 +23,7 @@ pub(super) struct SseProxy<'a> {
 /// What is written into a configuration.
 struct Setup<'a> {
     listen: &'a [SocketAddr],
+    entrance: &'a Entrance,
     admin: SocketAddr,
     upstreams: &'a [SocketAddr],
     heartbeat: Duration,
@@ -46,14 +50,14 @@ impl SseProxy<'_> {
         for (number, admin) in admins.into_iter().enumerate() {
             let name = format!("sse-proxy-{}", number + 1);
             let config = directory.join(format!("{name}.yaml"));
-            let setup = Setup { listen: &listen, admin, upstreams, heartbeat: self.heartbeat, shared_threads };
+            let Self { entrance, heartbeat, .. } = *self;
+            let setup = Setup { listen: &listen, entrance, admin, upstreams, heartbeat, shared_threads };
             std::fs::write(&config, setup.text()).map_err(refuse)?;
             let mut running =
                 Running::start(&name, self.program, &["--config".into(), config.into()], directory, false)?;
             let entry = listen[0];
             let is_ready = async |_: &Running| {
-                matches!(probe::get(admin, "GET", "/readyz").await, Ok(200))
-                    && matches!(probe::get(entry, "GET", "/healthz").await, Ok(200))
+                matches!(probe::get(admin, "GET", "/readyz").await, Ok(200)) && probe::is_open(entry, entrance).await
             };
             running.ready(is_ready).await?;
             all.push(running);
@@ -68,13 +72,18 @@ impl Setup<'_> {
         let list = |addresses: &[SocketAddr], each: &dyn Fn(&SocketAddr) -> String| {
             addresses.iter().map(each).collect::<Vec<_>>().join(", ")
         };
+        let speaks = match &self.entrance.certificate {
+            Some(certificate) => format!(", tls: {{cert: {:?}, key: {:?}}}", certificate.cert, certificate.key),
+            None if self.entrance.spoken.protocol == Protocol::H2c => ", h2c: true".to_owned(),
+            None => String::new(),
+        };
         let reuse_port = if self.shared_threads.is_some() { ", reuse_port: true" } else { "" };
         let threads = self.shared_threads.map(|threads| format!("threads: {threads}\n")).unwrap_or_default();
         format!(
             "listen: [{}]\nadmin: {{address: {admin}}}\n{threads}upstreams: {{origin: {{servers: [{}]}}}}\nroutes:\n  - match: \
              {{path_prefix: /}}\n    upstream: origin\n    stream: accept\n    heartbeat: {{interval: {}}}\n    timeouts: \
              {{idle: 1h}}\n",
-            list(self.listen, &|address| format!("{{address: {address}{reuse_port}}}")),
+            list(self.listen, &|address| format!("{{address: {address}{speaks}{reuse_port}}}")),
             list(self.upstreams, &ToString::to_string),
             humantime::format_duration(*heartbeat),
         )
@@ -84,6 +93,7 @@ impl Setup<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Spoken;
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect(text)
@@ -95,6 +105,7 @@ mod tests {
             ([address("127.0.0.13:1"), address("127.0.1.13:2")], [address("127.0.0.11:4"), address("127.0.1.11:5")]);
         let mut setup = Setup {
             listen: &listen,
+            entrance: &Entrance::default(),
             admin: address("127.0.0.113:3"),
             upstreams: &upstreams,
             heartbeat: Duration::from_millis(2500),
@@ -112,5 +123,21 @@ mod tests {
         let text = setup.text();
         assert_eq!(text.matches("reuse_port: true").count(), 2, "{text}");
         assert!(text.contains("\nthreads: 1\n"), "{text}");
+    }
+    #[test]
+    fn the_listener_speaks_what_the_clients_do() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let address = address("127.0.0.13:1");
+        let text = |protocol| {
+            let entrance = Entrance::prepare(Spoken::new(protocol, None), directory.path()).expect("writable");
+            let (heartbeat, shared_threads) = (Duration::from_secs(5), None);
+            let (entrance, listen) = (&entrance, &[address][..]);
+            Setup { listen, entrance, admin: address, upstreams: listen, heartbeat, shared_threads }.text()
+        };
+        let expected = |speaks: &str| format!("listen: [{{address: 127.0.0.13:1{speaks}}}]\n");
+        assert!(text(Protocol::H2c).starts_with(&expected(", h2c: true")));
+        let path = directory.path().display();
+        let tls = expected(&format!(", tls: {{cert: \"{path}/certificate.pem\", key: \"{path}/key.pem\"}}"));
+        assert!(text(Protocol::Tls).starts_with(&tls) && text(Protocol::H2).starts_with(&tls), "{tls}");
     }
 }

@@ -9,10 +9,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::entrance::Entrance;
 use super::haproxy::Haproxy;
 use super::nginx::Nginx;
 use super::proxy::SseProxy;
 use super::{Running, TargetError, tree};
+use crate::client::tls::Trust;
+use crate::protocol::Spoken;
 
 const NGINX_HOST: u8 = 12;
 const PROXY_HOST: u8 = 13;
@@ -72,6 +75,8 @@ pub struct StackConfig {
     pub haproxy_processes: u64,
     /// Heartbeat interval of sse-proxy.
     pub heartbeat: Duration,
+    /// How clients come in.
+    pub spoken: Spoken,
 }
 
 /// A started target.
@@ -79,6 +84,7 @@ pub struct StackConfig {
 pub struct Stack {
     /// Where clients connect to.
     pub entry: Vec<SocketAddr>,
+    entrance: Entrance,
     programs: Vec<Running>,
 }
 
@@ -95,10 +101,12 @@ impl Target {
         }
     }
 
-    /// TCP sockets on the machine per stream: two for each hop.
+    /// TCP sockets on the machine for `streams` of which the clients put so many on a connection: two for each connection
+    /// of each hop.
     #[must_use]
-    pub fn sockets_per_stream(self) -> u64 {
-        2 * (1 + u64::from(self.has_nginx()) + u64::from(self.has_proxy()) + u64::from(self.has_haproxy()))
+    pub fn sockets(self, streams: u64, per_connection: u64) -> u64 {
+        let hops_behind = u64::from(self.has_nginx()) + u64::from(self.has_proxy()) + u64::from(self.has_haproxy());
+        2 * (streams.div_ceil(per_connection) + streams * hops_behind)
     }
 
     /// Whether nginx is part of it.
@@ -146,11 +154,18 @@ impl Stack {
         origin: &[SocketAddr],
         directory: &Path,
     ) -> Result<Self, TargetError> {
-        let mut stack = Self { entry: origin.to_vec(), programs: Vec::new() };
-        let StackConfig { programs, workers, .. } = config;
+        let entrance = Entrance::prepare(config.spoken, directory)?;
+        let mut stack = Self { entry: origin.to_vec(), entrance, programs: Vec::new() };
+        let StackConfig { programs, workers, heartbeat, .. } = config;
         if target.has_proxy() {
-            let proxy =
-                SseProxy { program: &programs.proxy, heartbeat: config.heartbeat, workers: *workers, host: PROXY_HOST };
+            let behind_nginx = Entrance::default();
+            let proxy = SseProxy {
+                program: &programs.proxy,
+                heartbeat: *heartbeat,
+                entrance: if target.has_nginx() { &behind_nginx } else { &stack.entrance },
+                workers: *workers,
+                host: PROXY_HOST,
+            };
             let (processes, entry) = proxy.start(&stack.entry, directory).await?;
             stack.add(processes, entry);
         }
@@ -159,8 +174,15 @@ impl Stack {
                 Target::NginxSseProxy => ("front", &config.front_conf, "server proxy:8080", FRONT_HOST),
                 _ => ("nginx", &config.nginx_conf, "server origin:9000", NGINX_HOST),
             };
-            let program = &programs.nginx;
-            let nginx = Nginx { name, program, config: config_file, workers: *workers, upstream_line, host };
+            let nginx = Nginx {
+                name,
+                program: &programs.nginx,
+                config: config_file,
+                workers: *workers,
+                upstream_line,
+                entrance: &stack.entrance,
+                host,
+            };
             let (process, entry) = nginx.start(&stack.entry, directory).await?;
             stack.add(vec![process], entry);
         }
@@ -176,6 +198,18 @@ impl Stack {
             stack.add(processes, entry);
         }
         Ok(stack)
+    }
+
+    /// Whose certificates clients have to believe.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        self.entrance.trust()
+    }
+
+    /// The `Host` to ask for at `address`.
+    #[must_use]
+    pub fn authority(&self, address: SocketAddr) -> String {
+        self.entrance.authority(address)
     }
 
     /// Proportional set size of all its processes; `None` when there are none.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use super::gauge::{self, Reading};
 use super::origins::{OriginSetup, Origins};
 use super::{Running, Stack, StackConfig, Target, TargetError};
+use crate::client::tls::Trust;
 use crate::url::{Url, UrlError};
 
 /// A service that runs already, as `NAME=URL[,GAUGE_URL...]` names it.
@@ -25,6 +26,8 @@ pub struct Service {
 pub struct Subject {
     /// Where clients connect to, with the `Host` to ask for.
     pub entry: Vec<(SocketAddr, String)>,
+    /// Whose certificates are believed there.
+    pub trust: Trust,
     /// Where the gates of the origins are, one for each.
     pub gates: Vec<SocketAddr>,
     kind: Kind,
@@ -64,8 +67,9 @@ impl Subject {
     ) -> Result<Self, TargetError> {
         let origins = Origins::start(origins, directory).await?;
         let stack = Stack::start(target, config, &origins.addresses, directory).await?;
-        let entry = stack.entry.iter().map(|address| (*address, address.to_string())).collect();
-        Ok(Self { entry, gates: origins.gates, kind: Kind::Started { origins: origins.processes, stack } })
+        let entry = stack.entry.iter().map(|address| (*address, stack.authority(*address))).collect();
+        let trust = stack.trust();
+        Ok(Self { entry, trust, gates: origins.gates, kind: Kind::Started { origins: origins.processes, stack } })
     }
 
     /// Finds a service that runs, and the origin behind it.
@@ -75,16 +79,19 @@ impl Subject {
     pub fn attach(service: &Service, origin: &Url) -> Result<Self, UrlError> {
         let gauges = service.gauges.iter().map(Url::resolve).collect::<Result<Vec<_>, _>>()?;
         let entry = vec![(service.url.resolve()?, service.url.authority.clone())];
-        Ok(Self { entry, gates: vec![origin.resolve()?], kind: Kind::Attached { gauges } })
+        let gates = vec![origin.resolve()?];
+        Ok(Self { entry, trust: Trust::System, gates, kind: Kind::Attached { gauges } })
     }
 
     /// Memory and CPU time of the target's programs; all `None` when there are none, or nobody to ask.
     ///
     /// # Errors
-    /// When programs that were started here cannot be read, or a gauge does not answer.
-    pub async fn read(&self) -> Result<Reading, TargetError> {
-        match &self.kind {
+    /// When programs that were started here have ended or cannot be read, or a gauge does not answer.
+    pub async fn read(&mut self) -> Result<Reading, TargetError> {
+        match &mut self.kind {
             Kind::Started { stack, .. } => {
+                // What has ended cannot be read either, but its log says more.
+                stack.check()?;
                 Ok(Reading { pss_bytes: stack.pss_bytes()?, cpu_us: stack.cpu_us()?, ..Reading::default() })
             }
             Kind::Attached { gauges } => {

@@ -47,7 +47,7 @@ impl Prepared {
         if tls.is_some() {
             job.destinations.iter().try_for_each(|to| server_name(&to.server_name).map(drop))?;
         }
-        let scheme = if protocol.has_tls() { "https" } else { "http" };
+        let scheme = protocol.scheme().name();
         let message = |destination: &Destination| match protocol.is_http2() {
             true => Ok(Message::Http2(Box::new(http2::Request::new(&destination.request, scheme)?))),
             false => Ok(Message::Http1(destination.request.to_http1())),

@@ -170,6 +170,13 @@ pub(crate) fn configuration(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
+/// sse-proxy: the one that `SSE_PROXY_BIN` names, or one that has been built beside the program under test.
+pub(crate) fn built_proxy() -> Option<PathBuf> {
+    let built = Path::new(env!("CARGO_BIN_EXE_sse-loadgen")).with_file_name("sse-proxy");
+    let named = std::env::var_os("SSE_PROXY_BIN").map(PathBuf::from);
+    named.into_iter().chain([built]).find(|file| file.is_file())
+}
+
 /// Whether a program is in PATH, or where Debian keeps servers.
 pub(crate) fn installed(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

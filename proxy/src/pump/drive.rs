@@ -2,10 +2,12 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use super::account::Account;
 use super::scratch::Scratch;
 use super::socket::{Socket, not_now};
+use super::{Registry, Start};
 use crate::stream::{Core, EndReason, Framing, Millis};
 
 /// Reads before other streams get their turn.
@@ -21,7 +23,7 @@ pub(super) struct Running {
     framing: Framing,
 }
 
-/// Bytes on their way to the client; before the first turn, those on their way to the core.
+/// Bytes on their way to the client.
 struct Pending {
     bytes: Vec<u8>,
     written: usize,
@@ -29,8 +31,6 @@ struct Pending {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// `pending` holds upstream bytes that came with the head and that the core has not seen.
-    Leftover,
     Running,
     /// Everything is written; the client's side is being closed in order.
     Closing,
@@ -50,9 +50,15 @@ pub(super) enum Next {
 }
 
 impl Running {
-    pub(super) fn new(core: Core, framing: Framing, account: Account, leftover: Vec<u8>) -> Self {
-        let pending = (!leftover.is_empty()).then(|| Box::new(Pending { bytes: leftover, written: 0 }));
-        Self { core, account, pending, phase: Phase::Leftover, framing }
+    /// Enters a stream in the books. What it has for its client already goes out on its first turn.
+    pub(super) fn begin(start: Start, registry: Arc<Registry>, now: Millis) -> Self {
+        let Start { opening, unsent: mut bytes, leftover, route, label } = start;
+        let framing = opening.framing;
+        let account = Account::open(route, registry, label);
+        let mut core = Core::new(opening, now);
+        account.add(core.upstream_data(&leftover, now, &mut bytes));
+        let pending = (!bytes.is_empty()).then(|| Box::new(Pending { bytes, written: 0 }));
+        Self { core, account, pending, phase: Phase::Running, framing }
     }
 
     pub(super) fn account(&mut self) -> &mut Account {
@@ -70,13 +76,6 @@ impl Running {
         self.watch_client(client, &mut scratch.input);
         if let Some(limit) = self.account.draining() {
             self.core.close(EndReason::Drain, limit, now);
-        }
-        if self.phase == Phase::Leftover {
-            self.phase = Phase::Running;
-            if let Some(leftover) = self.pending.take() {
-                let progress = self.core.upstream_data(&leftover.bytes, now, &mut scratch.output);
-                self.account.add(progress);
-            }
         }
         // Before the deadlines: a client that has made room is not stalled.
         self.write(client, now, &mut scratch.output);

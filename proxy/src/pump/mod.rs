@@ -6,15 +6,21 @@
 
 mod account;
 mod alarm;
+mod candidate;
 mod clock;
+mod doors;
 mod drive;
+mod edge;
 mod label;
 mod parked;
+mod place;
 mod reactors;
 mod registry;
+mod rewound;
 mod scratch;
 mod socket;
 mod task;
+mod timetable;
 mod transport;
 
 pub use account::{Ended, Observer, Route, Totals};
@@ -23,19 +29,22 @@ pub use reactors::{Driver, Pumps, reactor_threads};
 pub use registry::Registry;
 pub use transport::{Transport, bound_send_queue};
 
+pub(crate) use candidate::{Candidate, Reception, Step};
+pub(crate) use reactors::Entrance;
+pub(crate) use rewound::Rewound;
+pub(crate) use socket::{Socket, not_now};
+
 use std::sync::Arc;
 
 use crate::stream::Opening;
 
-/// What a driver needs to run a stream whose heads have passed.
+/// What a driver needs to know of a stream whose response head has been read.
 #[derive(Debug)]
 pub struct Start {
     /// How the two bodies are framed and what rules hold.
     pub opening: Opening,
-    /// The client's connection, its response head written.
-    pub client: Transport,
-    /// The upstream's connection, its response head read.
-    pub upstream: Transport,
+    /// Bytes for the client that go before the body: its response head, where that has not been written.
+    pub unsent: Vec<u8>,
     /// Body bytes that came with the upstream's head.
     pub leftover: Vec<u8>,
     /// Where it is counted.

@@ -1,12 +1,10 @@
 //! The parked driver: plain TCP on both sides. A stream is two descriptors and its state in a table; one thread waits
-//! for all of its streams at once, in the kernel.
+//! for all of its streams at once, in the kernel, and for those who connect and may become streams.
 //!
 //! Each thread owns its table, its queue of deadlines and its buffers, and shares nothing. A deadline is looked at when
 //! its time comes, not when an event puts it off: an event costs one read and one write.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,61 +12,52 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token, event};
+use mio::{Events, Poll, Token};
 use slab::Slab;
-use socket2::SockRef;
 
 use super::alarm::Alarm;
-use super::drive::{Next, Running};
+use super::doors::{Client, Door, Doors};
+use super::drive::Running;
+use super::place::{Fate, Place, Site};
 use super::registry::Registry;
 use super::scratch::Scratch;
-use super::socket::{Socket, not_now, peeks, reset};
+use super::timetable::Timetable;
 use super::{clock, scratch};
 use crate::stream::Millis;
 
-/// The tokens of the waker and the alarm; streams use twice their slot, and one more for the upstream's side.
+/// The tokens of the waker and the alarm; doors have those below, and places twice their slot and one more.
 const WAKE: Token = Token(usize::MAX);
 const ALARM: Token = Token(usize::MAX - 1);
 
 /// Readiness events taken from the kernel at once.
 const EVENTS_PER_WAIT: usize = 1024;
 
+/// What comes into a table from other threads.
+pub(super) enum Arrival {
+    /// A stream that begins.
+    Stream(Box<Newcomer>),
+    /// A connection that the accepting reactor has let in.
+    Client(Client),
+    /// A listener to accept from.
+    Door(Door),
+}
+
 /// A stream on its way into a table.
-pub(super) struct Arrival {
+pub(super) struct Newcomer {
     pub(super) running: Running,
     pub(super) client: TcpStream,
     pub(super) upstream: TcpStream,
 }
 
-/// A stream in the table.
-struct Parked {
-    running: Running,
-    client: TcpStream,
-    upstream: Option<TcpStream>,
-    /// When the queue of deadlines will look at this stream; a sentinel far away when it will not.
-    timer_at: Millis,
-    client_readable: Readable,
-    upstream_readable: Readable,
-}
-
-/// What the kernel has said of a socket and has not been acted on. It says each thing once.
-#[derive(Clone, Copy, Default)]
-struct Readable {
-    now: bool,
-    /// The peer has sent its last byte, or the connection failed: nothing more will be said.
-    ended: bool,
-}
-
-const NEVER: Millis = Millis(u64::MAX);
-
 /// One thread's streams.
 pub(super) struct Reactor {
     poll: Poll,
     alarm: Alarm,
-    streams: Slab<Parked>,
-    /// When to look at which stream. An entry whose time is no longer its stream's `timer_at` is stale and skipped.
-    deadlines: BinaryHeap<Reverse<(Millis, u32)>>,
-    /// Streams that had more to do when their turn was over.
+    doors: Doors,
+    places: Slab<Place>,
+    /// When to look at which place. An entry whose time is no longer its place's `timer_at` is stale and skipped.
+    deadlines: Timetable,
+    /// Places that had more to do when their turn was over.
     again: Vec<usize>,
     arrivals: Receiver<Arrival>,
     /// Set by whoever sends an arrival, cleared before they are taken in.
@@ -90,8 +79,9 @@ impl Reactor {
         let reactor = Self {
             poll,
             alarm,
-            streams: Slab::new(),
-            deadlines: BinaryHeap::new(),
+            doors: Doors::default(),
+            places: Slab::new(),
+            deadlines: Timetable::default(),
             again: Vec::new(),
             arrivals,
             called,
@@ -127,43 +117,47 @@ impl Reactor {
             match event.token() {
                 WAKE => {}
                 ALARM => self.alarm.rang(),
-                Token(token) => {
-                    self.note(event);
-                    self.turn(token / 2, now, scratch);
+                token if Doors::is_door(token) => self.doors.knock(token),
+                token => {
+                    let slot = Site::slot_of(token);
+                    if let Some(place) = self.places.get_mut(slot) {
+                        place.note(event);
+                    }
+                    self.turn(slot, now, scratch);
                 }
             }
         }
-        while let Some(Reverse((at, slot))) = self.deadlines.peek().copied().filter(|Reverse((at, _))| *at <= now) {
-            self.deadlines.pop();
-            let slot = slot as usize;
-            if let Some(parked) = self.streams.get_mut(slot).filter(|parked| parked.timer_at == at) {
-                parked.timer_at = NEVER;
+        while let Some((at, slot)) = self.deadlines.take_due(now) {
+            if let Some(place) = self.places.get_mut(slot).filter(|place| place.timer_at == at) {
+                place.timer_at = Place::NEVER;
                 self.turn(slot, now, scratch);
             }
         }
         // Before they are taken: who sends one after the last was taken wakes this thread again.
         self.called.store(false, Ordering::Release);
         while let Ok(arrival) = self.arrivals.try_recv() {
-            if let Some(slot) = self.admit(arrival) {
-                self.turn(slot, now, scratch);
-            }
+            self.receive(arrival, now, scratch);
         }
+        let (doors, places, kernel) = (&mut self.doors, &mut self.places, self.poll.registry());
+        // The kernel reports each of them at once, and then it gets its first turn.
+        doors.accept(now, |client| {
+            let _ = admit(places, kernel, |site| Place::of_client(client, now, site));
+        });
         let draining = self.registry.draining();
         if draining != self.drained_to {
             self.drained_to = draining;
-            for slot in 0..self.streams.capacity() {
-                self.turn(slot, now, scratch);
-            }
+            self.drain(now, scratch);
         }
     }
 
-    /// How long to wait for events: not at all while some stream has more to do, otherwise until the alarm rings.
+    /// How long to wait for events: not at all while somebody has more to do, otherwise until the alarm rings.
     fn patience(&mut self) -> Option<Duration> {
-        if !self.again.is_empty() {
+        let now = clock::now();
+        let at_the_door = self.doors.due(now);
+        if !self.again.is_empty() || at_the_door.is_some_and(|due| due <= now) {
             return Some(Duration::ZERO);
         }
-        let next = self.deadlines.peek().map(|Reverse((at, _))| *at);
-        match self.alarm.set(next, clock::now()) {
+        match self.alarm.set([self.deadlines.next(), at_the_door].into_iter().flatten().min(), now) {
             Ok(()) => None,
             Err(error) => {
                 log::error!("side=internal: the alarm cannot be set: {error}");
@@ -172,135 +166,93 @@ impl Reactor {
         }
     }
 
-    fn admit(&mut self, arrival: Arrival) -> Option<usize> {
-        let Arrival { running, mut client, mut upstream } = arrival;
-        let entry = self.streams.vacant_entry();
-        let slot = entry.key();
-        let registry = self.poll.registry();
-        // Interest in writing costs nothing while there is room: the kernel reports it only after there was none.
-        let registered = registry
-            .register(&mut client, Token(2 * slot), Interest::READABLE | Interest::WRITABLE)
-            .and_then(|()| registry.register(&mut upstream, Token(2 * slot + 1), Interest::READABLE));
-        if let Err(error) = registered {
-            log::error!("side=internal: a stream is dropped, it cannot be waited for: {error}");
-            return None;
-        }
-        entry.insert(Parked {
-            running,
-            client,
-            upstream: Some(upstream),
-            timer_at: NEVER,
-            client_readable: Readable::default(),
-            // Something may have come before there was anybody to be told.
-            upstream_readable: Readable { now: true, ended: false },
-        });
-        Some(slot)
-    }
-
-    fn note(&mut self, event: &event::Event) {
-        let Some(parked) = self.streams.get_mut(event.token().0 / 2) else { return };
-        let side =
-            if event.token().0.is_multiple_of(2) { &mut parked.client_readable } else { &mut parked.upstream_readable };
-        let ended = event.is_read_closed() || event.is_error();
-        side.now |= event.is_readable() || ended;
-        side.ended |= ended;
-    }
-
-    fn turn(&mut self, slot: usize, now: Millis, scratch: &mut Scratch) {
-        let Some(parked) = self.streams.get_mut(slot) else { return };
-        scratch.output.clear();
-        // One stream's defect must not end the thousands beside it.
-        let next = catch_unwind(AssertUnwindSafe(|| parked.turn(now, scratch))).unwrap_or_else(|_| {
-            log::error!("side=internal: a stream is dropped after a defect in its driver");
-            Next::Done
-        });
-        match next {
-            Next::Done => {
-                self.streams.remove(slot);
-                self.shrink();
-                return;
+    fn receive(&mut self, arrival: Arrival, now: Millis, scratch: &mut Scratch) {
+        match arrival {
+            Arrival::Stream(newcomer) => {
+                let Newcomer { running, client, upstream } = *newcomer;
+                let placed = admit(&mut self.places, self.poll.registry(), |site| {
+                    Place::of_stream(running, client, upstream, site)
+                });
+                if let Some(slot) = placed {
+                    self.turn(slot, now, scratch);
+                }
             }
-            Next::Again => self.again.push(slot),
-            Next::Wait => {}
-        }
-        let due = parked.running.core.next_deadline().map_or(NEVER, |due| due.coarse(now));
-        if due < parked.timer_at {
-            parked.timer_at = due;
-            self.deadlines.push(Reverse((due, slot as u32)));
-        }
-    }
-
-    /// A wave of streams has left: gives the memory of their places back.
-    fn shrink(&mut self) {
-        if self.streams.is_empty() && self.streams.capacity() > EVENTS_PER_WAIT {
-            self.streams.shrink_to_fit();
-            self.deadlines = BinaryHeap::new();
-        }
-    }
-}
-
-impl Parked {
-    fn turn(&mut self, now: Millis, scratch: &mut Scratch) -> Next {
-        let mut client = Edge { socket: &self.client, readable: &mut self.client_readable };
-        let mut upstream = self.upstream.as_ref().map(|socket| Edge { socket, readable: &mut self.upstream_readable });
-        let next = self.running.turn(&mut client, &mut upstream, now, scratch);
-        if upstream.is_none() {
-            self.upstream = None;
-        }
-        next
-    }
-}
-
-/// A socket whose readiness the kernel reports once: it is read only after it was reported, until it has no more.
-struct Edge<'a> {
-    socket: &'a TcpStream,
-    readable: &'a mut Readable,
-}
-
-impl Socket for Edge<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.readable.now {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        loop {
-            match self.socket.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => {
-                    // Less than there was room for is all there was. What comes later is reported again, but an end
-                    // that has been reported already has still to be read.
-                    let all = result.as_ref().is_ok_and(|count| *count < buffer.len()) && !self.readable.ended;
-                    if all || result.as_ref().is_err_and(not_now) {
-                        self.readable.now = false;
-                    }
-                    return result;
+            Arrival::Client(client) => {
+                admit(&mut self.places, self.poll.registry(), |site| Place::of_client(client, now, site));
+            }
+            Arrival::Door(door) => {
+                if let Err(error) = self.doors.add(door, self.poll.registry()) {
+                    log::error!("side=internal: a listener is lost, it cannot be waited for: {error}");
                 }
             }
         }
     }
 
-    fn has_unread(&mut self) -> bool {
-        peeks(SockRef::from(self.socket))
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match self.socket.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
+    /// Nobody new, and everybody here learns of it.
+    fn drain(&mut self, now: Millis, scratch: &mut Scratch) {
+        self.doors.close();
+        for slot in 0..self.places.capacity() {
+            self.turn(slot, now, scratch);
+            if self.places.get(slot).is_some_and(Place::is_idle) {
+                self.places.remove(slot);
             }
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn turn(&mut self, slot: usize, now: Millis, scratch: &mut Scratch) {
+        let Some(place) = self.places.get_mut(slot) else { return };
+        scratch.output.clear();
+        let site = Site { kernel: self.poll.registry(), slot };
+        // One stream's defect must not end the thousands beside it.
+        let turn = AssertUnwindSafe(|| place.turn(site, &self.registry, now, scratch));
+        let fate = catch_unwind(turn).unwrap_or_else(|_| {
+            log::error!("side=internal: a stream is dropped after a defect in its driver");
+            Fate::Free
+        });
+        match fate {
+            Fate::Free => {
+                self.places.remove(slot);
+                return self.shrink();
+            }
+            Fate::Left => {
+                self.places.remove(slot).leave(site);
+                return self.shrink();
+            }
+            Fate::Again => self.again.push(slot),
+            Fate::Wait => {}
+        }
+        let due = place.due().map_or(Place::NEVER, |due| due.coarse(now));
+        if due < place.timer_at {
+            place.timer_at = due;
+            self.deadlines.add(due, slot);
+        }
     }
 
-    fn shutdown(&mut self) -> io::Result<()> {
-        self.socket.shutdown(std::net::Shutdown::Write)
+    /// A wave of streams has left: gives the memory of their places back.
+    fn shrink(&mut self) {
+        if self.places.is_empty() && self.places.capacity() > EVENTS_PER_WAIT {
+            self.places.shrink_to_fit();
+            self.deadlines = Timetable::default();
+        }
     }
+}
 
-    fn reset_on_close(&mut self, _abandoned: bool) -> io::Result<()> {
-        reset(SockRef::from(self.socket));
-        Ok(())
+/// Gives somebody a place, if the kernel can watch it.
+fn admit(
+    places: &mut Slab<Place>,
+    kernel: &mio::Registry,
+    place: impl FnOnce(Site<'_>) -> io::Result<Place>,
+) -> Option<usize> {
+    let entry = places.vacant_entry();
+    let slot = entry.key();
+    match place(Site { kernel, slot }) {
+        Ok(place) => {
+            entry.insert(place);
+            Some(slot)
+        }
+        Err(error) => {
+            log::error!("side=internal: a connection is dropped, it cannot be waited for: {error}");
+            None
+        }
     }
 }

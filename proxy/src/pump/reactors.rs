@@ -1,16 +1,19 @@
 //! Starts streams on the driver that fits them.
 
 use std::io;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use super::account::Account;
+use socket2::SockRef;
+
+use super::candidate::Reception;
+use super::doors::{Client, Door};
 use super::drive::Running;
-use super::parked::{Arrival, Reactor};
+use super::parked::{Arrival, Newcomer, Reactor};
 use super::{Registry, Start, Transport, clock, task};
-use crate::stream::Core;
 
 /// Which driver runs the streams that could run on either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,12 +30,12 @@ pub struct Pumps {
     driver: Driver,
     threads: usize,
     registry: Arc<Registry>,
-    reactors: OnceLock<Vec<Handle>>,
+    reactors: OnceLock<Arc<[Handle]>>,
     turn: AtomicUsize,
 }
 
 /// The way into a reactor's thread.
-struct Handle {
+pub(super) struct Handle {
     arrivals: Sender<Arrival>,
     waker: Arc<mio::Waker>,
     /// Whether the thread has been woken and has not looked yet: one call into the kernel is enough for a burst.
@@ -74,32 +77,47 @@ impl Pumps {
     ///
     /// # Errors
     /// When the stream cannot be waited for; it is counted as dropped then.
-    pub fn start(&self, start: Start) -> io::Result<()> {
-        let Start { opening, client, upstream, leftover, route, label } = start;
-        client.bound_send_queue(opening.policy.timeouts.write);
-        let framing = opening.framing;
-        let account = Account::open(route, self.registry.clone(), label);
-        let running = Running::new(Core::new(opening, clock::now()), framing, account, leftover);
+    pub fn start(&self, start: Start, client: Transport, upstream: Transport) -> io::Result<()> {
+        client.bound_send_queue(start.opening.policy.timeouts.write);
+        let running = Running::begin(start, self.registry.clone(), clock::now());
         let reactors = match self.driver {
-            Driver::Parked => self.reactors.get_or_init(|| self.start_reactors()).as_slice(),
+            Driver::Parked => self.reactors(),
             Driver::Task => &[],
         };
         match (client, upstream) {
             (Transport::Tcp(client), Transport::Tcp(upstream)) if !reactors.is_empty() => {
                 let next = self.turn.fetch_add(1, Ordering::Relaxed);
-                let handle = &reactors[next % reactors.len()];
                 let client = mio::net::TcpStream::from_std(client);
                 let upstream = mio::net::TcpStream::from_std(upstream);
-                let gone = |_| io::Error::other("the reactor's thread is gone");
-                handle.arrivals.send(Arrival { running, client, upstream }).map_err(gone)?;
-                if handle.called.swap(true, Ordering::AcqRel) { Ok(()) } else { handle.waker.wake() }
+                let newcomer = Box::new(Newcomer { running, client, upstream });
+                reactors[next % reactors.len()].send(Arrival::Stream(newcomer))
             }
             (client, upstream) => task::spawn(running, client, upstream),
         }
     }
 
+    /// Makes a listener the reactors' own: who connects is received by `reception`, and parked from the first byte on, until
+    /// a drain closes it. Nobody is let in before it is opened. Only the parked driver can do that.
+    ///
+    /// # Errors
+    /// When there is no reactor to do it.
+    pub(crate) fn entrance(&self, listener: TcpListener, reception: Arc<dyn Reception>) -> io::Result<Entrance> {
+        // What is accepted inherits it.
+        SockRef::from(&listener).set_tcp_nodelay(true)?;
+        let reactors = self.reactors.get_or_init(|| self.start_reactors()).clone();
+        if reactors.is_empty() {
+            return Err(io::Error::other("no thread for streams could be started"));
+        }
+        let listener = mio::net::TcpListener::from_std(listener);
+        Ok(Entrance(Door { listener, reception, reactors }))
+    }
+
+    fn reactors(&self) -> &[Handle] {
+        self.reactors.get_or_init(|| self.start_reactors())
+    }
+
     /// Whatever can be started; with none at all, every stream gets a task.
-    fn start_reactors(&self) -> Vec<Handle> {
+    fn start_reactors(&self) -> Arc<[Handle]> {
         let start = |at: usize| -> io::Result<Handle> {
             let (arrivals, inbox) = channel();
             let called = Arc::new(AtomicBool::new(false));
@@ -115,5 +133,33 @@ impl Pumps {
                 handle.inspect_err(|error| log::error!("side=internal: no thread for parked streams: {error}")).ok()
             })
             .collect()
+    }
+}
+
+/// A listener that nobody is let in by yet.
+pub(crate) struct Entrance(Door);
+
+impl Entrance {
+    /// Lets everybody in who has come, and who comes.
+    ///
+    /// # Errors
+    /// When the reactor is gone that would do it.
+    pub(crate) fn open(self) -> io::Result<()> {
+        let reactors = self.0.reactors.clone();
+        reactors.first().map_or(Ok(()), |first| first.send(Arrival::Door(self.0)))
+    }
+}
+
+impl Handle {
+    fn send(&self, arrival: Arrival) -> io::Result<()> {
+        self.arrivals.send(arrival).map_err(|_| io::Error::other("the reactor's thread is gone"))?;
+        if self.called.swap(true, Ordering::AcqRel) { Ok(()) } else { self.waker.wake() }
+    }
+
+    /// Gives a connection to this reactor. One that cannot be given is closed.
+    pub(super) fn send_client(&self, client: Client) {
+        if let Err(error) = self.send(Arrival::Client(client)) {
+            log::error!("side=internal: a connection is dropped: {error}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use socket2::SockRef;
 
 /// A connection that never waits: what cannot be done now is [`io::ErrorKind::WouldBlock`], and the driver comes back
 /// when it can.
-pub(super) trait Socket {
+pub(crate) trait Socket {
     /// Reads what there is; 0 is the end.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
@@ -30,7 +30,7 @@ pub(super) trait Socket {
 }
 
 /// Whether an error only says "not now".
-pub(super) fn not_now(error: &io::Error) -> bool {
+pub(crate) fn not_now(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 

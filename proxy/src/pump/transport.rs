@@ -10,6 +10,7 @@ use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use socket2::SockRef;
 
+use super::Rewound;
 use crate::sys;
 
 /// Bytes that the kernel may hold unsent for one client before the stream counts as blocked. What has been sent and
@@ -33,6 +34,12 @@ impl Transport {
     /// # Errors
     /// When a plain connection's descriptor cannot be duplicated: the descriptor limit is reached.
     pub fn bare(stream: Stream) -> io::Result<Self> {
+        if stream.as_any().is::<Rewound<tokio::net::TcpStream>>() {
+            return match stream.into_any().downcast::<Rewound<tokio::net::TcpStream>>() {
+                Ok(rewound) => Ok(Self::Tcp(rewound.into_inner().into_std()?)),
+                Err(_) => Err(io::Error::other("a connection is not what it was")),
+            };
+        }
         if !stream.as_any().is::<L4Stream>() {
             return Ok(Self::Other(stream));
         }
@@ -62,7 +69,7 @@ pub fn bound_send_queue(stream: &Stream, limit: Option<Duration>) {
     sys::with_socket(stream.id(), |socket| bound_queue_of(socket, limit));
 }
 
-fn bound_queue_of(socket: SockRef<'_>, limit: Option<Duration>) {
+pub(super) fn bound_queue_of(socket: SockRef<'_>, limit: Option<Duration>) {
     // Best effort: what a kernel lacks costs memory or promptness, not correctness.
     let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES);
     let _ = socket.set_tcp_user_timeout(limit);

@@ -2,15 +2,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use async_trait::async_trait;
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
-    UniqueID, UniqueIDType,
-};
+use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -67,81 +61,5 @@ impl AsyncWrite for Connection {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Pingora(stream) => Pin::new(stream).poll_shutdown(cx),
         }
-    }
-}
-
-/// A connection with bytes put back in front of what it gives: an answer that turned out to be no event stream is read
-/// once more from its head by Pingora's own session.
-#[derive(Debug)]
-pub(super) struct Rewound {
-    held: Vec<u8>,
-    given: usize,
-    inner: Connection,
-}
-
-impl Rewound {
-    pub(super) fn new(held: Vec<u8>, inner: Connection) -> Self {
-        Self { held, given: 0, inner }
-    }
-}
-
-impl AsyncRead for Rewound {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.given == self.held.len() {
-            self.held = Vec::new();
-            self.given = 0;
-            return Pin::new(&mut self.inner).poll_read(cx, buffer);
-        }
-        let take = buffer.remaining().min(self.held.len() - self.given);
-        buffer.put_slice(&self.held[self.given..self.given + take]);
-        self.given += take;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Rewound {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
-#[async_trait]
-impl Shutdown for Rewound {
-    async fn shutdown(&mut self) {}
-}
-
-impl UniqueID for Rewound {
-    fn id(&self) -> UniqueIDType {
-        -1
-    }
-}
-
-impl Ssl for Rewound {}
-
-impl Peek for Rewound {}
-
-impl GetTimingDigest for Rewound {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for Rewound {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for Rewound {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        None
     }
 }

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 
 /// Receive buffer of an upstream's socket, in bytes (the kernel doubles it for its bookkeeping). Setting it ends
 /// autotuning, which would let megabytes collect for a client that does not read.
-const UPSTREAM_RECEIVE_BYTES: usize = 64 * 1024;
+pub(super) const UPSTREAM_RECEIVE_BYTES: usize = 64 * 1024;
 
 /// Tries the servers in their order. Nothing has been sent yet, so trying the next is always safe.
 pub(super) async fn connect(
@@ -69,17 +69,20 @@ async fn connect_plain(address: SocketAddr, peer: &HttpPeer) -> Result<Connectio
         socket.set_nodelay(true)?;
         socket.connect(address).await
     };
-    dial.await.map(|socket: TcpStream| Connection::Tcp(socket)).map_err(|error| {
-        let kind = match error.kind() {
-            io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => {
-                ErrorType::ConnectNoRoute
-            }
-            io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
-            _ => ErrorType::ConnectError,
-        };
-        Error::because(kind, "connecting", error).into_up()
-    })
+    dial.await.map(|socket: TcpStream| Connection::Tcp(socket)).map_err(connect_error)
+}
+
+/// What the system says of a connection that cannot be had, in Pingora's words.
+pub(super) fn connect_error(error: io::Error) -> Box<Error> {
+    let kind = match error.kind() {
+        io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => {
+            ErrorType::ConnectNoRoute
+        }
+        io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+        _ => ErrorType::ConnectError,
+    };
+    Error::because(kind, "connecting", error).into_up()
 }
 
 /// Waits within a limit, if there is one; what comes back in its place is the limit that was hit.

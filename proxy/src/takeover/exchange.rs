@@ -9,11 +9,12 @@ use pingora::prelude::HttpPeer;
 use pingora::protocols::http::v1::client::HttpSession as UpstreamSession;
 use pingora::proxy::Session;
 
-use super::connection::{Connection, Rewound};
+use super::connection::Connection;
 use super::dial;
 use super::head_reader::HeadReader;
 use super::upload::{self, Upload};
 use crate::failure::Failure;
+use crate::pump::Rewound;
 use crate::stream::Timeouts;
 use crate::wire::body::Body;
 use crate::wire::head;
@@ -55,12 +56,18 @@ pub(super) async fn exchange(
     let head = Box::pin(converse(session, &mut connection, &mut reader, &request, timeouts.first_byte)).await?;
     let body = head::response_body(&head).map_err(|source| Failure::Invalid { source })?;
     if !head::is_event_stream(&head) {
-        let mut upstream = UpstreamSession::new(Box::new(Rewound::new(reader.into_bytes(), connection)));
-        upstream.read_response().await.map_err(|source| Failure::Broken { source })?;
-        return Ok(Answer::Other(Box::new(OtherAnswer { upstream })));
+        let answer = other_answer(reader.into_bytes(), connection).await?;
+        return Ok(Answer::Other(Box::new(answer)));
     }
     let leftover = reader.into_rest();
     Ok(Answer::Stream(Box::new(UpstreamStream { head, body, connection, leftover, peer })))
+}
+
+/// An answer that is no event stream, of which `bytes` have been read.
+pub(super) async fn other_answer(bytes: Vec<u8>, connection: Connection) -> Result<OtherAnswer, Failure> {
+    let mut upstream = UpstreamSession::new(Box::new(Rewound::new(bytes, connection)));
+    upstream.read_response().await.map_err(|source| Failure::Broken { source })?;
+    Ok(OtherAnswer { upstream })
 }
 
 /// Sends the request and reads up to the final response head, whichever way they overlap: an upstream may answer before

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pingora::http::Version;
+use pingora::http::{ResponseHeader, Version};
 use pingora::prelude::{Error, Result};
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
@@ -13,6 +13,7 @@ use super::exchange::UpstreamStream;
 use super::stand_in::stand_in;
 use crate::pump::{Label, Pumps, Route, Start, Transport};
 use crate::stream::{Framing, Opening};
+use crate::wire::body::Body;
 use crate::wire::head;
 
 /// After this the request is over as far as HttpProxy is concerned, and the stream runs on its own.
@@ -31,13 +32,7 @@ pub(super) async fn hand_over(
         // HTTP/1.0 ends its body with the connection, HTTP/2 frames itself.
         _ => Framing::Plain,
     };
-    let opening = Opening {
-        policy: route.policy.clone(),
-        body: stream.body,
-        framing,
-        identity: head::is_identity(&stream.head),
-        random: fastrand::f64(),
-    };
+    let opening = opening(&route, framing, stream.body, &stream.head);
     let mut response = stream.head;
     head::stream_response(&mut response, framing == Framing::Chunked)?;
     session.set_keepalive(None);
@@ -59,6 +54,11 @@ pub(super) async fn hand_over(
     };
     let upstream = stream.connection.into_transport();
     let upstream = upstream.or_err(ErrorType::InternalError, "taking the upstream's connection over")?;
-    let start = Start { opening, client, upstream, leftover: stream.leftover, route, label };
-    pumps.start(start).or_err(ErrorType::InternalError, "starting the stream")
+    let start = Start { opening, unsent: Vec::new(), leftover: stream.leftover, route, label };
+    pumps.start(start, client, upstream).or_err(ErrorType::InternalError, "starting the stream")
+}
+
+/// What is known of a stream by its heads.
+pub(super) fn opening(route: &Route, framing: Framing, body: Body, head: &ResponseHeader) -> Opening {
+    Opening { policy: route.policy.clone(), body, framing, identity: head::is_identity(head), random: fastrand::f64() }
 }

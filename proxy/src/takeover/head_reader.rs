@@ -33,24 +33,44 @@ impl HeadReader {
     /// # Errors
     /// When the connection ends or fails within a head, or what it gives is none.
     pub(super) async fn next(&mut self, connection: &mut (impl AsyncRead + Unpin)) -> Result<Box<ResponseHeader>> {
-        // An interim head was given out before.
-        let _ = self.bytes.split_to(std::mem::take(&mut self.head));
         loop {
-            if let Some(length) = self.find_end() {
-                self.head = length;
-                return parse(&Bytes::copy_from_slice(&self.bytes[..length]));
-            }
-            if self.bytes.len() > MAX_HEAD_BYTES {
-                let what = format!("a response head of more than {MAX_HEAD_BYTES} bytes");
-                return Error::e_explain(ErrorType::InvalidHTTPHeader, what);
+            if let Some(head) = self.take()? {
+                return Ok(head);
             }
             self.bytes.reserve(READ_BYTES);
             let count = connection.read_buf(&mut self.bytes).await;
             if count.or_err(ErrorType::ReadError, "reading the response head")? == 0 {
-                let what = format!("after {} bytes of the response head", self.bytes.len());
-                return Error::e_explain(ErrorType::ConnectionClosed, what);
+                return Err(self.cut_short());
             }
         }
+    }
+
+    /// Takes bytes that have been read elsewhere.
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next head, if all of it has come. The one given out before is forgotten then.
+    ///
+    /// # Errors
+    /// When what has come is none.
+    pub(super) fn take(&mut self) -> Result<Option<Box<ResponseHeader>>> {
+        let _ = self.bytes.split_to(std::mem::take(&mut self.head));
+        if let Some(length) = self.find_end() {
+            self.head = length;
+            return parse(&Bytes::copy_from_slice(&self.bytes[..length])).map(Some);
+        }
+        if self.bytes.len() > MAX_HEAD_BYTES {
+            let what = format!("a response head of more than {MAX_HEAD_BYTES} bytes");
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, what);
+        }
+        Ok(None)
+    }
+
+    /// What it means that nothing more comes.
+    pub(super) fn cut_short(&self) -> Box<Error> {
+        let what = format!("after {} bytes of the response head", self.bytes.len());
+        Error::explain(ErrorType::ConnectionClosed, what)
     }
 
     /// What came after the last head.

@@ -6,17 +6,23 @@
 //! Request filters, downstream modules and `logging` stay as they are: `logging` runs when the stream begins, and
 //! [`Observer::ended`](crate::pump::Observer::ended) when it ends.
 
+mod caller;
 mod connection;
 mod dial;
 mod exchange;
+mod fetch;
 mod hand_over;
 mod head_reader;
 mod linger;
+mod reception;
 mod refuse;
 mod relay;
 mod stand_in;
 mod upload;
+mod whole_request;
 
+use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,14 +30,19 @@ use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::Method;
 use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::pump::{Label, Pumps, Registry, Route};
+use crate::pump::{Entrance, Label, Pumps, Registry, Route};
 use crate::wire::head;
 
 pub use crate::failure::Failure;
 pub use crate::wire::head::accepts_event_stream;
 
-use exchange::Answer;
+use connection::Connection;
+use exchange::{Answer, OtherAnswer};
+use reception::{Desk, FrontDesk};
+
+pub(crate) use reception::{Admission, Admitted, Declined, InFlight};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 pub struct Takeover {
@@ -96,16 +107,61 @@ impl Takeover {
                 let label = Label::new(client, stream.peer, request.method.as_str(), &target, started.elapsed());
                 Box::pin(hand_over::hand_over(session, *stream, route.clone(), &self.pumps, label)).await?;
             }
-            Ok(Answer::Other(upstream)) => {
-                Box::pin(relay::relay(session, *upstream, timeouts)).await?;
-                linger::linger(session).await;
-            }
-            Err(failure) => {
-                route.failed(&failure);
-                refuse::answer(session, failure).await?;
-                linger::linger(session).await;
-            }
+            Ok(Answer::Other(upstream)) => Self::pass_on(session, *upstream, route).await?,
+            Err(failure) => Self::refuse(session, failure, route).await?,
         }
         Ok(false)
+    }
+
+    /// Carries on with a request that has been answered, by no event stream, before Pingora had it. Returns whether it was
+    /// one.
+    ///
+    /// # Errors
+    /// When the client's connection fails while a response is being written to it.
+    pub(crate) async fn resume(&self, session: &mut Session, route: &Arc<Route>) -> Result<bool> {
+        let Some(noted) = reception::noted(session) else { return Ok(false) };
+        // The upstream has the request, and it is at hand whole: reading it waits for nothing.
+        while session.downstream_session.read_request_body().await?.is_some() {}
+        let answer = match noted.answer {
+            Ok((bytes, upstream)) => match tokio::net::TcpStream::from_std(upstream) {
+                Ok(upstream) => exchange::other_answer(bytes, Connection::Tcp(upstream)).await,
+                Err(error) => Err(Failure::Broken { source: dial::connect_error(error) }),
+            },
+            Err(failure) => Err(failure),
+        };
+        match answer {
+            Ok(upstream) => Self::pass_on(session, upstream, route).await?,
+            Err(failure) => Self::refuse(session, failure, route).await?,
+        }
+        drop(noted.in_flight);
+        Ok(true)
+    }
+
+    /// Makes a listener for plain TCP the reactors' own: what asks for a stream begins there, without a task and without
+    /// Pingora's sessions. What does not comes out of the queue, for Pingora to serve.
+    ///
+    /// # Errors
+    /// When there is no reactor.
+    pub(crate) fn entrance(
+        &self,
+        listener: TcpListener,
+        admission: Arc<dyn Admission>,
+    ) -> io::Result<(Entrance, UnboundedReceiver<Declined>)> {
+        let (declined, queue) = unbounded_channel();
+        let front_desk = FrontDesk(Arc::new(Desk { admission, declined }));
+        Ok((self.pumps.entrance(listener, Arc::new(front_desk))?, queue))
+    }
+
+    async fn pass_on(session: &mut Session, answer: OtherAnswer, route: &Route) -> Result<()> {
+        Box::pin(relay::relay(session, answer, &route.policy.timeouts)).await?;
+        linger::linger(session).await;
+        Ok(())
+    }
+
+    async fn refuse(session: &mut Session, failure: Failure, route: &Route) -> Result<()> {
+        route.failed(&failure);
+        refuse::answer(session, failure).await?;
+        linger::linger(session).await;
+        Ok(())
     }
 }

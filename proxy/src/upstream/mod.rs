@@ -55,6 +55,16 @@ impl Upstream {
         }
         peers
     }
+
+    /// The same for those who cannot wait: `None`, and nobody's turn is over, where a server wants more than plain TCP, or
+    /// where a name has to be asked for.
+    pub fn plain_addresses(&self) -> Option<Vec<SocketAddr>> {
+        let known: Option<Vec<_>> = self.servers.iter().map(|(server, resolved)| resolved.plain(server)).collect();
+        let known = known?;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let in_turn = (0..known.len()).map(|at| &known[(turn + at) % known.len()]);
+        Some(in_turn.flatten().copied().collect())
+    }
 }
 
 fn peer(server: &Server, address: SocketAddr, connect: Option<Duration>) -> HttpPeer {

@@ -49,6 +49,15 @@ impl Resolved {
         self.state().addresses.clone()
     }
 
+    /// The addresses of a server for plain TCP, where they are known and nobody has to be asked.
+    pub(super) fn plain(&self, server: &Server) -> Option<Vec<SocketAddr>> {
+        match server.ip() {
+            _ if server.tls => None,
+            Some(ip) => Some(vec![SocketAddr::new(ip, server.port)]),
+            None => self.is_fresh().then(|| self.state().addresses.clone()).filter(|known| !known.is_empty()),
+        }
+    }
+
     /// The addresses of a name that has none yet. Those who come while it is being looked up share the answer.
     ///
     /// # Errors

@@ -237,6 +237,17 @@ pub fn stream_response(response: &mut ResponseHeader, chunked: bool) -> Result<(
     Ok(())
 }
 
+/// Writes a response head as HTTP/1.1 has it on the wire.
+pub fn write_response(response: &ResponseHeader, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(response.status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(response.get_reason_phrase().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    response.header_to_h1_wire(out);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Removes a response's connection fields.
 pub fn strip_response(response: &mut ResponseHeader) {
     let named = named_by_connection(&response.headers);

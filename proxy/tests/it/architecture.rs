@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["upstream", "metrics"],
     &["access_log", "admin", "connections", "gateway", "listen"],
+    &["fallback"],
     &["server"],
     &["cli"],
     &["main"],

@@ -20,6 +20,7 @@ mod http2;
 mod in_front;
 mod non_streams;
 mod on_tasks;
+mod opening;
 mod passthrough;
 mod real_world;
 mod support;

@@ -29,7 +29,7 @@ pub async fn run(args: &BenchArgs, terminal: &mut Terminal) -> Result<Outcome, C
     let conditions = Conditions::read(limits::raise_descriptor_limit());
     let mut left_out = Vec::new();
     let targets = present(args, &mut left_out)?;
-    let jobs = possible(jobs(args, &targets)?, &mut left_out)?;
+    let jobs = possible(jobs(args, &targets, &mut left_out)?, &mut left_out)?;
     for line in &left_out {
         writeln!(terminal.err, "left out: {line}")?;
     }

@@ -1,13 +1,16 @@
 //! `sse-loadgen compare`: every target in turn, round after round, under the same load, and one table at the end.
 
+mod protocol;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::signals::Interrupt;
-use super::turn::{Load, Source, Turn, find_targets, programs, started};
+use super::turn::{Load, Source, Turn, programs, started};
 use crate::cli::CompareArgs;
 use crate::error::{CommandError, Outcome};
 use crate::limits;
+use crate::protocol::Spoken;
 use crate::report::compare::{CompareReport, write_table};
 use crate::report::conditions::Conditions;
 use crate::report::figures::Figures;
@@ -50,7 +53,8 @@ pub(super) async fn measure(
     prefix: &str,
 ) -> Result<CompareReport, CommandError> {
     let plan = check(args)?;
-    let conditions = Conditions::read(plan.descriptor_limit);
+    let Spoken { protocol, streams_per_connection } = plan.load.spoken;
+    let conditions = Conditions::read(plan.descriptor_limit).of_load(protocol, streams_per_connection);
     let (mut versions, mut services) = (BTreeMap::new(), BTreeMap::new());
     match &plan.source {
         Source::Start(stack) => versions = programs::versions(&plan.targets, &stack.programs),
@@ -89,9 +93,10 @@ pub(super) fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
     let usage = |text: &str| Err(CommandError::Usage(text.to_owned()));
     let services = args.services.iter().map(|text| text.parse()).collect::<Result<Vec<Service>, TargetError>>()?;
     let targets = match services.is_empty() {
-        true => find_targets(&args.targets)?,
+        true => protocol::targets(args)?,
         false => services.iter().map(|service| service.target).collect(),
     };
+    let spoken = protocol::spoken(args)?;
     let low = args.low.unwrap_or((args.streams / 5).max(1));
     if low >= args.streams || low == 0 {
         return usage("--low has to be between 1 and --streams: memory per stream is the slope between the two");
@@ -107,12 +112,13 @@ pub(super) fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
     let descriptor_limit = limits::raise_descriptor_limit();
     let source = match &args.origin {
         Some(origin) => attached(args, services, origin, descriptor_limit)?,
-        None => started(&args.stack, &targets, args.streams, args.heartbeat, descriptor_limit)?,
+        None => started(&args.stack, &targets, args.streams, spoken, args.heartbeat, descriptor_limit)?,
     };
     let hold = args.hold.unwrap_or(args.heartbeat * 2 + Duration::from_secs(1));
     let load = Load {
         low,
         streams: args.streams,
+        spoken,
         ramp_per_second: args.ramp_rate,
         settle: args.settle,
         hold,

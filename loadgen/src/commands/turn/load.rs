@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::plan::Ramp;
+use crate::protocol::Spoken;
 use crate::target::{OriginSetup, Service, StackConfig};
 use crate::url::Url;
 
@@ -18,6 +19,8 @@ pub(in crate::commands) struct Load {
     pub(in crate::commands) low: u64,
     /// All streams.
     pub(in crate::commands) streams: u64,
+    /// What they are asked for in.
+    pub(in crate::commands) spoken: Spoken,
     /// Connections opened per second; 0 for as fast as it goes.
     pub(in crate::commands) ramp_per_second: u64,
     /// How long memory is left alone before it is read.
@@ -85,7 +88,17 @@ impl Load {
 
     pub(super) fn path(&self, gate: &str) -> String {
         let Self { interval, size, events, schedule, .. } = self;
-        let us = interval.as_micros();
-        format!("/events?gate={gate}&interval={us}us&size={size}&count={events}&then=hold&schedule={schedule}")
+        let (us, first) = (interval.as_micros(), self.first());
+        format!("/events?gate={gate}&interval={us}us&size={size}&count={events}&then=hold&schedule={schedule}{first}")
+    }
+
+    pub(super) fn silent_path(&self) -> String {
+        format!("/events?silent{}", self.first())
+    }
+
+    /// What a stream begins with. Over TLS and HTTP/2 nginx keeps a response head until data follows it (seen with 1.22.1): one
+    /// that is silent from the start would not open.
+    fn first(&self) -> &'static str {
+        if self.spoken.protocol.is_http2() { "&retry=3s" } else { "" }
     }
 }

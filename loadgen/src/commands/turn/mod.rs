@@ -66,11 +66,13 @@ impl Turn<'_> {
         sleep(load.closed_settle()).await;
         let closed = target.subject.read().await?;
         let churn = if load.churn > 0 { Some(churn(&mut target, load, progress).await?) } else { None };
-        let stalled = if load.stalled > 0 { Some(stall(&target, load.stalled, progress, label).await?) } else { None };
+        let stalled =
+            if load.stalled > 0 { Some(stall(&mut target, load.stalled, progress, label).await?) } else { None };
         target.stop().await;
         Ok(RoundFigures {
             low: load.low,
             streams: load.streams,
+            streams_per_connection: load.spoken.streams_per_connection,
             expected_events: load.streams * load.events,
             user: user([&idle, &low, &full, &traffic.reading], &opened, &closed),
             samples: traffic.samples,
@@ -131,7 +133,7 @@ async fn churn(target: &mut Closed<'_>, load: &Load, progress: &mut Progress<'_>
 
 /// Opens `streams` that are flooded and never read, and reads memory when nothing moves any more.
 async fn stall(
-    target: &Closed<'_>,
+    target: &mut Closed<'_>,
     streams: u64,
     progress: &mut Progress<'_>,
     label: &str,

@@ -9,20 +9,19 @@ use tokio::time::Instant;
 
 use super::Turn;
 use super::load::{GATE_LEAD, Load, Source};
-use crate::client::tls::Trust;
 use crate::clock::unix_us;
 use crate::commands::request::RequestTemplate;
 use crate::commands::run::busiest_share;
 use crate::error::CommandError;
 use crate::fleet::{Fleet, FleetError, Placement};
-use crate::protocol::Protocol;
+use crate::protocol::Spoken;
 use crate::record::Record;
 use crate::report::figures::Sample;
 use crate::report::opening::OpeningFigures;
 use crate::report::progress::Progress;
 use crate::target::gauge::Reading;
 use crate::target::{Subject, get, tree};
-use crate::url::{Scheme, Url};
+use crate::url::Url;
 use crate::worker::{Command, Destination, Job, Snapshot};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,7 +67,7 @@ impl<'a> Stage<'a> {
         let subject = subject(turn, directory.path()).await?;
         // An origin that runs on knows the gates of earlier turns.
         let gate = format!("traffic-{}", unix_us());
-        let job = job(&subject.entry, &turn.load.path(&gate));
+        let job = job(&subject, turn.load.spoken, &turn.load.path(&gate));
         let fleet = Fleet::start(&job, &placement(turn.load)?)?;
         Ok(Self { subject, fleet, load: turn.load, label, gate, _directory: directory })
     }
@@ -167,7 +166,8 @@ impl Closed<'_> {
     /// Opens `streams` silent streams at once with clients of their own, and closes them; returns how many were opened.
     pub(super) async fn burst(&mut self, streams: u64, progress: &mut Progress<'_>) -> Result<u64, CommandError> {
         let load = Load { ramp_per_second: 0, ..self.load.clone() };
-        let mut fleet = Fleet::start(&job(&self.subject.entry, "/events?silent"), &placement(&load)?)?;
+        let job = job(&self.subject, load.spoken, &load.silent_path());
+        let mut fleet = Fleet::start(&job, &placement(&load)?)?;
         open(&mut fleet, &load, (0, streams), self.label, progress).await?;
         Ok(fleet.finish(None).await?.counts.streams)
     }
@@ -214,18 +214,19 @@ async fn subject(turn: Turn<'_>, directory: &Path) -> Result<Subject, CommandErr
     }
 }
 
-fn job(entry: &[(SocketAddr, String)], path: &str) -> Job {
+fn job(subject: &Subject, spoken: Spoken, path: &str) -> Job {
+    let Spoken { protocol, streams_per_connection } = spoken;
     let template = RequestTemplate::get();
     let destination = |(address, authority): &(SocketAddr, String)| {
-        let url = Url { scheme: Scheme::Http, authority: authority.clone(), path: path.to_owned() };
+        let url = Url { scheme: protocol.scheme(), authority: authority.clone(), path: path.to_owned() };
         Destination { address: *address, server_name: url.host().to_owned(), request: template.request(&url) }
     };
     Job {
-        destinations: entry.iter().map(destination).collect(),
+        destinations: subject.entry.iter().map(destination).collect(),
         sources: Vec::new(),
-        protocol: Protocol::H1,
-        streams_per_connection: 1,
-        trust: Trust::System,
+        protocol,
+        streams_per_connection,
+        trust: subject.trust.clone(),
         connect_timeout: CONNECT_TIMEOUT,
         head_timeout: HEAD_TIMEOUT,
         in_flight: IN_FLIGHT,

@@ -1,10 +1,14 @@
 //! Programs to start for each turn: found, and large enough for the load.
 
+use std::time::Duration;
+
 use super::Source;
 use super::programs;
 use crate::cli::StackArgs;
 use crate::error::CommandError;
 use crate::limits::{self, Server};
+use crate::plan;
+use crate::protocol::Spoken;
 use crate::target::{StackConfig, Target, haproxy, nginx};
 
 /// Reads the names of `--targets`.
@@ -20,15 +24,18 @@ pub(in crate::commands) fn started(
     args: &StackArgs,
     targets: &[Target],
     streams: u64,
-    heartbeat: std::time::Duration,
+    spoken: Spoken,
+    heartbeat: Duration,
     descriptor_limit: u64,
 ) -> Result<Source, CommandError> {
-    limits::check_descriptors(streams, args.processes, descriptor_limit)?;
+    let connections = plan::connections(streams, args.processes, spoken.streams_per_connection);
+    limits::check_descriptors(connections, args.processes, descriptor_limit)?;
     let programs = programs::find(args, targets)?;
-    let origin = Server { who: "origin", descriptors_per_stream: 1, processes: args.origins, option: "--origins" };
+    let origin = Server { who: "origin", passes_on: None, processes: args.origins, option: "--origins" };
     origin.check(streams, descriptor_limit)?;
     let workers = args.workers.unwrap_or(1);
-    let proxy = Server { who: "sse-proxy", descriptors_per_stream: 2, processes: workers, option: "--workers" };
+    let passes_on = Some(spoken.streams_per_connection);
+    let proxy = Server { who: "sse-proxy", passes_on, processes: workers, option: "--workers" };
     if targets.iter().any(|target| target.has_proxy()) {
         proxy.check(streams, descriptor_limit)?;
     }
@@ -52,5 +59,6 @@ pub(in crate::commands) fn started(
         workers: args.workers,
         haproxy_processes,
         heartbeat,
+        spoken,
     }))
 }

@@ -28,13 +28,19 @@ pub fn page(report: &BenchReport) -> String {
     }
     if !report.valid {
         let doubted = report.suites.iter().filter(|suite| !is_valid(suite));
-        let names: Vec<&str> = doubted.map(|suite| suite.name.name()).collect();
+        let mut names: Vec<&str> = doubted.map(|suite| suite.name.name()).collect();
+        names.dedup();
         page.push_str(&format!("> **Not valid: {}. The warnings there say why.**\n\n", names.join(", ")));
     }
     page.push_str(READING);
     page.push_str(&conditions(report));
+    let mut before = None;
     for suite in &report.suites {
-        page.push_str(&section(suite));
+        if before.replace(suite.name) != Some(suite.name) {
+            let (title, about) = about(suite.name);
+            page.push_str(&format!("## {title}\n\n{about}\n\n"));
+        }
+        page.push_str(&measured(suite));
     }
     page.push_str(&micro(&report.micro));
     page.push_str(HOW);
@@ -68,7 +74,7 @@ const HOW: &str = "\
 | PSS right after | when the last stream had been opened; *all streams closed*: two seconds after all clients had gone |
 | events per second | the highest rate tried at which every event came and the median latency stayed below the limit |
 | churn | PSS with no stream open, after each tenth of the streams had been opened and closed again |
-| stalled | growth of the PSS, and of the machine's kernel memory (clients and origin included: `direct` has nothing else), five seconds after the last of the streams was opened, per stream |
+| stalled | growth of the PSS, and of the machine's kernel memory (clients and origin included: `direct` has nothing else), five seconds after the last of the streams was opened, divided by them; clients receive into 4 KiB, in segments as over Ethernet |
 | per byte | median of criterion's samples, divided by the bytes of one iteration |
 ";
 
@@ -120,9 +126,8 @@ fn is_valid(suite: &SuiteReport) -> bool {
     suite.result.as_ref().is_some_and(SuiteResult::is_valid)
 }
 
-fn section(suite: &SuiteReport) -> String {
-    let (title, about) = about(suite.name);
-    let mut text = format!("## {title}\n\n{about}\n\n```console\n$ {}\n```\n\n", suite.command);
+fn measured(suite: &SuiteReport) -> String {
+    let mut text = format!("```console\n$ {}\n```\n\n", suite.command);
     if let Some(error) = &suite.error {
         text.push_str(&format!("> **Failed:** {}\n\n", error.replace('\n', " ")));
     }
@@ -168,6 +173,21 @@ fn about(suite: Suite) -> (&'static str, &'static str) {
             ("Streams that come and go", "Memory with no stream open, while many are opened and closed in batches.")
         }
         Suite::Stalled => ("Clients that do not read", "Memory of streams that are flooded with events nobody reads."),
+        Suite::Tls => (
+            "Over TLS",
+            "HTTP/1.1 with a connection for each stream, encrypted by nginx and by sse-proxy: what a browser without HTTP/2 does. \
+             Every handshake is a whole one.",
+        ),
+        Suite::H2 => (
+            "Over TLS and HTTP/2",
+            "What browsers do: streams share encrypted connections, here 50 each. nginx keeps a response head until data follows \
+             it, so that every stream begins with a `retry` field, here and in what follows.",
+        ),
+        Suite::H2c => (
+            "Over HTTP/2 without TLS",
+            "What HTTP/2 costs by itself, as behind a proxy that ends TLS: 50 streams on a connection, and then each on one of its \
+             own.",
+        ),
     }
 }
 

@@ -60,3 +60,12 @@ fn the_core_has_its_own_table() {
     let page = page(&report(vec![suite(Suite::Knee, knee(vec![(Target::Direct, vec![KneeRound::default()])]))]));
     assert!(page.contains("| boundary scan | 100 | 13.4 ns | 13.0–14.0 ns | 0.100 ns |"), "{page}");
 }
+
+#[test]
+fn parts_of_a_suite_stand_under_one_heading() {
+    let mut parts = vec![suite(Suite::Staggered, knee(Vec::new())), suite(Suite::H2c, knee(Vec::new()))];
+    parts.push(SuiteReport { command: "sse-loadgen compare --protocol h2c".to_owned(), ..parts[1].clone() });
+    let page = page(&report(parts));
+    assert_eq!(page.matches("## Over HTTP/2 without TLS\n").count(), 1, "{page}");
+    assert!(page.contains("$ sse-loadgen knee\n") && page.contains("$ sse-loadgen compare --protocol h2c\n"), "{page}");
+}

@@ -1,0 +1,59 @@
+//! How clients come in: what the listener of a started target speaks, and its certificate.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::TargetError;
+use crate::client::tls::Trust;
+use crate::protocol::Spoken;
+
+/// The name that the certificate is for.
+pub(super) const SERVER_NAME: &str = "localhost";
+
+/// How clients come in.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Entrance {
+    pub(super) spoken: Spoken,
+    /// Where TLS is spoken.
+    pub(super) certificate: Option<Certificate>,
+}
+
+/// A certificate that nobody else has signed, in two PEM files.
+#[derive(Debug, Clone)]
+pub(super) struct Certificate {
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+impl Entrance {
+    /// With a certificate made for the occasion (ECDSA, P-256) where one is needed, in `directory`.
+    pub(super) fn prepare(spoken: Spoken, directory: &Path) -> Result<Self, TargetError> {
+        let certificate = if spoken.protocol.has_tls() { Some(Certificate::make(directory)?) } else { None };
+        Ok(Self { spoken, certificate })
+    }
+
+    /// Whose certificates a client has to believe.
+    pub(super) fn trust(&self) -> Trust {
+        self.certificate.as_ref().map_or(Trust::System, |certificate| Trust::File(certificate.cert.clone()))
+    }
+
+    /// The `Host` to ask for at `address`.
+    pub(super) fn authority(&self, address: SocketAddr) -> String {
+        match self.certificate {
+            Some(_) => format!("{SERVER_NAME}:{}", address.port()),
+            None => address.to_string(),
+        }
+    }
+}
+
+impl Certificate {
+    fn make(directory: &Path) -> Result<Self, TargetError> {
+        let refuse = |source| TargetError::Start { program: "a TLS listener".to_owned(), source };
+        let made = rcgen::generate_simple_self_signed(vec![SERVER_NAME.to_owned()]);
+        let made = made.map_err(|error| refuse(std::io::Error::other(error)))?;
+        let (cert, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
+        std::fs::write(&cert, made.cert.pem()).map_err(refuse)?;
+        std::fs::write(&key, made.signing_key.serialize_pem()).map_err(refuse)?;
+        Ok(Self { cert, key })
+    }
+}

@@ -1,0 +1,85 @@
+//! A socket whose readiness the kernel reports once, as edge-triggered epoll does.
+
+use std::io::{self, Read, Write};
+
+use mio::event::Event;
+use mio::net::TcpStream;
+use socket2::SockRef;
+
+use super::socket::{Socket, not_now, peeks, reset};
+
+/// What the kernel has said of a socket and has not been acted on. It says each thing once.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Readable {
+    now: bool,
+    /// The peer has sent its last byte, or the connection failed: nothing more will be said.
+    ended: bool,
+}
+
+impl Readable {
+    /// Of a socket that something may have come to before there was anybody to be told.
+    pub(super) fn perhaps() -> Self {
+        Self { now: true, ended: false }
+    }
+
+    /// Takes down what the kernel says.
+    pub(super) fn note(&mut self, event: &Event) {
+        let ended = event.is_read_closed() || event.is_error();
+        self.now |= event.is_readable() || ended;
+        self.ended |= ended;
+    }
+}
+
+/// A socket that is read only after it was reported, until it has no more.
+pub(super) struct Edge<'a> {
+    pub(super) socket: &'a TcpStream,
+    pub(super) readable: &'a mut Readable,
+}
+
+impl Socket for Edge<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.readable.now {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        loop {
+            match self.socket.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => {
+                    // Less than there was room for is all there was. What comes later is reported again, but an end
+                    // that has been reported already has still to be read.
+                    let all = result.as_ref().is_ok_and(|count| *count < buffer.len()) && !self.readable.ended;
+                    if all || result.as_ref().is_err_and(not_now) {
+                        self.readable.now = false;
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    fn has_unread(&mut self) -> bool {
+        peeks(SockRef::from(self.socket))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.socket.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn shutdown(&mut self) -> io::Result<()> {
+        self.socket.shutdown(std::net::Shutdown::Write)
+    }
+
+    fn reset_on_close(&mut self, _abandoned: bool) -> io::Result<()> {
+        reset(SockRef::from(self.socket));
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! A client that a reactor has accepted, until its request is a stream or is left to Pingora.
+//!
+//! A request that came whole and goes to plain servers is sent from here, and waits for its answer in a kilobyte. Where the
+//! answer is an event stream, it begins here. Everything else goes on with Pingora, together with what has been read
+//! and what the upstream has said: a request that is no stream, one that is unusual, an answer that is none, a failure.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::ErrorType;
+use pingora::http::{Method, ResponseHeader, Version};
+use pingora::prelude::Error;
+use pingora::protocols::http::date::get_cached_date;
+use pingora::protocols::http::v1::client::http_req_header_to_wire;
+
+use super::fetch::{Fetch, Fetched};
+use super::hand_over;
+use super::reception::{Admission, Desk, InFlight, Noted};
+use super::whole_request::WholeRequest;
+use crate::failure::Failure;
+use crate::pump::{Candidate, Label, Socket, Start, Step, not_now};
+use crate::stream::{Framing, Millis};
+use crate::wire::head;
+
+/// How long a client may take to begin its first request (`client_header_timeout` in nginx).
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a client may send while it waits for its answer, in bytes; what goes beyond stays in the kernel.
+const MAX_HELD_BYTES: usize = 64 * 1024;
+
+/// A client.
+pub(super) struct Caller {
+    address: SocketAddr,
+    desk: Arc<Desk>,
+    silent_until: Millis,
+    /// Everything that it has sent.
+    held: Vec<u8>,
+    asked: Option<Box<Asked>>,
+    /// What Pingora is told when it takes over.
+    outcome: Option<Outcome>,
+}
+
+/// A client's request.
+struct Asked {
+    fetch: Fetch,
+    method: Method,
+    target: Box<str>,
+    framing: Framing,
+    since: Millis,
+    /// Interim responses that the client has not taken.
+    unsent: Vec<u8>,
+    in_flight: InFlight,
+}
+
+enum Outcome {
+    /// The upstream answered with something else than a stream; this is what has been read of it.
+    Other(Vec<u8>),
+    Failed(Failure),
+}
+
+impl Caller {
+    pub(super) fn new(address: SocketAddr, desk: Arc<Desk>, now: Millis) -> Self {
+        let silent_until = now.after(SILENCE_LIMIT);
+        Self { address, desk, silent_until, held: Vec::new(), asked: None, outcome: None }
+    }
+
+    /// The first bytes of a client decide who serves it.
+    fn greet(&mut self, client: &mut dyn Socket, now: Millis, input: &mut [u8]) -> Option<Step> {
+        match client.read(input) {
+            Err(error) if not_now(&error) && now < self.silent_until => Some(Step::Wait),
+            Ok(count) if count > 0 => {
+                self.held.extend_from_slice(&input[..count]);
+                self.asked = ask(&self.held, self.address, self.desk.admission.as_ref(), now);
+                self.asked.is_none().then_some(Step::Leave)
+            }
+            _ => Some(Step::Gone),
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> Step {
+        self.leave_with(Outcome::Failed(failure))
+    }
+
+    fn leave_with(&mut self, outcome: Outcome) -> Step {
+        // Half an interim response is out: nothing that makes sense can follow it.
+        if self.asked.as_ref().is_some_and(|asked| !asked.unsent.is_empty()) {
+            return Step::Gone;
+        }
+        self.outcome = Some(outcome);
+        Step::Leave
+    }
+
+    /// The final response head is here.
+    fn conclude(&mut self, mut response: Box<ResponseHeader>, now: Millis) -> Step {
+        let Some(asked) = &mut self.asked else { return Step::Gone };
+        let body = match head::response_body(&response) {
+            Ok(body) => body,
+            Err(source) => return self.fail(Failure::Invalid { source }),
+        };
+        let reader = asked.fetch.take_reader();
+        if !head::is_event_stream(&response) {
+            return self.leave_with(Outcome::Other(reader.into_bytes()));
+        }
+        let route = asked.fetch.route().clone();
+        let opening = hand_over::opening(&route, asked.framing, body, &response);
+        if let Err(source) = dress(&mut response, asked.framing) {
+            return self.fail(Failure::Broken { source });
+        }
+        let mut unsent = std::mem::take(&mut asked.unsent);
+        head::write_response(&response, &mut unsent);
+        let first_byte = Duration::from_millis(now.0.saturating_sub(asked.since.0));
+        let label =
+            Label::new(Some(self.address), asked.fetch.server(), asked.method.as_str(), &asked.target, first_byte);
+        self.desk.admission.answered(response.status.as_u16());
+        Step::Stream(Box::new(Start { opening, unsent, leftover: reader.into_rest(), route, label }))
+    }
+}
+
+impl Candidate for Caller {
+    fn turn(
+        &mut self,
+        client: &mut dyn Socket,
+        mut upstream: Option<&mut dyn Socket>,
+        now: Millis,
+        input: &mut [u8],
+    ) -> Step {
+        if self.asked.is_none()
+            && let Some(step) = self.greet(client, now, input)
+        {
+            return step;
+        }
+        if let Err(source) = listen(client, &mut self.held, input) {
+            return self.fail(Failure::ClientGone { source });
+        }
+        loop {
+            let Some(asked) = &mut self.asked else { return Step::Gone };
+            match asked.flush(client) {
+                Ok(true) => {}
+                Ok(false) if asked.fetch.due().is_none_or(|due| due > now) => return Step::Wait,
+                _ => return Step::Gone,
+            }
+            let upstream: Option<&mut dyn Socket> = match &mut upstream {
+                Some(socket) => Some(&mut **socket),
+                None => None,
+            };
+            match asked.fetch.turn(upstream, now, input) {
+                Fetched::Wait => return Step::Wait,
+                Fetched::Dialled(socket, writable) => return Step::Upstream { socket, writable },
+                Fetched::Failed(failure) => return self.fail(failure),
+                Fetched::Head(head) => match head.status.as_u16() {
+                    100 => {}
+                    101 => return self.fail(Failure::Switched),
+                    102..=199 => asked.interim(head),
+                    _ => return self.conclude(head, now),
+                },
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Millis> {
+        self.asked.as_ref().map_or(Some(self.silent_until), |asked| asked.fetch.due())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.asked.is_none()
+    }
+
+    fn leave(self: Box<Self>, client: TcpStream, upstream: Option<TcpStream>) {
+        let note = self.asked.zip(self.outcome).and_then(|(asked, outcome)| {
+            let answer = match outcome {
+                Outcome::Failed(failure) => Err(failure),
+                Outcome::Other(bytes) => Ok((bytes, upstream?)),
+            };
+            Some(Noted { answer, in_flight: asked.in_flight })
+        });
+        self.desk.decline(client, self.address, self.held, note);
+    }
+}
+
+impl Asked {
+    /// Passes on a 103 or the like. HTTP/1.0, whose streams are plain, knows none (RFC 9110 §15.2).
+    fn interim(&mut self, mut head: Box<ResponseHeader>) {
+        if self.framing == Framing::Chunked {
+            head::strip_response(&mut head);
+            head::write_response(&head, &mut self.unsent);
+        }
+    }
+
+    /// Whether the client has taken everything so far.
+    fn flush(&mut self, client: &mut dyn Socket) -> std::io::Result<bool> {
+        while !self.unsent.is_empty() {
+            match client.write(&self.unsent) {
+                Ok(count) => drop(self.unsent.drain(..count)),
+                Err(error) if not_now(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The request that `held` is, ready to be sent; `None` where Pingora should see to it.
+fn ask(held: &[u8], client: SocketAddr, admission: &dyn Admission, now: Millis) -> Option<Box<Asked>> {
+    let WholeRequest { head: mut request, body } = WholeRequest::parse(held)?;
+    let admitted = admission.admit(&mut request)?;
+    let mut upstream_request = head::stream_request(&request, !body.is_empty()).ok()?;
+    head::add_forwarded(&mut upstream_request, Some(client.ip()), false).ok()?;
+    let mut wire = Vec::from(http_req_header_to_wire(&upstream_request)?);
+    wire.extend_from_slice(&body);
+    let framing = if request.version == Version::HTTP_11 { Framing::Chunked } else { Framing::Plain };
+    Some(Box::new(Asked {
+        fetch: Fetch::new(admitted.route, admitted.servers, wire),
+        target: String::from_utf8_lossy(request.raw_path()).into(),
+        method: request.method.clone(),
+        framing,
+        since: now,
+        unsent: Vec::new(),
+        in_flight: admitted.in_flight,
+    }))
+}
+
+/// Notices that the client has left; keeps what it sends, for whoever reads from it next.
+fn listen(client: &mut dyn Socket, held: &mut Vec<u8>, input: &mut [u8]) -> Result<(), Box<Error>> {
+    while held.len() < MAX_HELD_BYTES {
+        match client.read(input) {
+            Ok(0) => return Err(Error::new(ErrorType::ConnectionClosed).into_down()),
+            Ok(count) => held.extend_from_slice(&input[..count]),
+            Err(error) if not_now(&error) => return Ok(()),
+            Err(error) => {
+                return Err(Error::because(ErrorType::ReadError, "waiting with the client", error).into_down());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A stream's head as its client gets it. "An origin server with a clock … MUST generate a Date header field in all 2xx"
+/// responses, and who forwards one without it adds it (RFC 9110 §6.6.1).
+fn dress(response: &mut ResponseHeader, framing: Framing) -> pingora::Result<()> {
+    head::stream_response(response, framing == Framing::Chunked)?;
+    if !response.headers.contains_key("date") {
+        response.insert_header("Date", get_cached_date())?;
+    }
+    response.insert_header("Connection", "close")
+}

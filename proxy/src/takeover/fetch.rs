@@ -1,0 +1,208 @@
+//! Asks an upstream for a response head without ever waiting: connects, sends a request that is at hand whole, reads.
+//!
+//! What [`super::exchange`] does for a request that Pingora has read, on a reactor's thread.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use pingora::ErrorType;
+use pingora::http::ResponseHeader;
+use pingora::prelude::Error;
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
+
+use super::dial::{UPSTREAM_RECEIVE_BYTES, connect_error};
+use super::head_reader::HeadReader;
+use crate::failure::Failure;
+use crate::pump::{Route, Socket, not_now};
+use crate::stream::Millis;
+
+/// A request on its way to an upstream, and the answer on its way back.
+pub(super) struct Fetch {
+    route: Arc<Route>,
+    /// Those that have not been tried.
+    servers: std::vec::IntoIter<SocketAddr>,
+    server: Option<SocketAddr>,
+    /// Head and body; empty once all of it is sent.
+    request: Vec<u8>,
+    sent: usize,
+    phase: Phase,
+    /// When the phase under way has taken too long.
+    due: Option<Millis>,
+    reader: HeadReader,
+}
+
+enum Phase {
+    Connecting,
+    Sending,
+    Sent,
+    /// The upstream takes no more. It may have said why: its answer counts, if there is one.
+    Refused(Box<Error>),
+}
+
+/// What came of a turn.
+pub(super) enum Fetched {
+    /// Nothing yet.
+    Wait,
+    /// A socket to go on with; whether it matters when it can be written to.
+    Dialled(TcpStream, bool),
+    /// A response head, interim or final.
+    Head(Box<ResponseHeader>),
+    /// None of the servers, or not this one, has given an answer.
+    Failed(Failure),
+}
+
+impl Fetch {
+    /// Nothing is done before the first [`Fetch::turn`].
+    pub(super) fn new(route: Arc<Route>, servers: Vec<SocketAddr>, request: Vec<u8>) -> Self {
+        Self {
+            route,
+            servers: servers.into_iter(),
+            server: None,
+            request,
+            sent: 0,
+            phase: Phase::Connecting,
+            due: None,
+            reader: HeadReader::default(),
+        }
+    }
+
+    /// The route that the request has taken.
+    pub(super) fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// The server that has been dialled last.
+    pub(super) fn server(&self) -> Option<SocketAddr> {
+        self.server
+    }
+
+    /// When the next turn is due at the latest.
+    pub(super) fn due(&self) -> Option<Millis> {
+        self.due
+    }
+
+    /// What has been read, with or without the last head.
+    pub(super) fn take_reader(&mut self) -> HeadReader {
+        std::mem::take(&mut self.reader)
+    }
+
+    /// Does everything that can be done now with the socket dialled last, if there is one.
+    pub(super) fn turn(&mut self, upstream: Option<&mut dyn Socket>, now: Millis, input: &mut [u8]) -> Fetched {
+        let Some(upstream) = upstream else { return self.dial(Failure::NoServer, now) };
+        if let Some(outcome) = self.send(upstream, now) {
+            return outcome;
+        }
+        loop {
+            match self.reader.take() {
+                Ok(Some(head)) => return Fetched::Head(head),
+                Ok(None) => {}
+                Err(source) => return Fetched::Failed(Failure::Broken { source }),
+            }
+            match upstream.read(input) {
+                Ok(0) => return self.broken(self.reader.cut_short()),
+                Ok(count) => self.reader.feed(&input[..count]),
+                Err(error) if not_now(&error) => break,
+                Err(error) => {
+                    return self.broken(Error::because(ErrorType::ReadError, "reading the response head", error));
+                }
+            }
+        }
+        let limit = self.route.policy.timeouts.first_byte.unwrap_or_default();
+        match self.due.is_some_and(|due| due <= now) {
+            true => Fetched::Failed(Failure::FirstByteTimeout { limit }),
+            false => Fetched::Wait,
+        }
+    }
+
+    /// Tries the servers that are left, in their order. Nothing has been sent yet, so trying the next is always safe.
+    fn dial(&mut self, mut failure: Failure, now: Millis) -> Fetched {
+        for server in self.servers.by_ref() {
+            self.server = Some(server);
+            match connect(server).and_then(|socket| Ok((write(&socket, &self.request)?, socket))) {
+                Ok((count, socket)) => {
+                    self.phase = Phase::Connecting;
+                    self.due = self.route.policy.timeouts.connect.map(|limit| now.after(limit));
+                    if let Some(count) = count {
+                        self.advance(count, now);
+                    }
+                    let more = !matches!(self.phase, Phase::Sent);
+                    if more {
+                        // What is written later in parts must not wait for acknowledgements of what went before.
+                        let _ = socket.set_nodelay(true);
+                    }
+                    return Fetched::Dialled(socket, more);
+                }
+                Err(error) => failure = connect_failure(server, error),
+            }
+        }
+        Fetched::Failed(failure)
+    }
+
+    /// Sends what the upstream takes. Returns what else there is to be done first.
+    fn send(&mut self, upstream: &mut dyn Socket, now: Millis) -> Option<Fetched> {
+        while matches!(self.phase, Phase::Connecting | Phase::Sending) {
+            let is_connecting = matches!(self.phase, Phase::Connecting);
+            match (upstream.write(&self.request[self.sent..]), self.server) {
+                (Ok(count), _) => self.advance(count, now),
+                (Err(error), Some(server)) if is_connecting && !not_now(&error) => {
+                    return Some(self.dial(connect_failure(server, error), now));
+                }
+                (Err(_), Some(server)) if is_connecting && self.due.is_some_and(|due| due <= now) => {
+                    let limit = self.route.policy.timeouts.connect.unwrap_or_default();
+                    return Some(self.dial(Failure::ConnectTimeout { peer: server.to_string(), limit }, now));
+                }
+                (Err(_), _) if is_connecting => return Some(Fetched::Wait),
+                (Err(error), _) if not_now(&error) => return None,
+                (Err(error), _) => {
+                    self.phase = Phase::Refused(Error::because(ErrorType::WriteError, "writing the request", error));
+                }
+            }
+        }
+        None
+    }
+
+    fn advance(&mut self, count: usize, now: Millis) {
+        self.sent += count;
+        self.due = self.route.policy.timeouts.first_byte.map(|limit| now.after(limit));
+        if self.sent == self.request.len() {
+            self.request = Vec::new();
+            self.phase = Phase::Sent;
+        } else {
+            self.phase = Phase::Sending;
+        }
+    }
+
+    /// The upstream has nothing more to say. What kept it from taking the request says more than that it then closed.
+    fn broken(&mut self, source: Box<Error>) -> Fetched {
+        let source = match std::mem::replace(&mut self.phase, Phase::Sent) {
+            Phase::Refused(error) => error,
+            _ => source,
+        };
+        Fetched::Failed(Failure::Broken { source })
+    }
+}
+
+fn connect_failure(server: SocketAddr, error: io::Error) -> Failure {
+    Failure::Connect { peer: server.to_string(), source: connect_error(error) }
+}
+
+/// A socket on its way to a server.
+fn connect(server: SocketAddr) -> io::Result<TcpStream> {
+    let socket = RawSocket::new(Domain::for_address(server), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    SockRef::from(&socket).set_recv_buffer_size(UPSTREAM_RECEIVE_BYTES)?;
+    match socket.connect(&server.into()) {
+        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(error),
+        _ => Ok(socket.into()),
+    }
+}
+
+/// How much of the request a socket takes that may not be connected yet; `None` where it is not. A server on the same
+/// machine is connected at once.
+fn write(mut socket: &TcpStream, request: &[u8]) -> io::Result<Option<usize>> {
+    match socket.write(request) {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if not_now(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(error) => Err(error),
+    }
+}

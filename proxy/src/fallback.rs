@@ -9,19 +9,20 @@ use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::connections::Connections;
 use crate::gateway::Gateway;
 use crate::takeover::Declined;
 
 /// A service without listeners: its connections come out of a queue.
 pub struct Fallback {
-    proxy: Arc<HttpProxy<Gateway>>,
+    application: Arc<Connections<HttpProxy<Gateway>>>,
     declined: UnboundedReceiver<Declined>,
 }
 
 impl Fallback {
-    /// Serves `declined` with `proxy`.
-    pub(crate) fn new(proxy: HttpProxy<Gateway>, declined: UnboundedReceiver<Declined>) -> Self {
-        Self { proxy: Arc::new(proxy), declined }
+    /// Serves `declined` with `application`.
+    pub(crate) fn new(application: Connections<HttpProxy<Gateway>>, declined: UnboundedReceiver<Declined>) -> Self {
+        Self { application: Arc::new(application), declined }
     }
 }
 
@@ -30,11 +31,11 @@ impl Service for Fallback {
     async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize) {
         // Also while the process drains: a request that waits for its answer may still turn out to be Pingora's.
         while let Some(declined) = self.declined.recv().await {
-            let (proxy, shutdown) = (self.proxy.clone(), shutdown.clone());
+            let (application, shutdown) = (self.application.clone(), shutdown.clone());
             tokio::spawn(async move {
                 match declined.into_stream() {
                     // It serves every request on the connection, and gives none back.
-                    Ok(stream) => drop(proxy.process_new(stream, &shutdown).await),
+                    Ok(stream) => drop(application.process_new(stream, &shutdown).await),
                     Err(error) => log::error!("side=internal: a connection is dropped, it cannot be served: {error}"),
                 }
             });

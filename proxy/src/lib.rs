@@ -8,6 +8,7 @@ pub mod access_log;
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod failure;
 pub mod fallback;
 pub mod gateway;

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pingora::apps::HttpServerOptions;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
@@ -20,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::{Config, DriverConfig};
+use crate::connections::Connections;
 use crate::failure::Failure;
 use crate::fallback::Fallback;
 use crate::gateway::{Gateway, GatewayRoute};
@@ -99,9 +99,9 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| by_reactors && !bound.is_tls());
     let mut entrances = Vec::new();
     for bound in plain {
-        let proxy = configure(http_proxy(&server.configuration, gateway.clone()), bound.h2c);
+        let application = application(&server.configuration, gateway.clone(), bound.h2c);
         let (entrance, declined) = takeover.entrance(bound.into_listener(), Arc::new(gateway.clone()))?;
-        server.add_service(Fallback::new(proxy, declined));
+        server.add_service(Fallback::new(application, declined));
         entrances.push(entrance);
     }
     let (h2c, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|bound| bound.h2c);
@@ -160,12 +160,8 @@ fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
     }
 }
 
-fn configure(mut proxy: HttpProxy<Gateway>, h2c: bool) -> HttpProxy<Gateway> {
-    proxy.h2_options = Some(listen::h2_options());
-    let mut options = HttpServerOptions::default();
-    options.h2c = h2c;
-    proxy.server_options = Some(options);
-    proxy
+fn application(conf: &Arc<ServerConf>, gateway: Gateway, h2c: bool) -> Connections<HttpProxy<Gateway>> {
+    Connections::new(http_proxy(conf, gateway), listen::h2_options(), h2c)
 }
 
 fn proxy_service(
@@ -173,9 +169,8 @@ fn proxy_service(
     gateway: Gateway,
     mut bound: Vec<Bound>,
     h2c: bool,
-) -> Prebound<Service<HttpProxy<Gateway, ()>>> {
-    let proxy = configure(http_proxy(conf, gateway), h2c);
-    let mut service = Service::new("proxy".to_owned(), proxy);
+) -> Prebound<Service<Connections<HttpProxy<Gateway>>>> {
+    let mut service = Service::new("proxy".to_owned(), application(conf, gateway, h2c));
     for bound in &mut bound {
         service.add_listener(bound.endpoint());
     }

@@ -1,7 +1,7 @@
 //! A connection with bytes put back in front of what it gives, for Pingora's sessions to read once more.
 
 use std::any::Any;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
@@ -78,6 +78,19 @@ impl<T: AsyncRead + Unpin> AsyncRead for Rewound<T> {
 impl<T: AsyncWrite + Unpin> AsyncWrite for Rewound<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    // HTTP/2 would write the head and the payload of a larger frame one after the other.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["takeover"],
     &["config"],
     &["upstream", "metrics"],
-    &["access_log", "admin", "gateway", "listen"],
+    &["access_log", "admin", "connections", "gateway", "listen"],
     &["fallback"],
     &["server"],
     &["cli"],

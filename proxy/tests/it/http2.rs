@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::support::{Backend, CHUNKED, Certificate, Proxy, chunk};
 
@@ -87,7 +88,7 @@ fn http_1_1_over_tls_gets_its_heartbeats_and_a_clean_end() {
     let backend = Backend::start(|mut connection| {
         connection.send(CHUNKED);
         connection.send(chunk(b"data: a\n\n"));
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
         connection.send(b"0\r\n\r\n");
     });
     let (proxy, _files) = listening(&backend, ", TLS");
@@ -140,6 +141,81 @@ fn a_drain_ends_streams_over_http_2_in_order() {
     assert!(client.wait().unwrap().success(), "curl calls a stream that was cut an error");
     assert_eq!(proxy.log_line()["end"], "drain");
     assert_eq!(proxy.exited().code(), Some(0));
+}
+
+/// What is wrong with one request is told to that one. A client that sends nothing else is done with, and what it streams.
+#[test]
+fn malformed_requests_are_refused_one_by_one_until_there_are_too_many() {
+    let backend = backend();
+    let (proxy, _files) = listening(&backend, ", h2c: true");
+    let request = |host: &str| {
+        let uri = format!("http://{}/events", proxy.address);
+        http::Request::get(uri).header("host", host).header("accept", "text/event-stream").body(()).unwrap()
+    };
+    let conversation = async {
+        let socket = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let (stream, _) = client.send_request(request(&proxy.address.to_string()), true).unwrap();
+        let mut stream = stream.await.unwrap().into_body();
+        for _ in 1..32 {
+            client = client.ready().await.unwrap();
+            let (refused, _) = client.send_request(request("another.example"), true).unwrap();
+            assert_eq!(refused.await.unwrap().status(), 400);
+        }
+        let mut seen = Vec::new();
+        while !seen.ends_with(b":\n\n") {
+            seen.extend_from_slice(&stream.data().await.unwrap().unwrap());
+        }
+        client = client.ready().await.unwrap();
+        let _last = client.send_request(request("another.example"), true).unwrap();
+        while let Some(Ok(_)) = stream.data().await {}
+        let _closed = connection.await.unwrap();
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), conversation).await }).unwrap();
+    assert_eq!(proxy.log_line()["end"], "client_gone");
+}
+
+/// What a client keeps of its streams, one on each connection.
+type Kept = Vec<(h2::client::SendRequest<bytes::Bytes>, h2::RecvStream)>;
+
+async fn open_connections(address: std::net::SocketAddr, count: usize, kept: &mut Kept) {
+    for _ in 0..count {
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(socket).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get(format!("http://{address}/events")).header("accept", "text/event-stream");
+        let (response, _) = client.send_request(request.body(()).unwrap(), true).unwrap();
+        kept.push((client, response.await.unwrap().into_body()));
+    }
+}
+
+/// Pingora would keep a future of 12 KiB for each connection, and the allocator gave a connection's buffers pages that the
+/// requests before it had written: 37 to 55 KiB for each silent stream.
+#[test]
+fn a_silent_stream_with_a_connection_of_its_own_takes_less_than_26_kib() {
+    const STREAMS: usize = 300;
+    let backend = backend();
+    let (proxy, _files) = listening(&backend, ", h2c: true");
+    let proportional_kib = || {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", proxy.pid())).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut kept = Vec::new();
+    // What the first ones leave behind is there once.
+    runtime.block_on(open_connections(proxy.address, 50, &mut kept));
+    let before = proportional_kib();
+    runtime.block_on(open_connections(proxy.address, STREAMS, &mut kept));
+    let mut each = 0;
+    crate::support::eventually("the memory of requests goes back", || {
+        each = (proportional_kib() - before) / STREAMS;
+        (each < 26).then_some(())
+    });
+    let active = proxy.metric("sse_proxy_streams_active{route=\"/\"}");
+    assert_eq!(active, Some(kept.len() as f64), "{each} KiB for each");
 }
 
 /// A backend that speaks TLS only, its address and the file of the authority that vouches for it.

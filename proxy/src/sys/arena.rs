@@ -1,0 +1,105 @@
+//! A place in the heap for buffers of which little is ever written.
+//!
+//! A page that has never been written takes no memory. The h2 crate gives each connection 24 KiB of buffers, and a silent
+//! stream writes into two of their six pages. But an allocator that gives out what others have just freed, a request's
+//! futures above all, gives out pages that are there already, and they stay for as long as the connection does.
+
+/// Calls `make`, whose allocations get pages that nothing else uses, where the allocator can do that.
+#[cfg(feature = "jemalloc")]
+pub(crate) fn on_unused_pages<T>(make: impl FnOnce() -> T) -> T {
+    let _elsewhere = jemalloc::Elsewhere::go();
+    make()
+}
+
+/// Calls `make`: of this allocator nothing is known.
+#[cfg(not(feature = "jemalloc"))]
+pub(crate) fn on_unused_pages<T>(make: impl FnOnce() -> T) -> T {
+    make()
+}
+
+#[cfg(feature = "jemalloc")]
+mod jemalloc {
+    use std::ffi::{CStr, CString, c_uint};
+    use std::marker::PhantomData;
+    use std::ptr::null_mut;
+    use std::sync::OnceLock;
+
+    use tikv_jemalloc_sys::mallctl;
+
+    /// How long the pages of a connection that has gone may wait for the next one. They are few and have mostly not been
+    /// written; a second, as elsewhere, lets them mix until they have been.
+    const DECAY_MS: isize = 100;
+
+    /// The arena, unless it cannot be had.
+    static ARENA: OnceLock<Option<c_uint>> = OnceLock::new();
+
+    /// This thread allocates from the arena as long as this lives.
+    pub(super) struct Elsewhere {
+        home: Option<c_uint>,
+        not_send: PhantomData<*const ()>,
+    }
+
+    impl Elsewhere {
+        pub(super) fn go() -> Self {
+            let arena = *ARENA.get_or_init(create);
+            Self { home: arena.and_then(|arena| exchange(c"thread.arena", arena)), not_send: PhantomData }
+        }
+    }
+
+    impl Drop for Elsewhere {
+        fn drop(&mut self) {
+            if let Some(home) = self.home {
+                exchange(c"thread.arena", home);
+            }
+        }
+    }
+
+    fn create() -> Option<c_uint> {
+        let arena: c_uint = read(c"arenas.create")?;
+        let decay = CString::new(format!("arena.{arena}.dirty_decay_ms")).ok()?;
+        exchange(&decay, DECAY_MS)?;
+        Some(arena)
+    }
+
+    /// Reads a setting. `T` has to be the type that jemalloc's manual gives it.
+    fn read<T: Default>(name: &CStr) -> Option<T> {
+        let mut value = T::default();
+        let mut size = size_of::<T>();
+        // SAFETY: the pointers are to live values of the sizes given; jemalloc refuses sizes other than the setting's.
+        let failed = unsafe { mallctl(name.as_ptr(), (&raw mut value).cast(), &raw mut size, null_mut(), 0) };
+        (failed == 0).then_some(value)
+    }
+
+    /// Changes a setting and returns what it was. `T` has to be the type that jemalloc's manual gives it.
+    fn exchange<T: Default>(name: &CStr, mut new: T) -> Option<T> {
+        let mut old = T::default();
+        let mut size = size_of::<T>();
+        // SAFETY: as above; neither setting moves or frees anything that is in use.
+        let failed = unsafe {
+            mallctl(name.as_ptr(), (&raw mut old).cast(), &raw mut size, (&raw mut new).cast(), size_of::<T>())
+        };
+        (failed == 0).then_some(old)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_thread_is_elsewhere_only_for_a_while() {
+            let home: Option<c_uint> = read(c"thread.arena");
+            let elsewhere = Elsewhere::go();
+            let away = read(c"thread.arena");
+            assert!(away.is_some() && away != home);
+            assert_eq!(Some(&away), ARENA.get());
+            drop(elsewhere);
+            assert_eq!(read(c"thread.arena"), home);
+        }
+
+        #[test]
+        fn what_jemalloc_does_not_know_is_no_setting() {
+            assert_eq!(read::<c_uint>(c"no.such.setting"), None);
+            assert_eq!(exchange::<u8>(c"thread.arena", 0), None, "another size");
+        }
+    }
+}

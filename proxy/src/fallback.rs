@@ -7,6 +7,7 @@ use pingora::apps::ServerApp;
 use pingora::proxy::HttpProxy;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
+use pingora_runtime::current_handle;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::connections::Connections;
@@ -32,7 +33,8 @@ impl Service for Fallback {
         // Also while the process drains: a request that waits for its answer may still turn out to be Pingora's.
         while let Some(declined) = self.declined.recv().await {
             let (application, shutdown) = (self.application.clone(), shutdown.clone());
-            tokio::spawn(async move {
+            // On any of the service's threads.
+            current_handle().spawn(async move {
                 match declined.into_stream() {
                     // It serves every request on the connection, and gives none back.
                     Ok(stream) => drop(application.process_new(stream, &shutdown).await),

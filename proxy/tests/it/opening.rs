@@ -211,6 +211,34 @@ fn when_descriptors_run_out_clients_wait_and_are_served_as_others_leave() {
     assert!(proxy.stderr().matches("none can be accepted").count() < 20, "the log is not flooded");
 }
 
+/// Invariant: who comes to one listener is let in whatever goes on at another. Mechanism: the listener that was reported
+/// last was accepted from until nobody waited there. Symptom: a crowd at one address shuts everybody else out.
+#[test]
+fn a_crowd_at_one_listener_does_not_shut_out_another() {
+    let backend = backend();
+    let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
+    let proxy = Proxy::start_listening("{address: 127.0.0.1:0}, {address: 127.0.0.1:0}", &config);
+    let log = proxy.stderr();
+    let (_, second) = log.rsplit_once("listening on ").unwrap();
+    let second = second.split_whitespace().next().unwrap().parse().unwrap();
+    // Whatever is opened for the first request is open from here on.
+    let mut before = proxy.stream("/events");
+    before.read_head();
+    // The crowd gets whatever descriptors there are, and keeps them.
+    let in_use = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count();
+    let pid = proxy.pid().to_string();
+    let run = |program: &str, arguments: &[&str]| {
+        assert!(Command::new(program).args(arguments).arg(&pid).status().unwrap().success());
+    };
+    run("prlimit", &[&format!("--nofile={}", in_use + 100), "--pid"]);
+    run("kill", &["-STOP"]);
+    let mut client = proxy.stream("/events");
+    let crowd: Vec<Client> = (0..300).map(|_| Client::connect(second)).collect();
+    run("kill", &["-CONT"]);
+    assert_eq!(client.read_head().status, 200);
+    drop(crowd);
+}
+
 #[test]
 fn a_client_that_leaves_without_a_word_leaves_nothing_behind() {
     let backend = backend();

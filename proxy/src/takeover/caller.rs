@@ -83,8 +83,12 @@ impl Caller {
     }
 
     fn leave_with(&mut self, outcome: Outcome) -> Step {
-        // Half an interim response is out: nothing that makes sense can follow it.
-        if self.asked.as_ref().is_some_and(|asked| !asked.unsent.is_empty()) {
+        if let Some(asked) = self.asked.as_ref().filter(|asked| !asked.unsent.is_empty()) {
+            // Half an interim response is out: nothing that makes sense can follow it, and nobody else will count it.
+            if let Outcome::Failed(failure) = &outcome {
+                asked.fetch.route().failed(failure);
+            }
+            self.desk.admission.answered(0);
             return Step::Gone;
         }
         self.outcome = Some(outcome);
@@ -137,8 +141,8 @@ impl Candidate for Caller {
             let Some(asked) = &mut self.asked else { return Step::Gone };
             match asked.flush(client) {
                 Ok(true) => {}
-                Ok(false) if asked.fetch.due().is_none_or(|due| due > now) => return Step::Wait,
-                _ => return Step::Gone,
+                Ok(false) => return asked.fetch.overdue(now).map_or(Step::Wait, |failure| self.fail(failure)),
+                Err(source) => return self.fail(Failure::ClientGone { source }),
             }
             let upstream: Option<&mut dyn Socket> = match &mut upstream {
                 Some(socket) => Some(&mut **socket),
@@ -188,12 +192,14 @@ impl Asked {
     }
 
     /// Whether the client has taken everything so far.
-    fn flush(&mut self, client: &mut dyn Socket) -> std::io::Result<bool> {
+    fn flush(&mut self, client: &mut dyn Socket) -> Result<bool, Box<Error>> {
         while !self.unsent.is_empty() {
             match client.write(&self.unsent) {
                 Ok(count) => drop(self.unsent.drain(..count)),
                 Err(error) if not_now(&error) => return Ok(false),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    return Err(Error::because(ErrorType::WriteError, "writing an interim response", error).into_down());
+                }
             }
         }
         Ok(true)

@@ -120,6 +120,30 @@ fn an_interim_answer_passes_before_one_that_is_no_stream() {
     client.read_until(|bytes| bytes == b"page ");
 }
 
+/// Invariant: every request is counted once, and so is every failure. Mechanism: where half of an interim answer was out, the
+/// connection was closed without a word to anybody. Symptom: requests are missing from the metrics and the log.
+#[test]
+fn a_client_that_leaves_amid_interim_answers_is_counted() {
+    let (blocked, wait) = std::sync::mpsc::channel();
+    let backend = Backend::start(move |mut connection| {
+        connection.socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(1000);
+        while connection.socket.write_all(interim.as_bytes()).is_ok() {}
+        blocked.send(()).unwrap();
+        connection.hang();
+    });
+    let proxy = Proxy::start(backend.address, "");
+    let mut client = Client::connect_small(proxy.address);
+    client.send(STREAM);
+    wait.recv().unwrap();
+    socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let failures = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"client_gone\"}";
+    eventually("the failure is counted", || (proxy.metric(failures) == Some(1.0)).then_some(()));
+    let requests = "sse_proxy_requests_total{status=\"0\"}";
+    eventually("the request is counted", || (proxy.metric(requests) == Some(1.0)).then_some(()));
+}
+
 #[test]
 fn an_origins_date_is_kept() {
     let backend = Backend::answering(vec![

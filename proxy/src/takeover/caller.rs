@@ -29,6 +29,9 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 /// What a client may send while it waits for its answer, in bytes; what goes beyond stays in the kernel.
 const MAX_HELD_BYTES: usize = 64 * 1024;
 
+/// Response heads, all but the last interim, taken before others get their turn.
+const HEADS_PER_TURN: u32 = 16;
+
 /// A client.
 pub(super) struct Caller {
     address: SocketAddr,
@@ -137,7 +140,7 @@ impl Candidate for Caller {
         if let Err(source) = listen(client, &mut self.held, input) {
             return self.fail(Failure::ClientGone { source });
         }
-        loop {
+        for _ in 0..HEADS_PER_TURN {
             let Some(asked) = &mut self.asked else { return Step::Gone };
             match asked.flush(client) {
                 Ok(true) => {}
@@ -159,6 +162,12 @@ impl Candidate for Caller {
                     _ => return self.conclude(head, now),
                 },
             }
+        }
+        let Some(asked) = &mut self.asked else { return Step::Gone };
+        match (asked.flush(client), asked.fetch.overdue(now)) {
+            (Err(source), _) => self.fail(Failure::ClientGone { source }),
+            (Ok(_), Some(failure)) => self.fail(failure),
+            (Ok(_), None) => Step::Again,
         }
     }
 

@@ -41,6 +41,8 @@ pub(crate) trait Candidate: Send {
 pub(crate) enum Step {
     /// Come back when a socket is ready or the deadline has come.
     Wait,
+    /// Come back soon: there may be more to do now, but others wait too. No deadline may have come.
+    Again,
     /// Take this for the upstream's socket, non-blocking, in place of any other.
     Upstream {
         /// Connected, or on the way to it.

@@ -1,5 +1,6 @@
 //! Listeners that a reactor accepts from: what they accept is a reactor's from its first byte on.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,8 +39,8 @@ pub(super) struct Client {
 pub(super) struct Doors {
     doors: Vec<Door>,
     turn: usize,
-    /// Doors where somebody may be waiting.
-    knocked: Vec<usize>,
+    /// Doors where somebody may be waiting, in the order of their turns.
+    knocked: VecDeque<usize>,
     /// Nobody is let in before this.
     resting: Option<Millis>,
 }
@@ -59,7 +60,7 @@ impl Doors {
     /// When it cannot be waited for.
     pub(super) fn add(&mut self, mut door: Door, registry: &Registry) -> io::Result<()> {
         registry.register(&mut door.listener, Token(Self::FIRST - self.doors.len()), Interest::READABLE)?;
-        self.knocked.push(self.doors.len());
+        self.knocked.push_back(self.doors.len());
         self.doors.push(door);
         Ok(())
     }
@@ -68,7 +69,7 @@ impl Doors {
     pub(super) fn knock(&mut self, token: Token) {
         let door = Self::FIRST - token.0;
         if !self.knocked.contains(&door) {
-            self.knocked.push(door);
+            self.knocked.push_back(door);
         }
     }
 
@@ -89,11 +90,13 @@ impl Doors {
             return;
         }
         for _ in 0..ACCEPTS_PER_ROUND {
-            let Some(at) = self.knocked.last().copied() else { return };
+            let Some(at) = self.knocked.front().copied() else { return };
             let Some(door) = self.doors.get(at) else { return };
             match door.listener.accept() {
                 Ok((socket, address)) => {
                     self.resting = None;
+                    // A crowd at one door does not keep those at another waiting.
+                    self.knocked.rotate_left(1);
                     self.turn = (self.turn + 1) % door.reactors.len();
                     let client = Client { socket, address, reception: door.reception.clone() };
                     match self.turn {
@@ -102,7 +105,7 @@ impl Doors {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.knocked.pop();
+                    self.knocked.pop_front();
                 }
                 // "Linux accept() passes already-pending network errors on the new socket as an error code from accept()
                 // … treat them like EAGAIN by retrying" (accept(2)).

@@ -218,7 +218,9 @@ impl Reactor {
                 self.places.remove(slot).leave(site);
                 return self.shrink();
             }
-            Fate::Again => self.again.push(slot),
+            // Once: its turns must not become more the longer it has more to do.
+            Fate::Again if !self.again.contains(&slot) => self.again.push(slot),
+            Fate::Again => {}
             Fate::Wait => {}
         }
         let due = place.due().map_or(Place::NEVER, |due| due.coarse(now));

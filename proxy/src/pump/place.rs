@@ -141,6 +141,7 @@ impl Place {
             };
             match step {
                 Step::Wait => return Fate::Wait,
+                Step::Again => return Fate::Again,
                 Step::Upstream { socket, writable } => {
                     let interest = if writable { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
                     let watched = self.watch_upstream(TcpStream::from_std(socket), interest, site);

@@ -29,6 +29,9 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 /// What a client may send while it waits for its answer, in bytes; what goes beyond stays in the kernel.
 const MAX_HELD_BYTES: usize = 64 * 1024;
 
+/// Response heads, all but the last interim, taken before others get their turn.
+const HEADS_PER_TURN: u32 = 16;
+
 /// A client.
 pub(super) struct Caller {
     address: SocketAddr,
@@ -83,8 +86,12 @@ impl Caller {
     }
 
     fn leave_with(&mut self, outcome: Outcome) -> Step {
-        // Half an interim response is out: nothing that makes sense can follow it.
-        if self.asked.as_ref().is_some_and(|asked| !asked.unsent.is_empty()) {
+        if let Some(asked) = self.asked.as_ref().filter(|asked| !asked.unsent.is_empty()) {
+            // Half an interim response is out: nothing that makes sense can follow it, and nobody else will count it.
+            if let Outcome::Failed(failure) = &outcome {
+                asked.fetch.route().failed(failure);
+            }
+            self.desk.admission.answered(0);
             return Step::Gone;
         }
         self.outcome = Some(outcome);
@@ -133,12 +140,12 @@ impl Candidate for Caller {
         if let Err(source) = listen(client, &mut self.held, input) {
             return self.fail(Failure::ClientGone { source });
         }
-        loop {
+        for _ in 0..HEADS_PER_TURN {
             let Some(asked) = &mut self.asked else { return Step::Gone };
             match asked.flush(client) {
                 Ok(true) => {}
-                Ok(false) if asked.fetch.due().is_none_or(|due| due > now) => return Step::Wait,
-                _ => return Step::Gone,
+                Ok(false) => return asked.fetch.overdue(now).map_or(Step::Wait, |failure| self.fail(failure)),
+                Err(source) => return self.fail(Failure::ClientGone { source }),
             }
             let upstream: Option<&mut dyn Socket> = match &mut upstream {
                 Some(socket) => Some(&mut **socket),
@@ -155,6 +162,12 @@ impl Candidate for Caller {
                     _ => return self.conclude(head, now),
                 },
             }
+        }
+        let Some(asked) = &mut self.asked else { return Step::Gone };
+        match (asked.flush(client), asked.fetch.overdue(now)) {
+            (Err(source), _) => self.fail(Failure::ClientGone { source }),
+            (Ok(_), Some(failure)) => self.fail(failure),
+            (Ok(_), None) => Step::Again,
         }
     }
 
@@ -188,12 +201,14 @@ impl Asked {
     }
 
     /// Whether the client has taken everything so far.
-    fn flush(&mut self, client: &mut dyn Socket) -> std::io::Result<bool> {
+    fn flush(&mut self, client: &mut dyn Socket) -> Result<bool, Box<Error>> {
         while !self.unsent.is_empty() {
             match client.write(&self.unsent) {
                 Ok(count) => drop(self.unsent.drain(..count)),
                 Err(error) if not_now(&error) => return Ok(false),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    return Err(Error::because(ErrorType::WriteError, "writing an interim response", error).into_down());
+                }
             }
         }
         Ok(true)

@@ -105,6 +105,10 @@ async fn converse(
                     102..=199 => forward_interim(session, head).await?,
                     _ => return Ok(head),
                 }
+                // One interim answer after another leaves the sleep below no turn.
+                if until.is_some_and(|until| until <= Instant::now()) {
+                    return Err(Failure::FirstByteTimeout { limit: limit.unwrap_or_default() });
+                }
             }
             step = go_on(session, &mut upload, refused.is_some()) => {
                 since = Instant::now();

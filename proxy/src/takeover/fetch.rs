@@ -108,11 +108,13 @@ impl Fetch {
                 }
             }
         }
+        self.overdue(now).map_or(Fetched::Wait, Fetched::Failed)
+    }
+
+    /// What it means for a request that has been sent when its deadline has come.
+    pub(super) fn overdue(&self, now: Millis) -> Option<Failure> {
         let limit = self.route.policy.timeouts.first_byte.unwrap_or_default();
-        match self.due.is_some_and(|due| due <= now) {
-            true => Fetched::Failed(Failure::FirstByteTimeout { limit }),
-            false => Fetched::Wait,
-        }
+        self.due.is_some_and(|due| due <= now).then_some(Failure::FirstByteTimeout { limit })
     }
 
     /// Tries the servers that are left, in their order. Nothing has been sent yet, so trying the next is always safe.

@@ -22,7 +22,7 @@ pub(crate) trait Admission: Send + Sync {
     /// as it came. Brings the head into the form in which it is passed on.
     fn admit(&self, request: &mut RequestHeader) -> Option<Admitted>;
 
-    /// A request that was admitted is answered with a stream.
+    /// A request that was admitted is over for Pingora: it is answered with a stream, or, with the status 0, not at all.
     fn answered(&self, status: u16);
 }
 

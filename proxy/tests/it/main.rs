@@ -14,6 +14,7 @@ mod conversations;
 mod dashboard;
 mod docs;
 mod drain;
+mod either_way;
 mod embed;
 mod ends;
 mod heartbeats;

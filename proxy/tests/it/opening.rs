@@ -120,6 +120,30 @@ fn an_interim_answer_passes_before_one_that_is_no_stream() {
     client.read_until(|bytes| bytes == b"page ");
 }
 
+/// Invariant: every request is counted once, and so is every failure. Mechanism: where half of an interim answer was out, the
+/// connection was closed without a word to anybody. Symptom: requests are missing from the metrics and the log.
+#[test]
+fn a_client_that_leaves_amid_interim_answers_is_counted() {
+    let (blocked, wait) = std::sync::mpsc::channel();
+    let backend = Backend::start(move |mut connection| {
+        connection.socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(1000);
+        while connection.socket.write_all(interim.as_bytes()).is_ok() {}
+        blocked.send(()).unwrap();
+        connection.hang();
+    });
+    let proxy = Proxy::start(backend.address, "");
+    let mut client = Client::connect_small(proxy.address);
+    client.send(STREAM);
+    wait.recv().unwrap();
+    socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let failures = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"client_gone\"}";
+    eventually("the failure is counted", || (proxy.metric(failures) == Some(1.0)).then_some(()));
+    let requests = "sse_proxy_requests_total{status=\"0\"}";
+    eventually("the request is counted", || (proxy.metric(requests) == Some(1.0)).then_some(()));
+}
+
 #[test]
 fn an_origins_date_is_kept() {
     let backend = Backend::answering(vec![
@@ -209,6 +233,34 @@ fn when_descriptors_run_out_clients_wait_and_are_served_as_others_leave() {
         assert!(matches!(status, 200 | 502), "{status}");
     }
     assert!(proxy.stderr().matches("none can be accepted").count() < 20, "the log is not flooded");
+}
+
+/// Invariant: who comes to one listener is let in whatever goes on at another. Mechanism: the listener that was reported
+/// last was accepted from until nobody waited there. Symptom: a crowd at one address shuts everybody else out.
+#[test]
+fn a_crowd_at_one_listener_does_not_shut_out_another() {
+    let backend = backend();
+    let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
+    let proxy = Proxy::start_listening("{address: 127.0.0.1:0}, {address: 127.0.0.1:0}", &config);
+    let log = proxy.stderr();
+    let (_, second) = log.rsplit_once("listening on ").unwrap();
+    let second = second.split_whitespace().next().unwrap().parse().unwrap();
+    // Whatever is opened for the first request is open from here on.
+    let mut before = proxy.stream("/events");
+    before.read_head();
+    // The crowd gets whatever descriptors there are, and keeps them.
+    let in_use = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count();
+    let pid = proxy.pid().to_string();
+    let run = |program: &str, arguments: &[&str]| {
+        assert!(Command::new(program).args(arguments).arg(&pid).status().unwrap().success());
+    };
+    run("prlimit", &[&format!("--nofile={}", in_use + 100), "--pid"]);
+    run("kill", &["-STOP"]);
+    let mut client = proxy.stream("/events");
+    let crowd: Vec<Client> = (0..300).map(|_| Client::connect(second)).collect();
+    run("kill", &["-CONT"]);
+    assert_eq!(client.read_head().status, 200);
+    drop(crowd);
 }
 
 #[test]

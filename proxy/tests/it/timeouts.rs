@@ -1,9 +1,10 @@
 //! Each timeout on its own, each while something else is being waited for.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::support::{Backend, CHUNKED, Client, Proxy, UNTIL_CLOSE, chunk, dechunk, eventually};
+use crate::support::{Backend, CHUNKED, Client, DEADLINE, Proxy, UNTIL_CLOSE, chunk, dechunk, eventually};
 
 #[test]
 fn a_server_that_refuses_is_a_502_that_says_so() {
@@ -53,6 +54,25 @@ fn another_server_is_tried_when_one_refuses() {
         assert_eq!(client.read_head().status, 200);
         client.read_until_body_has("data: a\n\n");
     }
+}
+
+/// Invariant: deadlines fire whatever else happens. Mechanism: a head that was there was taken before the clock was looked
+/// at, and there was always another. Symptom: the request waits for ever, and its client reads interim answers.
+#[test]
+fn interim_answers_without_end_do_not_put_the_first_byte_off() {
+    let backend = Backend::start(|mut connection| {
+        let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(10_000);
+        while connection.socket.write_all(interim.as_bytes()).is_ok() {}
+    });
+    let proxy = Proxy::start(backend.address, "    timeouts: {first_byte: 300ms}");
+    let mut client = proxy.stream("/events");
+    let (until, mut buffer, mut last) = (Instant::now() + DEADLINE / 2, vec![0; 1 << 16], 1);
+    while last > 0 {
+        assert!(Instant::now() < until, "interim answers go on");
+        last = client.socket.read(&mut buffer).unwrap();
+    }
+    let metric = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"first_byte_timeout\"}";
+    assert_eq!(proxy.metric(metric), Some(1.0));
 }
 
 #[test]

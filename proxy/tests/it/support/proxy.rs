@@ -39,10 +39,14 @@ impl Proxy {
 
     /// The same, with variables in its environment.
     pub fn start_in(environment: &[(&str, &str)], listener: &str, config: &str) -> Self {
+        let on_tasks = thread::current().name().is_some_and(|test| test.starts_with("on_tasks::"));
+        Self::start_on(if on_tasks { "task" } else { "parked" }, environment, listener, config)
+    }
+
+    /// The same, on a driver of the test's choice.
+    pub fn start_on(driver: &str, environment: &[(&str, &str)], listener: &str, config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sse-proxy.yaml");
-        let on_tasks = thread::current().name().is_some_and(|test| test.starts_with("on_tasks::"));
-        let driver = if on_tasks { "task" } else { "parked" };
         let listeners = format!("listen: [{listener}]\nadmin: {{address: 127.0.0.1:0}}\ndriver: {driver}\n");
         std::fs::write(&file, format!("{listeners}{config}")).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_sse-proxy"))

@@ -1,0 +1,229 @@
+//! A reactor reads requests by itself or leaves them to Pingora: upstream and client get the same either way.
+
+use std::io::{Read, Write};
+
+use crate::support::{Backend, Proxy, UNTIL_CLOSE, body_of, contains, eventually};
+
+/// Requests that were changed at random.
+const CHANGED: usize = 400;
+
+/// Answers with a stream whose one event is the request as it came, its lines in order.
+fn echo() -> Backend {
+    Backend::start(|mut connection| {
+        connection.read_body();
+        let body = String::from_utf8_lossy(&connection.rest).into_owned();
+        let mut lines: Vec<_> = connection.head.lines().map(str::to_owned).collect();
+        lines.sort();
+        connection.send(format!("{UNTIL_CLOSE}data: {}\ndata: {body}\n\n", lines.join("\ndata: ")));
+    })
+}
+
+/// What a client gets for these bytes: the head's lines in order without the date, the body, and whether it was the end.
+fn answer(proxy: &Proxy, request: &[u8]) -> (Vec<String>, Vec<u8>) {
+    let mut socket = proxy.connect().socket;
+    // A refusal may come before all of it is sent.
+    let _ = socket.write_all(request);
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 8192]);
+    while !is_whole(&bytes) {
+        match socket.read(&mut buffer) {
+            Ok(count @ 1..) => bytes.extend_from_slice(&buffer[..count]),
+            Ok(_) => break,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&bytes)),
+        }
+    }
+    let (head, body) = split(&bytes).unwrap_or((String::new(), &bytes));
+    let chunked = head.contains("Transfer-Encoding: chunked");
+    let body = if chunked { body_of(body) } else { body.to_vec() };
+    let mut lines: Vec<_> = head.lines().filter(|line| !line.starts_with("Date: ")).map(str::to_owned).collect();
+    lines.sort();
+    (lines, body)
+}
+
+fn split(bytes: &[u8]) -> Option<(String, &[u8])> {
+    let at = bytes.windows(4).position(|end| end == b"\r\n\r\n")?;
+    Some((String::from_utf8_lossy(&bytes[..at]).into_owned(), &bytes[at + 4..]))
+}
+
+/// Whether a response is complete by its length; others end with their connections.
+fn is_whole(bytes: &[u8]) -> bool {
+    let Some((head, body)) = split(bytes) else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
+    length.is_some_and(|length| body.len() >= length)
+}
+
+/// Requests of all kinds that end with their last byte.
+fn requests() -> Vec<Vec<u8>> {
+    let mut requests = Vec::new();
+    for method in ["GET", "POST", "DELETE", "OPTIONS", "QUERY", "get", "M-SEARCH", "GE(T", ""] {
+        requests.push(format!("{method} /e HTTP/1.1\r\nHost: test\r\n\r\n").into());
+    }
+    for target in [
+        "/",
+        "//",
+        "//a/b",
+        "/../x",
+        "/%2e%2e/",
+        "/a#b",
+        "/a?b#c",
+        "/é",
+        "/a b",
+        "/\"<>",
+        "/{}|\\^`",
+        "/\\evil",
+        "\\/a",
+        "*",
+        "http://test/x",
+        "http://other/x",
+        "http:/test",
+        "/http://test/",
+        "?x",
+        "test",
+        "/?",
+        "/a;b",
+        "/%zz",
+        "/%00",
+        "/@",
+        "",
+    ] {
+        requests.push(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n").into());
+    }
+    for host in
+        ["test", "", "a:80", "a:", ":80", "a:b", "a:b:c", "[::1]:80", "[", "]", "a..b", "a@b", "a/b", "a b", "a,b", "*"]
+    {
+        for version in ["1.0", "1.1"] {
+            requests.push(format!("GET /e HTTP/{version}\r\nHost: {host}\r\n\r\n").into());
+        }
+    }
+    for field in [
+        "X:",
+        "X : a",
+        " X: a",
+        "X",
+        ": a",
+        "X: a\0b",
+        "X: a\x01",
+        "X: a\x7f",
+        "X: é",
+        "X: a\rb",
+        "X: a\nb: c",
+        "X: a\r\n b",
+        "X(: a",
+        "X|~!#$%&'*+-.^_`: a",
+        "X: a\tb",
+        "Host: test",
+        "Connection: close",
+        "Connection: X-A\r\nX-A: 1",
+        "Connection: host",
+        "Connection: upgrade",
+        "Connection: Cookie\r\nCookie: a=b",
+        "Connection: accept\r\nAccept: text/event-stream",
+        "Keep-Alive: timeout=5",
+        "Proxy-Connection: keep-alive",
+        "TE: trailers",
+        "Trailer: X",
+        "Transfer-Encoding: gzip",
+        "Transfer-Encoding: identity",
+        "Transfer-Encoding : chunked",
+        "Accept-Encoding: gzip",
+        "Cookie: a=b\r\ncookie: c=d",
+        "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: a",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: a",
+        "Incremental: ?0",
+        "A: 1\r\nB: 2\r\na: 3\r\nb: 4\r\nA: 5",
+        "Content-Length: 0",
+        "Content-Length: +0",
+        "Content-Length: 00",
+        "Content-Length: 0\r\nContent-Length: 0",
+        "Content-Length: 0, 0",
+        "Content-Length: x",
+        "Content-Length:",
+    ] {
+        for version in ["1.0", "1.1"] {
+            requests.push(format!("GET /e HTTP/{version}\r\nHost: test\r\n{field}\r\n\r\n").into());
+        }
+    }
+    for (length, body) in
+        [("3", "abc"), ("003", "abc"), ("3 ", "abc"), ("3,3", "abc"), ("3,4", "abc"), ("0x3", "abc"), ("3", "abcd")]
+    {
+        requests.push(format!("POST /e HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{body}").into());
+    }
+    for fields in [62, 63, 64, 65, 254, 255, 256] {
+        let fields: String = (0..fields).map(|at| format!("X-{at}: a\r\n")).collect();
+        requests.push(format!("GET /e HTTP/1.1\r\nHost: test\r\n{fields}\r\n").into());
+    }
+    // Around the size of one read.
+    for size in [16_383, 16_384, 16_385, 40_000] {
+        let head = "GET /e HTTP/1.1\r\nHost: test\r\nX: ";
+        requests.push(format!("{head}{}\r\n\r\n", "a".repeat(size - head.len() - 4)).into());
+        let head = format!("POST /e HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", size - 100);
+        requests.push(format!("{head}{}", "a".repeat(size - 100)).into());
+    }
+    for whole in [
+        "\r\nGET /e HTTP/1.1\r\nHost: test\r\n\r\n",
+        "\nGET /e HTTP/1.1\r\nHost: test\r\n\r\n",
+        "GET /e HTTP/1.1\nHost: test\n\n",
+        "GET /e HTTP/1.1\r\nHost: test\r\n\n",
+        "GET  /e HTTP/1.1\r\nHost: test\r\n\r\n",
+        "GET /e HTTP/1.2\r\nHost: test\r\n\r\n",
+        "GET /e\r\n\r\n",
+        "GET /e HTTP/1.1\r\n\r\n",
+        "GET /e HTTP/1.0\r\n\r\n",
+        "GET /e HTTP/1.1\r\nHost: test\r\n\r\nGET /f HTTP/1.1\r\nHost: test\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        requests.push(whole.into());
+    }
+    requests
+}
+
+/// One of `requests` with a few bytes replaced or put in. The ends of its lines and its lengths stay: it ends where it did.
+fn changed(requests: &[Vec<u8>], random: &mut fastrand::Rng) -> Vec<u8> {
+    const BYTES: &[u8] = b"\t :;,/\\?#%@[]()\"\x00\x01\x7f\x80\xff0aAhH1.-_";
+    loop {
+        let mut request = requests[random.usize(..requests.len())].clone();
+        if request.len() > 1000 || contains(&request.to_ascii_lowercase(), b"content-length") {
+            continue;
+        }
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..request.len() - 4);
+            let byte = BYTES[random.usize(..BYTES.len())];
+            match request[at] {
+                b'\r' | b'\n' => {}
+                _ if random.bool() => request[at] = byte,
+                _ => request.insert(at, byte),
+            }
+        }
+        return request;
+    }
+}
+
+/// Both ways, for each request. A difference between them is a request that is smuggled, lost or refused on one.
+#[test]
+fn nobody_can_tell_which_way_a_request_took() {
+    let backend = echo();
+    let config = format!(
+        "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{upstream: app, stream: always}}]\n",
+        backend.address
+    );
+    let start = |driver| Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &config);
+    let (reactors, pingora) = (start("parked"), start("task"));
+    let mut requests = requests();
+    let mut random = fastrand::Rng::with_seed(9112);
+    let more: Vec<_> = (0..CHANGED).map(|_| changed(&requests, &mut random)).collect();
+    requests.extend(more);
+    for request in &requests {
+        let (one, other) = (answer(&reactors, request), answer(&pingora, request));
+        assert_eq!(one, other, "{:?}", String::from_utf8_lossy(request));
+    }
+    let counted = |proxy: &Proxy| -> Vec<String> {
+        let (_, page) = proxy.admin_page("/metrics");
+        let what = ["sse_proxy_requests_total{", "sse_proxy_refused_total{", "sse_proxy_streams_opened_total{"];
+        let mut lines: Vec<_> = page.lines().filter(|line| what.iter().any(|what| line.starts_with(what))).collect();
+        lines.sort_unstable();
+        lines.into_iter().map(str::to_owned).collect()
+    };
+    eventually("both count the same", || (counted(&reactors) == counted(&pingora)).then_some(()));
+    assert!(counted(&reactors).iter().any(|line| line.contains("opened_total")), "some were streams");
+}

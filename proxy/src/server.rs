@@ -26,7 +26,7 @@ use crate::gateway::{Gateway, GatewayRoute};
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::metrics::Metrics;
 use crate::pump::{Driver, Ended, Entrance, Label, Observer, Pumps, Registry, Route, reactor_threads};
-use crate::takeover::Takeover;
+use crate::takeover::{FrontDesk, Takeover};
 use crate::upstream::Upstream;
 
 /// How long a drain without a limit of its own may last: a process that never exits is not shut down.
@@ -93,21 +93,25 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     for bound in &bound {
         log::info!("listening on {} ({})", bound.address, bound.protocol());
     }
-    // Plain connections are the reactors' own from their first byte; Pingora accepts the others, and without reactors all.
-    // Whether HTTP/2 is looked for without TLS is a setting of the service, not of the listener.
-    let by_reactors = driver == Driver::Parked;
-    let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| by_reactors && !bound.is_tls());
+    let conf = server.configuration.clone();
     let mut entrances = Vec::new();
-    for bound in plain {
-        let application = application(&server.configuration, gateway.clone(), bound.h2c);
-        let (entrance, declined) = takeover.entrance(bound.into_listener(), Arc::new(gateway.clone()))?;
-        server.add_service(Fallback::new(application, declined));
-        entrances.push(entrance);
-    }
-    let (h2c, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|bound| bound.h2c);
+    // Whether HTTP/2 is looked for without TLS is a setting of the service, not of the listener.
+    let (h2c, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| bound.h2c);
     for (bound, h2c) in [(others, false), (h2c, true)] {
-        if !bound.is_empty() {
-            server.add_service(proxy_service(&server.configuration, gateway.clone(), bound, h2c));
+        // Plain connections are the reactors' own from their first byte; Pingora accepts the others, and without reactors
+        // all.
+        let by_reactors = |bound: &Bound| driver == Driver::Parked && !bound.is_tls();
+        let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(by_reactors);
+        let application = || application(&conf, gateway.clone(), h2c);
+        if !plain.is_empty() {
+            let (desk, declined) = FrontDesk::new(Arc::new(gateway.clone()));
+            for bound in plain {
+                entrances.push(takeover.entrance(bound.into_listener(), &desk)?);
+            }
+            server.add_service(Fallback::new(application(), declined));
+        }
+        if !others.is_empty() {
+            server.add_service(proxy_service(application(), others));
         }
     }
     if let Some(bound) = admin_bound {
@@ -162,17 +166,15 @@ fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
     }
 }
 
-fn application(conf: &Arc<ServerConf>, gateway: Gateway, h2c: bool) -> Connections<HttpProxy<Gateway>> {
+/// What serves the connections that are not the reactors' own.
+type Application = Connections<HttpProxy<Gateway>>;
+
+fn application(conf: &Arc<ServerConf>, gateway: Gateway, h2c: bool) -> Application {
     Connections::new(http_proxy(conf, gateway), listen::h2_options(), h2c)
 }
 
-fn proxy_service(
-    conf: &Arc<ServerConf>,
-    gateway: Gateway,
-    mut bound: Vec<Bound>,
-    h2c: bool,
-) -> Prebound<Service<Connections<HttpProxy<Gateway>>>> {
-    let mut service = Service::new("proxy".to_owned(), application(conf, gateway, h2c));
+fn proxy_service(application: Application, mut bound: Vec<Bound>) -> Prebound<Service<Application>> {
+    let mut service = Service::new("proxy".to_owned(), application);
     for bound in &mut bound {
         service.add_listener(bound.endpoint());
     }

@@ -19,6 +19,9 @@ const ACCEPTS_PER_ROUND: usize = 64;
 /// How long nobody is let in once the system has run out of something: descriptors, mostly.
 const REST: Duration = Duration::from_millis(100);
 
+/// How long the log has to wait before it is told again that nobody is let in.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
+
 /// A listener on its way to the reactor that accepts for all.
 pub(super) struct Door {
     pub(super) listener: TcpListener,
@@ -43,6 +46,8 @@ pub(super) struct Doors {
     knocked: VecDeque<usize>,
     /// Nobody is let in before this.
     resting: Option<Millis>,
+    /// When the log was told last.
+    complained: Option<Millis>,
 }
 
 impl Doors {
@@ -116,7 +121,8 @@ impl Doors {
     }
 
     fn rest(&mut self, now: Millis, error: &io::Error) {
-        if self.resting.is_none() {
+        if self.complained.is_none_or(|at| at.after(COMPLAINT_PAUSE) <= now) {
+            self.complained = Some(now);
             log::error!(
                 "side=internal: connections wait, none can be accepted: {error}; they are let in as others end"
             );

@@ -30,7 +30,6 @@ use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::Method;
 use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::pump::{Entrance, Label, Pumps, Registry, Route};
 use crate::wire::head;
@@ -40,9 +39,8 @@ pub use crate::wire::head::accepts_event_stream;
 
 use connection::Connection;
 use exchange::{Answer, OtherAnswer};
-use reception::{Desk, FrontDesk};
 
-pub(crate) use reception::{Admission, Admitted, Declined, InFlight};
+pub(crate) use reception::{Admission, Admitted, Declined, FrontDesk, InFlight};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 pub struct Takeover {
@@ -138,18 +136,12 @@ impl Takeover {
     }
 
     /// Makes a listener for plain TCP the reactors' own: what asks for a stream begins there, without a task and without
-    /// Pingora's sessions. What does not comes out of the queue, for Pingora to serve.
+    /// Pingora's sessions.
     ///
     /// # Errors
     /// When there is no reactor.
-    pub(crate) fn entrance(
-        &self,
-        listener: TcpListener,
-        admission: Arc<dyn Admission>,
-    ) -> io::Result<(Entrance, UnboundedReceiver<Declined>)> {
-        let (declined, queue) = unbounded_channel();
-        let front_desk = FrontDesk(Arc::new(Desk { admission, declined }));
-        Ok((self.pumps.entrance(listener, Arc::new(front_desk))?, queue))
+    pub(crate) fn entrance(&self, listener: TcpListener, desk: &FrontDesk) -> io::Result<Entrance> {
+        self.pumps.entrance(listener, Arc::new(desk.clone()))
     }
 
     async fn pass_on(session: &mut Session, answer: OtherAnswer, route: &Route) -> Result<()> {

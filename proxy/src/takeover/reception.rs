@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
 use pingora::proxy::Session;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::caller::Caller;
 use crate::failure::Failure;
@@ -53,7 +53,7 @@ impl Drop for InFlight {
     }
 }
 
-/// Receives the clients of one listener.
+/// Receives the clients of listeners.
 pub(super) struct Desk {
     pub(super) admission: Arc<dyn Admission>,
     pub(super) declined: UnboundedSender<Declined>,
@@ -74,8 +74,17 @@ pub(super) struct Noted {
     pub(super) in_flight: InFlight,
 }
 
-/// What a reactor meets clients with: one desk for all of a listener's.
-pub(super) struct FrontDesk(pub(super) Arc<Desk>);
+/// What reactors meet clients with.
+#[derive(Clone)]
+pub(crate) struct FrontDesk(Arc<Desk>);
+
+impl FrontDesk {
+    /// Admits streams as `admission` says. Clients with anything else come out of the queue, for Pingora to serve.
+    pub(crate) fn new(admission: Arc<dyn Admission>) -> (Self, UnboundedReceiver<Declined>) {
+        let (declined, queue) = unbounded_channel();
+        (Self(Arc::new(Desk { admission, declined })), queue)
+    }
+}
 
 impl Reception for FrontDesk {
     fn meet(&self, client: SocketAddr, now: Millis) -> Box<dyn Candidate> {

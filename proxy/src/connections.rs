@@ -46,8 +46,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
             return Some(false);
         }
         let mut start = [0; PREFACE.len()];
-        let peeked = stream.try_peek(&mut start).await.ok()?;
-        Some(peeked && start == *PREFACE)
+        // The first three bytes tell it from all of HTTP/1; a request may be shorter than the preface.
+        for length in [3, PREFACE.len()] {
+            let peeked = stream.try_peek(&mut start[..length]).await.ok()?;
+            if !peeked || start[..length] != PREFACE[..length] {
+                return Some(false);
+            }
+        }
+        Some(true)
     }
 
     async fn serve_http2(&self, stream: Stream, shutdown: &ShutdownWatch) {

@@ -143,6 +143,17 @@ fn a_drain_ends_streams_over_http_2_in_order() {
     assert_eq!(proxy.exited().code(), Some(0));
 }
 
+/// A listener for both protocols tells them apart by the first bytes. Waiting for as many as HTTP/2 begins with left a
+/// shorter request without an answer.
+#[test]
+fn a_request_shorter_than_the_preface_is_answered_where_http_2_is_spoken() {
+    let backend = Backend::answering(vec![b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()]);
+    let (proxy, _files) = listening(&backend, ", h2c: true");
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(client.read_head().status, 200);
+}
+
 /// What is wrong with one request is told to that one. A client that sends nothing else is done with, and what it streams.
 #[test]
 fn malformed_requests_are_refused_one_by_one_until_there_are_too_many() {

@@ -1,5 +1,6 @@
 //! nginx with the shipped files in front of the proxy.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Front, carries, curl, proxy, shipped_nginx};
@@ -77,20 +78,19 @@ fn numbered() -> Backend {
 
 #[test]
 fn pages_reuse_the_connections_between_nginx_the_proxy_and_the_backend() {
-    let page = |front: &Front| curl(&[&format!("http://{}/page", front.address)]).output().unwrap().stdout;
+    // A page may be asked for before the connection of the one before is back among the idle ones: two or three in turn.
+    let pages_reuse = |front: &Front| {
+        let page = |_| curl(&[&format!("http://{}/page", front.address)]).output().unwrap().stdout;
+        let connections: BTreeSet<_> = (0..10).map(page).collect();
+        assert!(connections.len() <= 3, "ten pages over {} connections", connections.len());
+    };
     // nginx keeps its connections,
     let backend = numbered();
-    let front = shipped_nginx("front.conf", backend.address);
-    for _ in 0..3 {
-        assert_eq!(page(&front), b"1");
-    }
+    pages_reuse(&shipped_nginx("front.conf", backend.address));
     // and the proxy its own.
     let backend = numbered();
     let proxy = proxy(backend.address);
-    let front = shipped_nginx("front.conf", proxy.address);
-    for _ in 0..3 {
-        assert_eq!(page(&front), b"1");
-    }
+    pages_reuse(&shipped_nginx("front.conf", proxy.address));
 }
 
 #[test]

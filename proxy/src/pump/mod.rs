@@ -2,7 +2,8 @@
 //!
 //! A driver holds two connections and one [`crate::stream::Core`] per stream, and bytes only while they are in flight.
 //! There are two, with one set of rules in `drive`: [`parked`](self) for plain TCP on both sides, which keeps nothing of a
-//! silent stream but its state in a table, and a task per stream for everything else.
+//! silent stream but its state in a table, and a task per stream for everything else. The threads of the first also accept
+//! plain connections (`doors`), and keep each in the same table until it is a stream or goes on elsewhere (`candidate`).
 
 mod account;
 mod alarm;

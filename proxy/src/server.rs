@@ -45,7 +45,7 @@ pub enum ServerError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The access log cannot be opened.
-    #[error("cannot open the access log: {0}; check access_log.file and its permissions")]
+    #[error("cannot open the access log: {0}; check the path at access_log and its permissions")]
     AccessLog(#[source] io::Error),
     /// Pingora's server thread ended without being told to.
     #[error("the server stopped by itself; the log says why")]

@@ -28,12 +28,13 @@ pub use account::{Ended, Observer, Route, Totals};
 pub use label::Label;
 pub use reactors::{Driver, Pumps, reactor_threads};
 pub use registry::Registry;
-pub use transport::{Transport, bound_send_queue};
+pub use transport::Transport;
 
 pub(crate) use candidate::{Candidate, Reception, Step};
 pub(crate) use reactors::Entrance;
 pub(crate) use rewound::Rewound;
 pub(crate) use socket::{Socket, not_now};
+pub(crate) use transport::bound_send_queue;
 
 use std::sync::Arc;
 

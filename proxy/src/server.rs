@@ -138,7 +138,7 @@ fn routes(config: &Config, observer: &Arc<Books>) -> Vec<GatewayRoute> {
     let upstreams: BTreeMap<&str, Arc<Upstream>> = config
         .upstreams
         .iter()
-        .map(|(name, upstream)| (name.as_str(), Arc::new(Upstream::new(name, upstream.servers.clone()))))
+        .map(|(name, upstream)| (name.as_str(), Arc::new(Upstream::new(upstream.servers.clone()))))
         .collect();
     let routes = config.effective_routes();
     routes

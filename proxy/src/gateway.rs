@@ -33,7 +33,7 @@ pub struct GatewayRoute {
     pub streams: Arc<pump::Route>,
 }
 
-/// The proxy. Clones share everything; each of Pingora's services takes one.
+/// The proxy. Clones share everything; each of Pingora's services takes one, and so do the reactors' listeners.
 #[derive(Clone)]
 pub struct Gateway {
     routes: Arc<[GatewayRoute]>,
@@ -55,7 +55,7 @@ impl Gateway {
         Self { routes: routes.into(), takeover, metrics, in_flight: Arc::default() }
     }
 
-    /// The number of requests that HttpProxy is working on.
+    /// The number of requests that HttpProxy is working on, or that wait in a reactor for their heads.
     pub fn in_flight(&self) -> Arc<AtomicUsize> {
         self.in_flight.clone()
     }

@@ -1,8 +1,8 @@
 //! sse-proxy: carries Server-Sent Events between browsers and existing backends.
 //!
-//! The binary is a Pingora proxy with one plugin. The plugin is here for other Pingora proxies too: [`takeover`] is the
-//! call that takes a stream over, [`pump::Route`] is what it is told of the stream's rules, and
-//! [`pump::Observer`] is who is told of its end. `examples/embed.rs` shows it whole.
+//! The binary is a Pingora proxy with one plugin, which accepts plain connections by itself. The plugin is here for other
+//! Pingora proxies too: [`takeover`] is the call that takes a stream over, [`pump::Route`] is what it is told of the
+//! stream's rules, and [`pump::Observer`] is who is told of its end. `examples/embed.rs` shows it whole.
 
 pub mod access_log;
 pub mod admin;

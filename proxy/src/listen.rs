@@ -109,7 +109,7 @@ pub fn h2_options() -> H2Options {
     options
 }
 
-/// Loads the certificate, binds and listens. Connections queue until a service accepts them.
+/// Loads the certificate, binds and listens. Connections queue until a service or a reactor accepts them.
 ///
 /// # Errors
 /// When the certificate cannot be used, the address does not resolve, or it cannot be bound.

@@ -45,7 +45,7 @@ pub enum ServerError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The access log cannot be opened.
-    #[error("cannot open the access log: {0}; check access_log.file and its permissions")]
+    #[error("cannot open the access log: {0}; check the path at access_log and its permissions")]
     AccessLog(#[source] io::Error),
     /// Pingora's server thread ended without being told to.
     #[error("the server stopped by itself; the log says why")]
@@ -138,7 +138,7 @@ fn routes(config: &Config, observer: &Arc<Books>) -> Vec<GatewayRoute> {
     let upstreams: BTreeMap<&str, Arc<Upstream>> = config
         .upstreams
         .iter()
-        .map(|(name, upstream)| (name.as_str(), Arc::new(Upstream::new(name, upstream.servers.clone()))))
+        .map(|(name, upstream)| (name.as_str(), Arc::new(Upstream::new(upstream.servers.clone()))))
         .collect();
     let routes = config.effective_routes();
     routes

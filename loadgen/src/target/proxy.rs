@@ -124,6 +124,7 @@ mod tests {
         assert_eq!(text.matches("reuse_port: true").count(), 2, "{text}");
         assert!(text.contains("\nthreads: 1\n"), "{text}");
     }
+
     #[test]
     fn the_listener_speaks_what_the_clients_do() {
         let directory = tempfile::tempdir().expect("a temporary directory");

@@ -2,7 +2,8 @@
 //!
 //! A driver holds two connections and one [`crate::stream::Core`] per stream, and bytes only while they are in flight.
 //! There are two, with one set of rules in `drive`: [`parked`](self) for plain TCP on both sides, which keeps nothing of a
-//! silent stream but its state in a table, and a task per stream for everything else.
+//! silent stream but its state in a table, and a task per stream for everything else. The threads of the first also accept
+//! plain connections (`doors`), and keep each in the same table until it is a stream or goes on elsewhere (`candidate`).
 
 mod account;
 mod alarm;
@@ -27,12 +28,13 @@ pub use account::{Ended, Observer, Route, Totals};
 pub use label::Label;
 pub use reactors::{Driver, Pumps, reactor_threads};
 pub use registry::Registry;
-pub use transport::{Transport, bound_send_queue};
+pub use transport::Transport;
 
 pub(crate) use candidate::{Candidate, Reception, Step};
 pub(crate) use reactors::Entrance;
 pub(crate) use rewound::Rewound;
 pub(crate) use socket::{Socket, not_now};
+pub(crate) use transport::bound_send_queue;
 
 use std::sync::Arc;
 

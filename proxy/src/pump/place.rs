@@ -16,7 +16,7 @@ use super::socket::Socket;
 use super::transport::bound_queue_of;
 use crate::stream::Millis;
 
-/// A place.
+/// Who has the place, the sockets, and what the kernel has said of them.
 pub(super) struct Place {
     tenant: Tenant,
     client: TcpStream,

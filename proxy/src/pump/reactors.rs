@@ -57,7 +57,8 @@ pub fn reactor_threads(workers: usize) -> usize {
 }
 
 impl Pumps {
-    /// Drivers with this many reactor threads, which start with the first stream that is parked.
+    /// Drivers with this many reactor threads, which start with the first stream that is parked or the first listener that
+    /// they accept from.
     pub fn new(driver: Driver, threads: usize) -> Self {
         Self {
             driver,

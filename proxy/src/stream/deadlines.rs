@@ -85,11 +85,6 @@ impl Deadlines {
         *self = Self::default();
     }
 
-    /// Whether a deadline is set.
-    pub fn is_set(&self, kind: Deadline) -> bool {
-        self.at[kind as usize] != Millis::NEVER
-    }
-
     /// The earliest deadline.
     pub fn next(&self) -> Option<Millis> {
         self.at.iter().copied().min().filter(|at| *at != Millis::NEVER)
@@ -138,7 +133,7 @@ mod tests {
     fn no_limit_means_no_deadline() {
         let mut deadlines = Deadlines::default();
         deadlines.set_within(Deadline::Write, Millis(5), None);
-        assert!(!deadlines.is_set(Deadline::Write));
+        assert_eq!(deadlines.next(), None);
         deadlines.set_within(Deadline::Write, Millis(5), Some(Duration::from_millis(7)));
         assert_eq!(deadlines.next(), Some(Millis(12)));
         assert_eq!(Millis(5).after(Duration::MAX), Millis::NEVER);

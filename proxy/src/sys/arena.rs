@@ -1,8 +1,9 @@
 //! A place in the heap for buffers of which little is ever written.
 //!
-//! A page that has never been written takes no memory. The h2 crate gives each connection 24 KiB of buffers, and a silent
-//! stream writes into two of their six pages. But an allocator that gives out what others have just freed, a request's
-//! futures above all, gives out pages that are there already, and they stay for as long as the connection does.
+//! A page that has never been written takes no memory. The h2 crate gives each connection 28 KiB of buffers, and a silent
+//! stream writes into three of their seven pages (`docs/decisions/0006-drive-http2-connections.md`). But an allocator that
+//! gives out what others have just freed, a request's futures above all, gives out pages that are there already, and they
+//! stay for as long as the connection does.
 
 /// Calls `make`, whose allocations get pages that nothing else uses, where the allocator can do that.
 #[cfg(feature = "jemalloc")]

@@ -32,7 +32,7 @@ const MAX_HELD_BYTES: usize = 64 * 1024;
 /// Response heads, all but the last interim, taken before others get their turn.
 const HEADS_PER_TURN: u32 = 16;
 
-/// A client.
+/// A client, from the moment it has connected until somebody else has it.
 pub(super) struct Caller {
     address: SocketAddr,
     desk: Arc<Desk>,

@@ -20,8 +20,8 @@ const MAX_FIELDS: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct HeadReader {
     bytes: BytesMut,
-    /// Up to where `bytes` has been searched for the end of a head.
     end: HeadEnd,
+    /// Up to where `bytes` has been searched for the end of a head.
     searched: usize,
     /// Length of the head at the front of `bytes` that has been given out.
     head: usize,

@@ -5,6 +5,9 @@
 //! sessions, with everything they hold, are dropped; any other answer is passed on whole over the client's session.
 //! Request filters, downstream modules and `logging` stay as they are: `logging` runs when the stream begins, and
 //! [`Observer::ended`](crate::pump::Observer::ended) when it ends.
+//!
+//! For listeners of its own, `reception`, `caller` and `fetch` do the same on a reactor's thread, without Pingora, where a
+//! request is as plain as most are; see `docs/decisions/0005-begin-plain-streams-in-the-reactor.md`.
 
 mod caller;
 mod connection;

@@ -14,21 +14,15 @@ use resolve::Resolved;
 /// A backend's servers.
 #[derive(Debug)]
 pub struct Upstream {
-    name: String,
     servers: Vec<(Server, Resolved)>,
     turn: AtomicUsize,
 }
 
 impl Upstream {
     /// An upstream of the given servers, which are looked up when they are first needed.
-    pub fn new(name: impl Into<String>, servers: Vec<Server>) -> Self {
+    pub fn new(servers: Vec<Server>) -> Self {
         let servers = servers.into_iter().map(|server| (server, Resolved::default())).collect();
-        Self { name: name.into(), servers, turn: AtomicUsize::new(0) }
-    }
-
-    /// Its name in the configuration.
-    pub fn name(&self) -> &str {
-        &self.name
+        Self { servers, turn: AtomicUsize::new(0) }
     }
 
     /// How many servers it has.
@@ -82,7 +76,7 @@ mod tests {
     #[tokio::test]
     async fn servers_take_turns_and_the_others_follow() {
         let servers = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"].map(|server| server.parse().expect("server"));
-        let upstream = Upstream::new("app", servers.to_vec());
+        let upstream = Upstream::new(servers.to_vec());
         let mut firsts = Vec::new();
         for _ in 0..3 {
             let peers = upstream.peers(None).await;

@@ -6,6 +6,7 @@
 //! application's as ever.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession};
 use pingora::protocols::{ALPN, Digest, Stream};
 use pingora::server::ShutdownWatch;
+use tokio::time::timeout;
 
 use crate::sys;
 
@@ -24,18 +26,24 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Malformed requests that one connection may send before it is closed: as many as Pingora allows.
 const MALFORMED_REQUESTS: usize = 32;
 
+/// How long a connection may take until it is clear what it speaks, and until HTTP/2 has begun on it; as long as the first
+/// byte of a request may take.
+const BEGINNING_LIMIT: Duration = Duration::from_secs(60);
+
 /// An application whose HTTP/2 connections are driven here.
 pub struct Connections<A> {
     app: Arc<A>,
     options: H2Options,
     h2c: bool,
+    unacknowledged: Option<Duration>,
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     /// Gives requests to `app`, which has nothing to do with HTTP/2 options of its own any more. `h2c` tells whether
-    /// HTTP/2 is looked for on connections without TLS.
-    pub fn new(app: A, options: H2Options, h2c: bool) -> Self {
-        Self { app: Arc::new(app), options, h2c }
+    /// HTTP/2 is looked for on connections without TLS; what a client leaves `unacknowledged` for so long, a closed receive
+    /// window included, ends its connection with all its streams.
+    pub fn new(app: A, options: H2Options, h2c: bool, unacknowledged: Option<Duration>) -> Self {
+        Self { app: Arc::new(app), options, h2c, unacknowledged }
     }
 
     async fn speaks_http2(&self, stream: &mut Stream) -> Option<bool> {
@@ -63,9 +71,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
             proxy_digest: stream.get_proxy_digest(),
             socket_digest: stream.get_socket_digest(),
         };
+        // Best effort, as for the sockets of streams over HTTP/1.
+        sys::with_socket(stream.id(), |socket| drop(socket.set_tcp_user_timeout(self.unacknowledged)));
         // The buffers of a connection are made here.
         let handshake = sys::on_unused_pages(|| self.options.handshake(stream));
-        match handshake.await {
+        let Ok(begun) = timeout(BEGINNING_LIMIT, handshake).await else { return };
+        match begun {
             Ok(connection) => {
                 let (app, digest, shutdown) = (self.app.clone(), Arc::new(digest), shutdown.clone());
                 tokio::spawn(Http2 { app, connection, digest, shutdown }.run());
@@ -78,7 +89,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        if self.speaks_http2(&mut stream).await? {
+        if timeout(BEGINNING_LIMIT, self.speaks_http2(&mut stream)).await.ok()?? {
             // On the heap: an HTTP/1 request should not have to carry the room for it.
             Box::pin(self.serve_http2(stream, shutdown)).await;
             return None;

@@ -1,6 +1,8 @@
 //! Serves with Pingora what the reactors have accepted and have no use for.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
@@ -12,35 +14,53 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::connections::Connections;
 use crate::gateway::Gateway;
-use crate::takeover::Declined;
+use crate::takeover::{Declined, InFlight, Leaving};
 
 /// A service without listeners: its connections come out of a queue.
 pub struct Fallback {
     application: Arc<Connections<HttpProxy<Gateway>>>,
-    declined: UnboundedReceiver<Declined>,
+    queue: UnboundedReceiver<Leaving>,
 }
 
 impl Fallback {
-    /// Serves `declined` with `application`.
-    pub(crate) fn new(application: Connections<HttpProxy<Gateway>>, declined: UnboundedReceiver<Declined>) -> Self {
-        Self { application: Arc::new(application), declined }
+    /// Serves those who leave the reactors with `application`.
+    pub(crate) fn new(application: Connections<HttpProxy<Gateway>>, queue: UnboundedReceiver<Leaving>) -> Self {
+        Self { application: Arc::new(application), queue }
+    }
+
+    fn serve(&self, declined: Declined, in_flight: InFlight, shutdown: ShutdownWatch) {
+        let application = self.application.clone();
+        // On any of the service's threads.
+        current_handle().spawn(async move {
+            let stream = match declined.into_stream() {
+                Ok(stream) => stream,
+                Err(error) => {
+                    log::error!("side=internal: a connection is dropped, it cannot be served: {error}");
+                    return;
+                }
+            };
+            let mut serving = application.process_new(stream, &shutdown);
+            // A request that has come whole is HttpProxy's, and counted by it, once it has been looked at.
+            let looked_at = poll_fn(|context| Poll::Ready(serving.as_mut().poll(context))).await;
+            drop(in_flight);
+            if looked_at.is_pending() {
+                // It serves every request on the connection, and gives none back.
+                drop(serving.await);
+            }
+        });
     }
 }
 
 #[async_trait]
 impl Service for Fallback {
     async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize) {
-        // Also while the process drains: a request that waits for its answer may still turn out to be Pingora's.
-        while let Some(declined) = self.declined.recv().await {
-            let (application, shutdown) = (self.application.clone(), shutdown.clone());
-            // On any of the service's threads.
-            current_handle().spawn(async move {
-                match declined.into_stream() {
-                    // It serves every request on the connection, and gives none back.
-                    Ok(stream) => drop(application.process_new(stream, &shutdown).await),
-                    Err(error) => log::error!("side=internal: a connection is dropped, it cannot be served: {error}"),
-                }
-            });
+        while let Some(leaving) = self.queue.recv().await {
+            match leaving {
+                Leaving::Client(declined, in_flight) => self.serve(declined, in_flight, shutdown.clone()),
+                // Connections that wait for a next request are closed. Others still come: a request that waits for its
+                // answer may turn out to be Pingora's.
+                Leaving::Closed => self.application.cleanup().await,
+            }
         }
     }
 

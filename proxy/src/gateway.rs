@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -60,6 +61,12 @@ impl Gateway {
         self.in_flight.clone()
     }
 
+    /// The longest `timeouts.write` of all routes; `None` where one of them has no limit.
+    pub fn longest_write(&self) -> Option<Duration> {
+        let limits = self.routes.iter().map(|route| route.streams.policy.timeouts.write);
+        limits.collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
     /// The route of a request, by its path.
     fn route_of(&self, request: &RequestHeader) -> Option<usize> {
         // `*` stands for the server as a whole (RFC 9112 §3.2.4): whoever serves the root serves it.
@@ -97,6 +104,10 @@ impl Admission for Gateway {
 
     fn answered(&self, status: u16) {
         self.metrics.request(status);
+    }
+
+    fn in_flight(&self) -> InFlight {
+        InFlight::enter(&self.in_flight)
     }
 }
 

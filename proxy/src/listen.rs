@@ -136,6 +136,9 @@ fn bind_socket(address: &str, reuse_port: bool) -> io::Result<(SocketAddr, Owned
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
+    // What is accepted inherits it: a client that has vanished without a word is found in the end, also where nothing is
+    // ever sent to it.
+    socket.set_keepalive(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from(socket);

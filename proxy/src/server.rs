@@ -94,7 +94,7 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         log::info!("listening on {} ({})", bound.address, bound.protocol());
     }
     let conf = server.configuration.clone();
-    let mut entrances = Vec::new();
+    let (mut entrances, mut desks) = (Vec::new(), Vec::new());
     // Whether HTTP/2 is looked for without TLS is a setting of the service, not of the listener.
     let (h2c, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| bound.h2c);
     for (bound, h2c) in [(others, false), (h2c, true)] {
@@ -102,13 +102,15 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         // all.
         let by_reactors = |bound: &Bound| driver == Driver::Parked && !bound.is_tls();
         let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(by_reactors);
-        let application = || application(&conf, gateway.clone(), h2c);
+        let application =
+            || Connections::new(http_proxy(&conf, gateway.clone()), listen::h2_options(), h2c, gateway.longest_write());
         if !plain.is_empty() {
             let (desk, declined) = FrontDesk::new(Arc::new(gateway.clone()));
             for bound in plain {
                 entrances.push(takeover.entrance(bound.into_listener(), &desk)?);
             }
             server.add_service(Fallback::new(application(), declined));
+            desks.push(desk);
         }
         if !others.is_empty() {
             server.add_service(proxy_service(application(), others));
@@ -124,7 +126,7 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
 
     let (finished, wait) = channel();
     let registry = takeover.registry().clone();
-    let watch = SignalWatch { entrances: Mutex::new(entrances), draining, registry, limit, in_flight, finished };
+    let watch = SignalWatch { entrances: Mutex::new(entrances), desks, draining, registry, limit, in_flight, finished };
     std::thread::Builder::new()
         .name("server".to_owned())
         .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
@@ -168,10 +170,6 @@ fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
 
 /// What serves the connections that are not the reactors' own.
 type Application = Connections<HttpProxy<Gateway>>;
-
-fn application(conf: &Arc<ServerConf>, gateway: Gateway, h2c: bool) -> Application {
-    Connections::new(http_proxy(conf, gateway), listen::h2_options(), h2c)
-}
 
 fn proxy_service(application: Application, mut bound: Vec<Bound>) -> Prebound<Service<Application>> {
     let mut service = Service::new("proxy".to_owned(), application);
@@ -228,6 +226,7 @@ impl Observer for Books {
 struct SignalWatch {
     /// Opened once signals are waited for: nobody is let in whom a drain would not find.
     entrances: Mutex<Vec<Entrance>>,
+    desks: Vec<FrontDesk>,
     draining: Arc<AtomicBool>,
     registry: Arc<Registry>,
     limit: Duration,
@@ -257,6 +256,7 @@ impl ShutdownSignalWatch for SignalWatch {
         log::info!("shutting down: no new connections; {streams} streams have {:?} to end", self.limit);
         self.draining.store(true, Ordering::Release);
         self.registry.drain(self.limit);
+        self.desks.iter().for_each(FrontDesk::close);
         let drain = Drain {
             registry: self.registry.clone(),
             in_flight: self.in_flight.clone(),

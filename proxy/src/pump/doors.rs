@@ -16,6 +16,9 @@ use crate::stream::Millis;
 /// Connections accepted before streams get their turn.
 const ACCEPTS_PER_ROUND: usize = 64;
 
+/// More than a listener's queue holds.
+const LONGEST_QUEUE: usize = 1 << 16;
+
 /// How long nobody is let in once the system has run out of something: descriptors, mostly.
 const REST: Duration = Duration::from_millis(100);
 
@@ -78,9 +81,14 @@ impl Doors {
         }
     }
 
-    /// Nobody is let in from here on.
-    pub(super) fn close(&mut self) {
-        *self = Self::default();
+    /// Lets in who has come so far, and nobody from here on: what waits when a listener closes is reset.
+    pub(super) fn close(&mut self, mut own: impl FnMut(Client)) {
+        for door in std::mem::take(self).doors {
+            for _ in 0..LONGEST_QUEUE {
+                let Ok((socket, address)) = door.listener.accept() else { break };
+                own(Client { socket, address, reception: door.reception.clone() });
+            }
+        }
     }
 
     /// When somebody may be waiting to be let in; `None` for nobody.
@@ -96,7 +104,10 @@ impl Doors {
         }
         for _ in 0..ACCEPTS_PER_ROUND {
             let Some(at) = self.knocked.front().copied() else { return };
-            let Some(door) = self.doors.get(at) else { return };
+            let Some(door) = self.doors.get(at) else {
+                self.knocked.pop_front();
+                continue;
+            };
             match door.listener.accept() {
                 Ok((socket, address)) => {
                     self.resting = None;

@@ -22,6 +22,11 @@ impl Readable {
         Self { now: true, ended: false }
     }
 
+    /// Has the next read ask the kernel.
+    pub(super) fn presume(&mut self) {
+        self.now = true;
+    }
+
     /// Takes down what the kernel says.
     pub(super) fn note(&mut self, event: &Event) {
         let ended = event.is_read_closed() || event.is_error();

@@ -111,6 +111,9 @@ impl Reactor {
 
     fn round(&mut self, events: &Events, now: Millis, scratch: &mut Scratch) {
         for slot in std::mem::take(&mut self.again) {
+            if let Some(place) = self.places.get_mut(slot) {
+                place.queued = false;
+            }
             self.turn(slot, now, scratch);
         }
         for event in events {
@@ -180,6 +183,7 @@ impl Reactor {
             Arrival::Client(client) => {
                 admit(&mut self.places, self.poll.registry(), |site| Place::of_client(client, now, site));
             }
+            Arrival::Door(_) if self.drained_to.is_some() => {}
             Arrival::Door(door) => {
                 if let Err(error) = self.doors.add(door, self.poll.registry()) {
                     log::error!("side=internal: a listener is lost, it cannot be waited for: {error}");
@@ -188,10 +192,16 @@ impl Reactor {
         }
     }
 
-    /// Nobody new, and everybody here learns of it.
+    /// Nobody new but those who have come already, and everybody here learns of it.
     fn drain(&mut self, now: Millis, scratch: &mut Scratch) {
-        self.doors.close();
+        let (doors, places, kernel) = (&mut self.doors, &mut self.places, self.poll.registry());
+        doors.close(|client| {
+            let _ = admit(places, kernel, |site| Place::of_client(client, now, site));
+        });
         for slot in 0..self.places.capacity() {
+            if let Some(place) = self.places.get_mut(slot) {
+                place.presume_readable();
+            }
             self.turn(slot, now, scratch);
             if self.places.get(slot).is_some_and(Place::is_idle) {
                 self.places.remove(slot);
@@ -219,9 +229,11 @@ impl Reactor {
                 return self.shrink();
             }
             // Once: its turns must not become more the longer it has more to do.
-            Fate::Again if !self.again.contains(&slot) => self.again.push(slot),
-            Fate::Again => {}
-            Fate::Wait => {}
+            Fate::Again if !place.queued => {
+                place.queued = true;
+                self.again.push(slot);
+            }
+            Fate::Again | Fate::Wait => {}
         }
         let due = place.due().map_or(Place::NEVER, |due| due.coarse(now));
         if due < place.timer_at {
@@ -230,11 +242,13 @@ impl Reactor {
         }
     }
 
-    /// A wave of streams has left: gives the memory of their places back.
+    /// Everybody has left: forgets deadlines that are nobody's any more, and gives the memory of a wave's places back.
     fn shrink(&mut self) {
-        if self.places.is_empty() && self.places.capacity() > EVENTS_PER_WAIT {
-            self.places.shrink_to_fit();
+        if self.places.is_empty() {
             self.deadlines = Timetable::default();
+            if self.places.capacity() > EVENTS_PER_WAIT {
+                self.places.shrink_to_fit();
+            }
         }
     }
 }

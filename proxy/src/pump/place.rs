@@ -23,6 +23,8 @@ pub(super) struct Place {
     upstream: Option<TcpStream>,
     /// When the queue of deadlines will look at this place; far away when it will not.
     pub(super) timer_at: Millis,
+    /// Whether it waits for another turn already.
+    pub(super) queued: bool,
     client_readable: Readable,
     upstream_readable: Readable,
 }
@@ -97,6 +99,7 @@ impl Place {
             client,
             upstream: None,
             timer_at: Self::NEVER,
+            queued: false,
             client_readable: Readable::default(),
             upstream_readable: Readable::default(),
         })
@@ -111,6 +114,11 @@ impl Place {
             true => self.client_readable.note(event),
             false => self.upstream_readable.note(event),
         }
+    }
+
+    /// Has the client read even if the kernel has not reported anything yet.
+    pub(super) fn presume_readable(&mut self) {
+        self.client_readable.presume();
     }
 
     /// When it wants its turn, whatever the sockets do.

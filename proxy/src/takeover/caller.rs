@@ -14,9 +14,10 @@ use pingora::prelude::Error;
 use pingora::protocols::http::date::get_cached_date;
 use pingora::protocols::http::v1::client::http_req_header_to_wire;
 
+use super::answer::{Beginning, Kind};
 use super::fetch::{Fetch, Fetched};
 use super::hand_over;
-use super::reception::{Admission, Desk, InFlight, Noted};
+use super::reception::{Admission, Declined, Desk, InFlight};
 use super::whole_request::WholeRequest;
 use crate::failure::Failure;
 use crate::pump::{Candidate, Label, Socket, Start, Step, not_now};
@@ -82,45 +83,40 @@ impl Caller {
     }
 
     fn fail(&mut self, failure: Failure) -> Step {
-        self.leave_with(Outcome::Failed(failure))
-    }
-
-    fn leave_with(&mut self, outcome: Outcome) -> Step {
-        if let Some(asked) = self.asked.as_ref().filter(|asked| !asked.unsent.is_empty()) {
-            // Half an interim response is out: nothing that makes sense can follow it, and nobody else will count it.
-            if let Outcome::Failed(failure) = &outcome {
-                asked.fetch.route().failed(failure);
-            }
+        let Some(asked) = &self.asked else { return Step::Gone };
+        // Nobody is left to be answered, or half an interim response is out and nothing that makes sense can follow it.
+        if matches!(failure, Failure::ClientGone { .. }) || !asked.unsent.is_empty() {
+            asked.fetch.route().failed(&failure);
             self.desk.admission.answered(0);
             return Step::Gone;
         }
-        self.outcome = Some(outcome);
+        self.outcome = Some(Outcome::Failed(failure));
         Step::Leave
     }
 
-    /// The final response head is here.
+    /// The final response head is here, and the client has taken everything that went before.
     fn conclude(&mut self, mut response: Box<ResponseHeader>, now: Millis) -> Step {
         let Some(asked) = &mut self.asked else { return Step::Gone };
-        let body = match head::response_body(&response) {
-            Ok(body) => body,
-            Err(source) => return self.fail(Failure::Invalid { source }),
+        let (body, leftover) = match Beginning::of(&response, asked.fetch.take_reader()) {
+            Ok(Beginning::Stream { body, leftover }) => (body, leftover),
+            Ok(Beginning::Other(bytes)) => {
+                self.outcome = Some(Outcome::Other(bytes));
+                return Step::Leave;
+            }
+            Err(failure) => return self.fail(failure),
         };
-        let reader = asked.fetch.take_reader();
-        if !head::is_event_stream(&response) {
-            return self.leave_with(Outcome::Other(reader.into_bytes()));
-        }
         let route = asked.fetch.route().clone();
         let opening = hand_over::opening(&route, asked.framing, body, &response);
         if let Err(source) = dress(&mut response, asked.framing) {
             return self.fail(Failure::Broken { source });
         }
-        let mut unsent = std::mem::take(&mut asked.unsent);
+        let mut unsent = Vec::new();
         head::write_response(&response, &mut unsent);
         let first_byte = Duration::from_millis(now.0.saturating_sub(asked.since.0));
         let label =
             Label::new(Some(self.address), asked.fetch.server(), asked.method.as_str(), &asked.target, first_byte);
         self.desk.admission.answered(response.status.as_u16());
-        Step::Stream(Box::new(Start { opening, unsent, leftover: reader.into_rest(), route, label }))
+        Step::Stream(Box::new(Start { opening, unsent, leftover, route, label }))
     }
 }
 
@@ -155,11 +151,11 @@ impl Candidate for Caller {
                 Fetched::Wait => return Step::Wait,
                 Fetched::Dialled(socket, writable) => return Step::Upstream { socket, writable },
                 Fetched::Failed(failure) => return self.fail(failure),
-                Fetched::Head(head) => match head.status.as_u16() {
-                    100 => {}
-                    101 => return self.fail(Failure::Switched),
-                    102..=199 => asked.interim(head),
-                    _ => return self.conclude(head, now),
+                Fetched::Head(head) => match Kind::of(&head) {
+                    Kind::Continue => {}
+                    Kind::Switching => return self.fail(Failure::Switched),
+                    Kind::Interim => asked.interim(head),
+                    Kind::Final => return self.conclude(head, now),
                 },
             }
         }
@@ -180,14 +176,12 @@ impl Candidate for Caller {
     }
 
     fn leave(self: Box<Self>, client: TcpStream, upstream: Option<TcpStream>) {
-        let note = self.asked.zip(self.outcome).and_then(|(asked, outcome)| {
-            let answer = match outcome {
-                Outcome::Failed(failure) => Err(failure),
-                Outcome::Other(bytes) => Ok((bytes, upstream?)),
-            };
-            Some(Noted { answer, in_flight: asked.in_flight })
+        let in_flight = self.asked.map(|asked| asked.in_flight);
+        let answer = self.outcome.and_then(|outcome| match outcome {
+            Outcome::Failed(failure) => Some(Err(failure)),
+            Outcome::Other(bytes) => Some(Ok((bytes, upstream?))),
         });
-        self.desk.decline(client, self.address, self.held, note);
+        self.desk.decline(Declined::new(client, self.address, self.held, answer), in_flight);
     }
 }
 

@@ -9,6 +9,7 @@ use pingora::prelude::HttpPeer;
 use pingora::protocols::http::v1::client::HttpSession as UpstreamSession;
 use pingora::proxy::Session;
 
+use super::answer::{Beginning, Kind};
 use super::connection::Connection;
 use super::dial;
 use super::head_reader::HeadReader;
@@ -54,13 +55,12 @@ pub(super) async fn exchange(
     let (mut connection, peer) = Box::pin(dial::connect(connector, peers, timeouts.connect)).await?;
     let mut reader = HeadReader::default();
     let head = Box::pin(converse(session, &mut connection, &mut reader, &request, timeouts.first_byte)).await?;
-    let body = head::response_body(&head).map_err(|source| Failure::Invalid { source })?;
-    if !head::is_event_stream(&head) {
-        let answer = other_answer(reader.into_bytes(), connection).await?;
-        return Ok(Answer::Other(Box::new(answer)));
-    }
-    let leftover = reader.into_rest();
-    Ok(Answer::Stream(Box::new(UpstreamStream { head, body, connection, leftover, peer })))
+    Ok(match Beginning::of(&head, reader)? {
+        Beginning::Stream { body, leftover } => {
+            Answer::Stream(Box::new(UpstreamStream { head, body, connection, leftover, peer }))
+        }
+        Beginning::Other(bytes) => Answer::Other(Box::new(other_answer(bytes, connection).await?)),
+    })
 }
 
 /// An answer that is no event stream, of which `bytes` have been read.
@@ -99,11 +99,11 @@ async fn converse(
                     (Err(source), None) => return Err(Failure::Broken { source }),
                 };
                 refused = None;
-                match head.status.as_u16() {
-                    100 => {}
-                    101 => return Err(Failure::Switched),
-                    102..=199 => forward_interim(session, head).await?,
-                    _ => return Ok(head),
+                match Kind::of(&head) {
+                    Kind::Continue => {}
+                    Kind::Switching => return Err(Failure::Switched),
+                    Kind::Interim => forward_interim(session, head).await?,
+                    Kind::Final => return Ok(head),
                 }
                 // One interim answer after another leaves the sleep below no turn.
                 if until.is_some_and(|until| until <= Instant::now()) {

@@ -9,6 +9,7 @@
 //! For listeners of its own, `reception`, `caller` and `fetch` do the same on a reactor's thread, without Pingora, where a
 //! request is as plain as most are; see `docs/decisions/0005-begin-plain-streams-in-the-reactor.md`.
 
+mod answer;
 mod caller;
 mod connection;
 mod dial;
@@ -43,7 +44,7 @@ pub use crate::wire::head::accepts_event_stream;
 use connection::Connection;
 use exchange::{Answer, OtherAnswer};
 
-pub(crate) use reception::{Admission, Admitted, Declined, FrontDesk, InFlight};
+pub(crate) use reception::{Admission, Admitted, Declined, FrontDesk, InFlight, Leaving};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 pub struct Takeover {
@@ -120,10 +121,10 @@ impl Takeover {
     /// # Errors
     /// When the client's connection fails while a response is being written to it.
     pub(crate) async fn resume(&self, session: &mut Session, route: &Arc<Route>) -> Result<bool> {
-        let Some(noted) = reception::noted(session) else { return Ok(false) };
+        let Some(answer) = reception::early_answer(session) else { return Ok(false) };
         // The upstream has the request, and it is at hand whole: reading it waits for nothing.
         while session.downstream_session.read_request_body().await?.is_some() {}
-        let answer = match noted.answer {
+        let answer = match answer {
             Ok((bytes, upstream)) => match tokio::net::TcpStream::from_std(upstream) {
                 Ok(upstream) => exchange::other_answer(bytes, Connection::Tcp(upstream)).await,
                 Err(error) => Err(Failure::Broken { source: dial::connect_error(error) }),
@@ -134,7 +135,6 @@ impl Takeover {
             Ok(upstream) => Self::pass_on(session, upstream, route).await?,
             Err(failure) => Self::refuse(session, failure, route).await?,
         }
-        drop(noted.in_flight);
         Ok(true)
     }
 

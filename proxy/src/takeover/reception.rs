@@ -24,6 +24,9 @@ pub(crate) trait Admission: Send + Sync {
 
     /// A request that was admitted is over for Pingora: it is answered with a stream, or, with the status 0, not at all.
     fn answered(&self, status: u16);
+
+    /// Counts a request that was not admitted, until Pingora does.
+    fn in_flight(&self) -> InFlight;
 }
 
 /// The way of a request.
@@ -56,7 +59,15 @@ impl Drop for InFlight {
 /// Receives the clients of listeners.
 pub(super) struct Desk {
     pub(super) admission: Arc<dyn Admission>,
-    pub(super) declined: UnboundedSender<Declined>,
+    pub(super) declined: UnboundedSender<Leaving>,
+}
+
+/// What comes from the reactors to those who serve with Pingora.
+pub(crate) enum Leaving {
+    /// A client, and that what it has asked for counts as in flight.
+    Client(Declined, InFlight),
+    /// Nobody new is let in any more. Those who are in may still leave.
+    Closed,
 }
 
 /// A client that Pingora serves.
@@ -64,15 +75,12 @@ pub(crate) struct Declined {
     client: TcpStream,
     address: SocketAddr,
     held: Vec<u8>,
-    note: Option<Noted>,
+    answer: Option<EarlyAnswer>,
 }
 
-/// What has become of the client's first request already.
-pub(super) struct Noted {
-    /// What has been read of the upstream's answer, and the connection that the rest comes on.
-    pub(super) answer: Result<(Vec<u8>, TcpStream), Failure>,
-    pub(super) in_flight: InFlight,
-}
+/// What has become of a request before Pingora had it: what has been read of the upstream's answer with the connection that
+/// the rest comes on, or why there is none.
+pub(super) type EarlyAnswer = Result<(Vec<u8>, TcpStream), Failure>;
 
 /// What reactors meet clients with.
 #[derive(Clone)]
@@ -80,9 +88,15 @@ pub(crate) struct FrontDesk(Arc<Desk>);
 
 impl FrontDesk {
     /// Admits streams as `admission` says. Clients with anything else come out of the queue, for Pingora to serve.
-    pub(crate) fn new(admission: Arc<dyn Admission>) -> (Self, UnboundedReceiver<Declined>) {
+    pub(crate) fn new(admission: Arc<dyn Admission>) -> (Self, UnboundedReceiver<Leaving>) {
         let (declined, queue) = unbounded_channel();
         (Self(Arc::new(Desk { admission, declined })), queue)
+    }
+
+    /// Tells those who serve with Pingora that nobody new is let in any more.
+    pub(crate) fn close(&self) {
+        // Nobody listens any more when the process ends.
+        let _ = self.0.declined.send(Leaving::Closed);
     }
 }
 
@@ -93,26 +107,32 @@ impl Reception for FrontDesk {
 }
 
 impl Desk {
-    pub(super) fn decline(&self, client: TcpStream, address: SocketAddr, held: Vec<u8>, note: Option<Noted>) {
+    /// Leaves a client to Pingora. What it has asked for counts as in flight from now on, if it has not been counted yet.
+    pub(super) fn decline(&self, declined: Declined, in_flight: Option<InFlight>) {
+        let in_flight = in_flight.unwrap_or_else(|| self.admission.in_flight());
         // Nobody listens any more when the process ends: the connection is closed.
-        let _ = self.declined.send(Declined { client, address, held, note });
+        let _ = self.declined.send(Leaving::Client(declined, in_flight));
     }
 }
 
 impl Declined {
+    pub(super) fn new(client: TcpStream, address: SocketAddr, held: Vec<u8>, answer: Option<EarlyAnswer>) -> Self {
+        Self { client, address, held, answer }
+    }
+
     /// The connection as Pingora takes it, everything that has been read put back. Has to be called on a tokio runtime.
     ///
     /// # Errors
     /// When it cannot be registered with the runtime.
     pub(crate) fn into_stream(self) -> io::Result<Stream> {
         let client = tokio::net::TcpStream::from_std(self.client)?;
-        let note = self.note.map(|noted| Box::new(noted) as Box<dyn Any + Send>);
+        let note = self.answer.map(|answer| Box::new(answer) as Box<dyn Any + Send>);
         Ok(Box::new(Rewound::client(self.held, client, self.address, note)))
     }
 }
 
 /// What has become of this request before Pingora had it; once.
-pub(super) fn noted(session: &Session) -> Option<Noted> {
+pub(super) fn early_answer(session: &Session) -> Option<EarlyAnswer> {
     let connection: &Rewound<tokio::net::TcpStream> = session.stream()?.as_any().downcast_ref()?;
-    connection.take_note()?.downcast().ok().map(|noted| *noted)
+    connection.take_note()?.downcast().ok().map(|answer| *answer)
 }

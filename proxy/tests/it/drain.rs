@@ -95,3 +95,30 @@ fn an_ordinary_request_under_way_is_finished() {
     client.read_until(|bytes| bytes == b"done");
     assert_eq!(proxy.exited().code(), Some(0));
 }
+
+#[test]
+fn a_connection_that_waits_for_its_next_request_is_closed_while_streams_go_on() {
+    let backend = Backend::start(|mut connection| {
+        if connection.path() == "/page" {
+            connection.answer("text/plain", "page");
+        } else {
+            connection.send(CHUNKED);
+            connection.send(chunk(b"data: half"));
+        }
+        connection.hang();
+    });
+    let mut proxy = Proxy::start(backend.address, "");
+    let mut stream = proxy.stream("/events");
+    stream.read_head();
+    stream.read_until_body_has("data: half");
+    let mut page = proxy.connect();
+    page.send("GET /page HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(page.read_head().header("connection").as_deref(), Some("keep-alive"));
+    page.read_until(|bytes| bytes == b"page");
+    proxy.terminate();
+    assert_eq!(page.read_to_end().unwrap(), b"page", "and nothing after it");
+    stream.socket.set_nonblocking(true).unwrap();
+    let open = stream.socket.peek(&mut [0]).unwrap_err();
+    assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock, "the stream has time to end its event");
+    assert_eq!(proxy.exited().code(), Some(0));
+}

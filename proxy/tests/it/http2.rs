@@ -143,6 +143,39 @@ fn a_drain_ends_streams_over_http_2_in_order() {
     assert_eq!(proxy.exited().code(), Some(0));
 }
 
+/// What one stream may leave unacknowledged is bounded, whatever it shares. Heartbeats to a client that has vanished stayed in
+/// the kernel's buffers, which have room for days of them: nothing but the kernel's own limit of 15 minutes found it.
+#[test]
+fn a_client_over_http_2_that_takes_nothing_any_more_is_found() {
+    let backend = backend();
+    let (proxy, _files) = listening(&backend, ", h2c: true");
+    let request = http::Request::get(format!("http://{}/events", proxy.address));
+    let request = request.header("accept", "text/event-stream").body(()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stalled = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        // The smallest the kernel gives, so that it is full soon.
+        socket.set_recv_buffer_size(1).unwrap();
+        let socket = socket.connect(proxy.address).await.unwrap();
+        let (mut client, mut connection) = h2::client::handshake(socket).await.unwrap();
+        let (stream, _) = client.send_request(request, true).unwrap();
+        let opened = async {
+            let mut body = stream.await.unwrap().into_body();
+            body.data().await.unwrap().unwrap();
+            body
+        };
+        // From here on nobody reads from the connection.
+        let body = tokio::select! {
+            ended = &mut connection => panic!("{ended:?}"),
+            body = opened => body,
+        };
+        (client, connection, body)
+    });
+    let end = proxy.log_line()["end"].clone();
+    assert!(end == "client_gone" || end == "write_timeout", "{end}");
+    drop(stalled);
+}
+
 /// A listener for both protocols tells them apart by the first bytes. Waiting for as many as HTTP/2 begins with left a
 /// shorter request without an answer.
 #[test]

@@ -1,5 +1,7 @@
 //! `EventSource` in a real browser, over HTTP/1.1 and HTTP/2: what it shows, when it comes back, and when it gives up.
 
+use std::time::Duration;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -56,7 +58,11 @@ fn event_source_comes_back_with_its_last_event_id_after_every_kind_of_end_and_st
             connection.send(chunk(format!("retry: 20\nid: {next}\nevent: tick\ndata: {next}\n\n").as_bytes()));
             match next {
                 1 => connection.send("0\r\n\r\n"),
-                2 => connection.send("100\r\ndata: torn"),
+                2 => {
+                    // Chromium forgets what it has not shown of a stream by the time it learns that it is broken.
+                    std::thread::sleep(Duration::from_millis(700));
+                    connection.send("100\r\ndata: torn");
+                }
                 // Until the proxy ends it.
                 _ => connection.hang(),
             }

@@ -1,10 +1,9 @@
 //! `EventSource` in a real browser, over HTTP/1.1 and HTTP/2: what it shows, when it comes back, and when it gives up.
 
-use std::time::Duration;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::json;
 

@@ -1,14 +1,14 @@
 //! The stamp each of the origin's events carries as its data: who sent it, when it was due, and a checksum over all of it.
 //!
 //! The text is one JSON object, so that a web page can read it too, with its members always in this order:
-//! `{"s":STREAM,"n":SEQ,"due":US,"sent":US,"len":BYTES,"pad":"…","crc":"XXXXXXXX"}`. `len` counts the whole text and `crc`
+//! `{"s":STREAM,"n":SEQ,"due":US,"sent":US,"len":BYTES,"pad":"…","crc":"89abcdef"}`. `len` counts the whole text and `crc`
 //! (CRC-32) covers everything before it, padding included: a text that is too short was torn, one that is damaged corrupted.
 
 use std::io::Write as _;
 
 const HEAD: &[u8] = b"{\"s\":";
 const TAIL_KEY: &[u8] = b"\"crc\":\"";
-/// `"crc":"XXXXXXXX"}`
+/// `"crc":"89abcdef"}`
 const TAIL_BYTES: usize = TAIL_KEY.len() + 8 + 2;
 const PAD_OPEN: &[u8] = b"\"pad\":\"";
 const PAD_CLOSE: &[u8] = b"\",";

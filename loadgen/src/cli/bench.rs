@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::EXIT_CODES;
+use super::{EXIT_CODES, ProgramArgs};
 
 const BENCH_HELP: &str = "Examples:
   sse-loadgen bench
@@ -40,22 +40,7 @@ pub struct BenchArgs {
     /// Where `cargo bench` has left its estimates, for a table of them
     #[arg(long, value_name = "DIRECTORY")]
     pub criterion: Option<PathBuf>,
-    /// The sse-proxy program [default: beside this one, then in PATH]
-    #[arg(long, value_name = "FILE")]
-    pub proxy_bin: Option<PathBuf>,
-    /// The nginx program [default: in PATH, then /usr/sbin/nginx]
-    #[arg(long, value_name = "FILE")]
-    pub nginx_bin: Option<PathBuf>,
-    /// The HAProxy program [default: in PATH, then /usr/sbin/haproxy]
-    #[arg(long, value_name = "FILE")]
-    pub haproxy_bin: Option<PathBuf>,
-    /// Configuration of nginx as the thing to compare with
-    #[arg(long, value_name = "FILE", default_value = "nginx/baseline.conf")]
-    pub nginx_conf: PathBuf,
-    /// Configuration of nginx in front of sse-proxy
-    #[arg(long, value_name = "FILE", default_value = "nginx/front.conf")]
-    pub front_conf: PathBuf,
-    /// Configuration of HAProxy as the thing to compare with
-    #[arg(long, value_name = "FILE", default_value = "haproxy/baseline.cfg")]
-    pub haproxy_conf: PathBuf,
+    /// What is started.
+    #[command(flatten)]
+    pub programs: ProgramArgs,
 }

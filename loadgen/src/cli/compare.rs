@@ -130,6 +130,14 @@ pub struct StackArgs {
     /// Client processes
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub processes: u64,
+    /// What is started.
+    #[command(flatten)]
+    pub programs: ProgramArgs,
+}
+
+/// The programs to compare, and their configurations.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ProgramArgs {
     /// The sse-proxy program [default: beside this one, then in PATH]
     #[arg(long, value_name = "FILE")]
     pub proxy_bin: Option<PathBuf>,

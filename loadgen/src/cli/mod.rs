@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub use bench::BenchArgs;
-pub use compare::{CompareArgs, KneeArgs, StackArgs};
+pub use compare::{CompareArgs, KneeArgs, ProgramArgs, StackArgs};
 
 const EXIT_CODES: &str = "Exit codes:
   0    the result stands

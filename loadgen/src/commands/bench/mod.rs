@@ -8,7 +8,7 @@ use self::suites::{Job, Work, jobs};
 use super::signals::Interrupt;
 use super::turn::{find_targets, programs};
 use super::{compare, knee};
-use crate::cli::{BenchArgs, StackArgs};
+use crate::cli::BenchArgs;
 use crate::error::{CommandError, Outcome};
 use crate::limits;
 use crate::report::bench::{BenchReport, SuiteReport, SuiteResult};
@@ -67,10 +67,9 @@ pub async fn run(args: &BenchArgs, terminal: &mut Terminal) -> Result<Outcome, C
 /// The targets that are asked for; without HAProxy where that is not installed.
 fn present(args: &BenchArgs, left_out: &mut Vec<String>) -> Result<Vec<Target>, CommandError> {
     let mut targets = find_targets(&args.targets)?;
-    let stack = StackArgs { haproxy_bin: args.haproxy_bin.clone(), ..StackArgs::default() };
-    if args.haproxy_bin.is_none()
+    if args.programs.haproxy_bin.is_none()
         && targets.contains(&Target::Haproxy)
-        && let Err(error) = programs::find(&stack, &[Target::Haproxy])
+        && let Err(error) = programs::find(&args.programs, &[Target::Haproxy])
     {
         left_out.push(format!("haproxy: {}", one_line(&error.to_string())));
         targets.retain(|target| *target != Target::Haproxy);

@@ -2,7 +2,7 @@
 
 use clap::Parser as _;
 
-use crate::cli::{BenchArgs, Cli, Command, CompareArgs, KneeArgs, StackArgs};
+use crate::cli::{BenchArgs, Cli, Command, CompareArgs, KneeArgs};
 use crate::error::CommandError;
 use crate::report::bench::Suite;
 use crate::target::Target;
@@ -93,11 +93,11 @@ fn job(suite: Suite, size: Size, args: &BenchArgs, targets: &str, sharing: &str)
     let cli = Cli::try_parse_from(words).map_err(|error| CommandError::Usage(error.to_string()))?;
     let work = match cli.command {
         Command::Knee(mut knee) => {
-            programs(&mut knee.stack, args);
+            knee.stack.programs.clone_from(&args.programs);
             Work::Knee(knee)
         }
         Command::Compare(mut compare) => {
-            programs(&mut compare.stack, args);
+            compare.stack.programs.clone_from(&args.programs);
             Work::Compare(compare)
         }
         _ => return Err(CommandError::Usage(format!("{command}: not a measurement"))),
@@ -143,15 +143,6 @@ fn options(suite: Suite, quick: bool) -> (u64, &'static str) {
             (100, "--settle 100ms --duration 200ms --interval 100ms --heartbeat 200ms --hold 300ms")
         }
     }
-}
-
-fn programs(stack: &mut StackArgs, args: &BenchArgs) {
-    stack.proxy_bin.clone_from(&args.proxy_bin);
-    stack.nginx_bin.clone_from(&args.nginx_bin);
-    stack.haproxy_bin.clone_from(&args.haproxy_bin);
-    stack.nginx_conf.clone_from(&args.nginx_conf);
-    stack.front_conf.clone_from(&args.front_conf);
-    stack.haproxy_conf.clone_from(&args.haproxy_conf);
 }
 
 #[cfg(test)]

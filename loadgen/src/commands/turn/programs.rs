@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cli::StackArgs;
+use crate::cli::ProgramArgs;
 use crate::target::{Programs, Target, TargetError};
 
 /// Finds the programs that `targets` need; the others' paths are left as they were given.
-pub(in crate::commands) fn find(args: &StackArgs, targets: &[Target]) -> Result<Programs, TargetError> {
+pub(in crate::commands) fn find(args: &ProgramArgs, targets: &[Target]) -> Result<Programs, TargetError> {
     let own_directory = std::env::current_exe().ok().and_then(|own| own.parent().map(Path::to_owned));
     let nginx = locate(
         args.nginx_bin.as_deref(),

@@ -30,7 +30,7 @@ pub(in crate::commands) fn started(
 ) -> Result<Source, CommandError> {
     let connections = plan::connections(streams, args.processes, spoken.streams_per_connection);
     limits::check_descriptors(connections, args.processes, descriptor_limit)?;
-    let programs = programs::find(args, targets)?;
+    let programs = programs::find(&args.programs, targets)?;
     let origin = Server { who: "origin", passes_on: None, processes: args.origins, option: "--origins" };
     origin.check(streams, descriptor_limit)?;
     let workers = args.workers.unwrap_or(1);
@@ -44,18 +44,20 @@ pub(in crate::commands) fn started(
     let haproxy_processes = haproxy_server.fewest_processes(streams, descriptor_limit).min(workers);
     if targets.iter().any(|target| target.has_haproxy()) {
         Server { processes: haproxy_processes, ..haproxy_server }.check(streams, descriptor_limit)?;
-        haproxy::check_config(&args.haproxy_conf)?;
+        haproxy::check_config(&args.programs.haproxy_conf)?;
     }
-    for (target, config) in [(Target::Nginx, &args.nginx_conf), (Target::NginxSseProxy, &args.front_conf)] {
+    for (target, config) in
+        [(Target::Nginx, &args.programs.nginx_conf), (Target::NginxSseProxy, &args.programs.front_conf)]
+    {
         if targets.contains(&target) {
             nginx::check_config(config, streams, args.workers, descriptor_limit)?;
         }
     }
     Ok(Source::Start(StackConfig {
         programs,
-        nginx_conf: args.nginx_conf.clone(),
-        front_conf: args.front_conf.clone(),
-        haproxy_conf: args.haproxy_conf.clone(),
+        nginx_conf: args.programs.nginx_conf.clone(),
+        front_conf: args.programs.front_conf.clone(),
+        haproxy_conf: args.programs.haproxy_conf.clone(),
         workers: args.workers,
         haproxy_processes,
         heartbeat,

@@ -272,3 +272,86 @@ fn admit(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::sync::Mutex;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::pump::candidate::{Candidate, Reception, Step};
+    use crate::pump::reactors::Handle;
+    use crate::pump::socket::Socket;
+
+    type Heard = Arc<Mutex<Vec<String>>>;
+
+    /// Notes what its clients say first.
+    struct Listener(Heard);
+
+    impl Reception for Listener {
+        fn meet(&self, _: SocketAddr, _: Millis) -> Box<dyn Candidate> {
+            Box::new(Self(self.0.clone()))
+        }
+    }
+
+    impl Candidate for Listener {
+        fn turn(&mut self, client: &mut dyn Socket, _: Option<&mut dyn Socket>, _: Millis, input: &mut [u8]) -> Step {
+            match client.read(input) {
+                Ok(count) => {
+                    self.0.lock().expect("heard").push(String::from_utf8_lossy(&input[..count]).into_owned());
+                    Step::Gone
+                }
+                Err(_) => Step::Wait,
+            }
+        }
+
+        fn deadline(&self) -> Option<Millis> {
+            None
+        }
+
+        fn is_idle(&self) -> bool {
+            true
+        }
+
+        fn leave(self: Box<Self>, _: TcpStream, _: Option<TcpStream>) {}
+    }
+
+    /// A request that has come is served, though the signal came with it. Listeners were closed and clients let go before
+    /// anybody had looked whether they had asked: they were reset.
+    #[test]
+    fn a_drain_lets_in_and_hears_who_has_come_before_it() {
+        let registry = Arc::<Registry>::default();
+        let (arrivals, inbox) = channel();
+        let called = Arc::<AtomicBool>::default();
+        let (mut reactor, waker) = Reactor::new(inbox, called.clone(), registry.clone()).expect("a reactor");
+        let reactors = [Handle { arrivals: arrivals.clone(), waker: Arc::new(waker), called }].into();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("an option");
+        let address = listener.local_addr().expect("an address");
+        let call = |text: &str| {
+            let mut client = TcpStream::connect(address).expect("the listener's queue");
+            client.write_all(text.as_bytes()).expect("room");
+            client
+        };
+        let heard = Heard::default();
+        let listener = mio::net::TcpListener::from_std(listener);
+        let door = Door { listener, reception: Arc::new(Listener(heard.clone())), reactors };
+        arrivals.send(Arrival::Door(door)).expect("an inbox");
+        let nothing = Events::with_capacity(1);
+        let mut round = || scratch::with(|scratch| reactor.round(&nothing, clock::now(), scratch));
+
+        let let_in = call("let in");
+        round();
+        assert!(heard.lock().expect("heard").is_empty(), "nothing has been reported of it");
+        let at_the_door = call("at the door");
+        registry.drain(Duration::from_secs(1));
+        round();
+        let mut heard = heard.lock().expect("heard").clone();
+        heard.sort();
+        assert_eq!(heard, ["at the door", "let in"]);
+        assert!(TcpStream::connect(address).is_err(), "nobody after that");
+        drop((let_in, at_the_door));
+    }
+}

@@ -36,10 +36,10 @@ pub struct Pumps {
 
 /// The way into a reactor's thread.
 pub(super) struct Handle {
-    arrivals: Sender<Arrival>,
-    waker: Arc<mio::Waker>,
+    pub(super) arrivals: Sender<Arrival>,
+    pub(super) waker: Arc<mio::Waker>,
     /// Whether the thread has been woken and has not looked yet: one call into the kernel is enough for a burst.
-    called: Arc<AtomicBool>,
+    pub(super) called: Arc<AtomicBool>,
 }
 
 impl Default for Pumps {

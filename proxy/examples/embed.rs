@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::prelude::*;
-use sse_proxy::pump::{Ended, Observer, Route};
+use sse_proxy::driver::{Ended, Observer, Route};
 use sse_proxy::sse::Heartbeat;
 use sse_proxy::stream::{HeartbeatPolicy, Policy};
 use sse_proxy::takeover::{Takeover, accepts_event_stream};
@@ -41,7 +41,7 @@ struct PrintEnds;
 
 impl Observer for PrintEnds {
     fn ended(&self, ended: &Ended<'_>) {
-        println!("{} ended: {} after {} events", ended.label.path(), ended.reason.as_str(), ended.counts.events);
+        println!("{} ended: {} after {} events", ended.info.path(), ended.reason.as_str(), ended.counts.events);
     }
 }
 

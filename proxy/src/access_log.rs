@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 
 use crate::config;
-use crate::pump::{Ended, Observer};
+use crate::driver::{Ended, Observer};
 
 /// Lines that may wait for the disk; at about 300 bytes each this is a few megabytes.
 const QUEUE_LINES: usize = 16 * 1024;
@@ -109,14 +109,14 @@ impl Observer for AccessLog {
         let line = Line {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: ended.route,
-            client: ended.label.client().map(|address| address.to_string()),
-            method: ended.label.method(),
-            path: ended.label.path(),
-            upstream: ended.label.upstream().map(|address| address.to_string()),
+            client: ended.info.client().map(|address| address.to_string()),
+            method: ended.info.method(),
+            path: ended.info.path(),
+            upstream: ended.info.upstream().map(|address| address.to_string()),
             end: ended.reason.as_str(),
             side: ended.reason.side().as_str(),
             clean: ended.clean,
-            first_byte_ms: ended.label.first_byte().as_millis(),
+            first_byte_ms: ended.info.first_byte().as_millis(),
             duration_ms: ended.duration.as_millis(),
             events: ended.counts.events,
             bytes: ended.counts.bytes,

@@ -49,7 +49,7 @@ pub enum Failure {
     Invalid {
         /// What is wrong with it.
         #[source]
-        source: crate::wire::head::FramingError,
+        source: crate::headers::FramingError,
     },
     /// The upstream switched to a protocol that nobody asked for (RFC 9110 §7.8).
     #[error("the upstream switched protocols without being asked to")]

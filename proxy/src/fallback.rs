@@ -14,25 +14,25 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::connections::Connections;
 use crate::gateway::Gateway;
-use crate::takeover::{Declined, InFlight, Leaving};
+use crate::takeover::{HandedOff, Handoff, InFlight};
 
 /// A service without listeners: its connections come out of a queue.
 pub struct Fallback {
     application: Arc<Connections<HttpProxy<Gateway>>>,
-    queue: UnboundedReceiver<Leaving>,
+    queue: UnboundedReceiver<Handoff>,
 }
 
 impl Fallback {
     /// Serves those who leave the reactors with `application`.
-    pub(crate) fn new(application: Connections<HttpProxy<Gateway>>, queue: UnboundedReceiver<Leaving>) -> Self {
+    pub(crate) fn new(application: Connections<HttpProxy<Gateway>>, queue: UnboundedReceiver<Handoff>) -> Self {
         Self { application: Arc::new(application), queue }
     }
 
-    fn serve(&self, declined: Declined, in_flight: InFlight, shutdown: ShutdownWatch) {
+    fn serve(&self, handed_off: HandedOff, in_flight: InFlight, shutdown: ShutdownWatch) {
         let application = self.application.clone();
         // On any of the service's threads.
         current_handle().spawn(async move {
-            let stream = match declined.into_stream() {
+            let stream = match handed_off.into_stream() {
                 Ok(stream) => stream,
                 Err(error) => {
                     log::error!("side=internal: a connection is dropped, it cannot be served: {error}");
@@ -54,12 +54,12 @@ impl Fallback {
 #[async_trait]
 impl Service for Fallback {
     async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize) {
-        while let Some(leaving) = self.queue.recv().await {
-            match leaving {
-                Leaving::Client(declined, in_flight) => self.serve(declined, in_flight, shutdown.clone()),
+        while let Some(handoff) = self.queue.recv().await {
+            match handoff {
+                Handoff::Client(handed_off, in_flight) => self.serve(handed_off, in_flight, shutdown.clone()),
                 // Connections that wait for a next request are closed. Others still come: a request that waits for its
                 // answer may turn out to be Pingora's.
-                Leaving::Closed => self.application.cleanup().await,
+                Handoff::Closed => self.application.cleanup().await,
             }
         }
     }

@@ -13,11 +13,11 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{BError, ErrorSource};
 
 use crate::config::StreamMode;
+use crate::driver;
+use crate::headers;
 use crate::metrics::Metrics;
-use crate::pump;
 use crate::takeover::{Admission, Admitted, InFlight, Takeover, accepts_event_stream};
 use crate::upstream::Upstream;
-use crate::wire::head;
 
 /// How long an idle connection of a client is kept for its next request, as nginx does.
 const KEEPALIVE_SECONDS: u64 = 75;
@@ -31,7 +31,7 @@ pub struct GatewayRoute {
     /// Where they go.
     pub upstream: Arc<Upstream>,
     /// The rules and books of its streams.
-    pub streams: Arc<pump::Route>,
+    pub streams: Arc<driver::Route>,
 }
 
 /// The proxy. Clones share everything; each of Pingora's services takes one, and so do the reactors' listeners.
@@ -93,7 +93,7 @@ impl Gateway {
 
 impl Admission for Gateway {
     fn admit(&self, request: &mut RequestHeader) -> Option<Admitted> {
-        head::normalize_request(request).ok()?;
+        headers::normalize_request(request).ok()?;
         let route = self.routes.get(self.route_of(request)?)?;
         if !self.is_stream(route, request) {
             return None;
@@ -122,7 +122,7 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
         session.downstream_session.set_keepalive(Some(KEEPALIVE_SECONDS));
         session.downstream_session.set_pipelining_enabled(true);
-        if let Err(error) = head::normalize_request(session.req_header_mut()) {
+        if let Err(error) = headers::normalize_request(session.req_header_mut()) {
             self.metrics.refused("bad_request");
             let body = Bytes::from(format!("{} {error}\n", error.status()));
             session.respond_error_with_body(error.status(), body).await?;
@@ -181,7 +181,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-        head::add_forwarded(request, client, tls)
+        headers::add_forwarded(request, client, tls)
     }
 
     async fn response_filter(
@@ -192,7 +192,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         // "A server MUST NOT switch to a protocol that was not indicated by the client" (RFC 9110 §7.8).
         if response.status == 101 && !session.is_upgrade_req() {
-            let what = "the upstream switched protocols without being asked to";
+            let what = "the upstream switched protocols without being request to";
             return Err(Error::explain(ErrorType::HTTPStatus(502), what).into_up());
         }
         // "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding request indicates

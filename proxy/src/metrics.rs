@@ -1,4 +1,4 @@
-//! What Prometheus sees. Streams count for themselves in [`crate::pump::Totals`]; this adds what happens at their
+//! What Prometheus sees. Streams count for themselves in [`crate::driver::Totals`]; this adds what happens at their
 //! beginning and end, and renders everything on request.
 
 mod process;
@@ -16,8 +16,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::driver::{Ended, Observer, Route, StreamInfo};
 use crate::failure::Failure;
-use crate::pump::{Ended, Label, Observer, Route};
 use crate::stream::EndReason;
 
 /// Every metric of the process.
@@ -134,10 +134,10 @@ impl Metrics {
 }
 
 impl Observer for Metrics {
-    fn opened(&self, route: &str, label: &Label) {
+    fn opened(&self, route: &str, info: &StreamInfo) {
         self.first_byte
             .get_or_create(&RouteLabels { route: route.to_owned() })
-            .observe(label.first_byte().as_secs_f64());
+            .observe(info.first_byte().as_secs_f64());
     }
 
     fn ended(&self, ended: &Ended<'_>) {
@@ -163,7 +163,7 @@ impl fmt::Debug for RouteCollector {
 
 impl Collector for RouteCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        type Read = fn(&crate::pump::Totals) -> u64;
+        type Read = fn(&crate::driver::Totals) -> u64;
         let gauges: [(&str, &str, Read); 1] =
             [("streams_active", "Streams running", |totals| totals.active.load(Ordering::Relaxed))];
         let counters: [(&str, &str, Read); 4] = [

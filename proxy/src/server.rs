@@ -20,13 +20,13 @@ use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::{Config, DriverConfig};
 use crate::connections::Connections;
+use crate::driver::{BoundListener, Driver, Drivers, Ended, Observer, Registry, Route, StreamInfo, reactor_threads};
 use crate::failure::Failure;
 use crate::fallback::Fallback;
 use crate::gateway::{Gateway, GatewayRoute};
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::metrics::Metrics;
-use crate::pump::{Driver, Ended, Entrance, Label, Observer, Pumps, Registry, Route, reactor_threads};
-use crate::takeover::{FrontDesk, Takeover};
+use crate::takeover::{RequestHandler, Takeover};
 use crate::upstream::Upstream;
 
 /// How long a drain without a limit of its own may last: a process that never exits is not shut down.
@@ -75,13 +75,13 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
 
     let metrics = Metrics::new();
     let access_log = AccessLog::open(&config.access_log, metrics.log_lost()).map_err(ServerError::AccessLog)?;
-    let observer = Arc::new(Books { metrics: metrics.clone(), access_log });
+    let observer = Arc::new(StreamObserver { metrics: metrics.clone(), access_log });
     let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let driver = match config.driver {
         DriverConfig::Parked => Driver::Parked,
         DriverConfig::Task => Driver::Task,
     };
-    let takeover = Arc::new(Takeover::new(Pumps::new(driver, reactor_threads(threads))));
+    let takeover = Arc::new(Takeover::new(Drivers::new(driver, reactor_threads(threads))));
     let routes = routes(config, &observer);
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect());
     let gateway = Gateway::new(routes, takeover.clone(), metrics.clone());
@@ -94,7 +94,7 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         log::info!("listening on {} ({})", bound.address, bound.protocol());
     }
     let conf = server.configuration.clone();
-    let (mut entrances, mut desks) = (Vec::new(), Vec::new());
+    let (mut listeners, mut handlers) = (Vec::new(), Vec::new());
     // Whether HTTP/2 is looked for without TLS is a setting of the service, not of the listener.
     let (h2c, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| bound.h2c);
     for (bound, h2c) in [(others, false), (h2c, true)] {
@@ -105,12 +105,12 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         let application =
             || Connections::new(http_proxy(&conf, gateway.clone()), listen::h2_options(), h2c, gateway.longest_write());
         if !plain.is_empty() {
-            let (desk, declined) = FrontDesk::new(Arc::new(gateway.clone()));
+            let (handler, handed_off) = RequestHandler::new(Arc::new(gateway.clone()));
             for bound in plain {
-                entrances.push(takeover.entrance(bound.into_listener(), &desk)?);
+                listeners.push(takeover.listen(bound.into_listener(), &handler)?);
             }
-            server.add_service(Fallback::new(application(), declined));
-            desks.push(desk);
+            server.add_service(Fallback::new(application(), handed_off));
+            handlers.push(handler);
         }
         if !others.is_empty() {
             server.add_service(proxy_service(application(), others));
@@ -126,7 +126,8 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
 
     let (finished, wait) = channel();
     let registry = takeover.registry().clone();
-    let watch = SignalWatch { entrances: Mutex::new(entrances), desks, draining, registry, limit, in_flight, finished };
+    let watch =
+        SignalWatch { listeners: Mutex::new(listeners), handlers, draining, registry, limit, in_flight, finished };
     std::thread::Builder::new()
         .name("server".to_owned())
         .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
@@ -136,7 +137,7 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     outcome
 }
 
-fn routes(config: &Config, observer: &Arc<Books>) -> Vec<GatewayRoute> {
+fn routes(config: &Config, observer: &Arc<StreamObserver>) -> Vec<GatewayRoute> {
     let upstreams: BTreeMap<&str, Arc<Upstream>> = config
         .upstreams
         .iter()
@@ -196,14 +197,14 @@ fn raise_descriptor_limit() {
 }
 
 /// Everything that is told of streams.
-struct Books {
+struct StreamObserver {
     metrics: Arc<Metrics>,
     access_log: AccessLog,
 }
 
-impl Observer for Books {
-    fn opened(&self, route: &str, label: &Label) {
-        self.metrics.opened(route, label);
+impl Observer for StreamObserver {
+    fn opened(&self, route: &str, info: &StreamInfo) {
+        self.metrics.opened(route, info);
     }
 
     fn ended(&self, ended: &Ended<'_>) {
@@ -225,8 +226,8 @@ impl Observer for Books {
 /// Waits for the signal that ends the process, and starts the drain.
 struct SignalWatch {
     /// Opened once signals are waited for: nobody is let in whom a drain would not find.
-    entrances: Mutex<Vec<Entrance>>,
-    desks: Vec<FrontDesk>,
+    listeners: Mutex<Vec<BoundListener>>,
+    handlers: Vec<RequestHandler>,
     draining: Arc<AtomicBool>,
     registry: Arc<Registry>,
     limit: Duration,
@@ -242,8 +243,8 @@ impl ShutdownSignalWatch for SignalWatch {
             log::error!("side=internal: signals cannot be waited for; only SIGKILL ends this process");
             return std::future::pending().await;
         };
-        for entrance in self.entrances.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if let Err(error) = entrance.open() {
+        for listen in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if let Err(error) = listen.open() {
                 log::error!("side=internal: a listener cannot be opened: {error}");
             }
         }
@@ -256,7 +257,7 @@ impl ShutdownSignalWatch for SignalWatch {
         log::info!("shutting down: no new connections; {streams} streams have {:?} to end", self.limit);
         self.draining.store(true, Ordering::Release);
         self.registry.drain(self.limit);
-        self.desks.iter().for_each(FrontDesk::close);
+        self.handlers.iter().for_each(RequestHandler::close);
         let drain = Drain {
             registry: self.registry.clone(),
             in_flight: self.in_flight.clone(),

@@ -4,8 +4,8 @@ use pingora::http::ResponseHeader;
 
 use super::head_reader::HeadReader;
 use crate::failure::Failure;
+use crate::headers;
 use crate::wire::body::Body;
-use crate::wire::head;
 
 /// What is to be done with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +45,8 @@ impl Beginning {
     /// # Errors
     /// When the body's framing cannot be relied on.
     pub(super) fn of(head: &ResponseHeader, reader: HeadReader) -> Result<Self, Failure> {
-        let body = head::response_body(head).map_err(|source| Failure::Invalid { source })?;
-        Ok(match head::is_event_stream(head) {
+        let body = headers::response_body(head).map_err(|source| Failure::Invalid { source })?;
+        Ok(match headers::is_event_stream(head) {
             true => Self::Stream { body, leftover: reader.into_rest() },
             false => Self::Other(reader.into_bytes()),
         })

@@ -8,7 +8,7 @@ use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::pump::Transport;
+use crate::driver::Transport;
 
 /// A connection to an upstream.
 #[derive(Debug)]

@@ -14,11 +14,11 @@ use super::connection::Connection;
 use super::dial;
 use super::head_reader::HeadReader;
 use super::upload::{self, Upload};
+use crate::driver::Rewind;
 use crate::failure::Failure;
-use crate::pump::Rewound;
+use crate::headers;
 use crate::stream::Timeouts;
 use crate::wire::body::Body;
-use crate::wire::head;
 
 /// What the upstream answered with.
 pub(super) enum Answer {
@@ -65,7 +65,7 @@ pub(super) async fn exchange(
 
 /// An answer that is no event stream, of which `bytes` have been read.
 pub(super) async fn other_answer(bytes: Vec<u8>, connection: Connection) -> Result<OtherAnswer, Failure> {
-    let mut upstream = UpstreamSession::new(Box::new(Rewound::new(bytes, connection)));
+    let mut upstream = UpstreamSession::new(Box::new(Rewind::new(bytes, connection)));
     upstream.read_response().await.map_err(|source| Failure::Broken { source })?;
     Ok(OtherAnswer { upstream })
 }
@@ -146,7 +146,7 @@ async fn forward_interim(session: &mut Session, mut head: Box<ResponseHeader>) -
     if session.req_header().version < Version::HTTP_11 {
         return Ok(());
     }
-    head::strip_response(&mut head);
+    headers::strip_response(&mut head);
     let sent = session.downstream_session.write_response_header(head).await;
     sent.map_err(|source| Failure::ClientGone { source })
 }

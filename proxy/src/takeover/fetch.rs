@@ -13,8 +13,8 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
 use super::dial::{UPSTREAM_RECEIVE_BYTES, connect_error};
 use super::head_reader::HeadReader;
+use crate::driver::{Route, Socket, not_now};
 use crate::failure::Failure;
-use crate::pump::{Route, Socket, not_now};
 use crate::stream::Millis;
 
 /// A request on its way to an upstream, and the answer on its way back.

@@ -11,10 +11,10 @@ use tokio::time::timeout;
 
 use super::exchange::UpstreamStream;
 use super::stand_in::stand_in;
-use crate::pump::{Label, Pumps, Route, Start, Transport};
+use crate::driver::{Drivers, Route, Start, StreamInfo, Transport};
+use crate::headers;
 use crate::stream::{Framing, Opening};
 use crate::wire::body::Body;
-use crate::wire::head;
 
 /// After this the request is over as far as HttpProxy is concerned, and the stream runs on its own.
 ///
@@ -24,8 +24,8 @@ pub(super) async fn hand_over(
     session: &mut Session,
     stream: UpstreamStream,
     route: Arc<Route>,
-    pumps: &Pumps,
-    label: Label,
+    drivers: &Drivers,
+    info: StreamInfo,
 ) -> Result<()> {
     let framing = match session.req_header().version {
         Version::HTTP_11 => Framing::Chunked,
@@ -34,7 +34,7 @@ pub(super) async fn hand_over(
     };
     let opening = opening(&route, framing, stream.body, &stream.head);
     let mut response = stream.head;
-    head::stream_response(&mut response, framing == Framing::Chunked)?;
+    headers::stream_response(&mut response, framing == Framing::Chunked)?;
     session.set_keepalive(None);
     let write = session.write_response_header(response.clone(), false);
     match route.policy.timeouts.write {
@@ -54,11 +54,17 @@ pub(super) async fn hand_over(
     };
     let upstream = stream.connection.into_transport();
     let upstream = upstream.or_err(ErrorType::InternalError, "taking the upstream's connection over")?;
-    let start = Start { opening, unsent: Vec::new(), leftover: stream.leftover, route, label };
-    pumps.start(start, client, upstream).or_err(ErrorType::InternalError, "starting the stream")
+    let start = Start { opening, unsent: Vec::new(), leftover: stream.leftover, route, info };
+    drivers.start(start, client, upstream).or_err(ErrorType::InternalError, "starting the stream")
 }
 
 /// What is known of a stream by its heads.
 pub(super) fn opening(route: &Route, framing: Framing, body: Body, head: &ResponseHeader) -> Opening {
-    Opening { policy: route.policy.clone(), body, framing, identity: head::is_identity(head), random: fastrand::f64() }
+    Opening {
+        policy: route.policy.clone(),
+        body,
+        framing,
+        identity: headers::is_identity(head),
+        random: fastrand::f64(),
+    }
 }

@@ -1,24 +1,24 @@
 //! The plugin: takes event streams over from inside any Pingora proxy, with one call in one hook.
 //!
 //! Called from [`ProxyHttp::proxy_upstream_filter`](pingora::proxy::ProxyHttp::proxy_upstream_filter), it connects,
-//! reads exactly one response head, and then decides. An event stream is handed to a driver in [`crate::pump`], and the
+//! reads exactly one response head, and then decides. An event stream is handed to a driver in [`crate::driver`], and the
 //! sessions, with everything they hold, are dropped; any other answer is passed on whole over the client's session.
 //! Request filters, downstream modules and `logging` stay as they are: `logging` runs when the stream begins, and
-//! [`Observer::ended`](crate::pump::Observer::ended) when it ends.
+//! [`Observer::ended`](crate::driver::Observer::ended) when it ends.
 //!
 //! For listeners of its own, `reception`, `caller` and `fetch` do the same on a reactor's thread, without Pingora, where a
 //! request is as plain as most are; see `docs/decisions/0005-begin-plain-streams-in-the-reactor.md`.
 
 mod answer;
-mod caller;
 mod connection;
 mod dial;
 mod exchange;
 mod fetch;
 mod hand_over;
+mod handoff;
 mod head_reader;
 mod linger;
-mod reception;
+mod pending;
 mod refuse;
 mod relay;
 mod stand_in;
@@ -35,39 +35,39 @@ use pingora::http::Method;
 use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
 
-use crate::pump::{Entrance, Label, Pumps, Registry, Route};
-use crate::wire::head;
+use crate::driver::{BoundListener, Drivers, Registry, Route, StreamInfo};
+use crate::headers;
 
 pub use crate::failure::Failure;
-pub use crate::wire::head::accepts_event_stream;
+pub use crate::headers::accepts_event_stream;
 
 use connection::Connection;
 use exchange::{Answer, OtherAnswer};
 
-pub(crate) use reception::{Admission, Admitted, Declined, FrontDesk, InFlight, Leaving};
+pub(crate) use handoff::{Admission, Admitted, HandedOff, Handoff, InFlight, RequestHandler};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 pub struct Takeover {
     connector: TransportConnector,
-    pumps: Pumps,
+    drivers: Drivers,
 }
 
 impl Default for Takeover {
     fn default() -> Self {
-        Self::new(Pumps::default())
+        Self::new(Drivers::default())
     }
 }
 
 impl Takeover {
     /// Hands streams to these drivers.
-    pub fn new(pumps: Pumps) -> Self {
+    pub fn new(drivers: Drivers) -> Self {
         // Every connection carries one stream to its end: there is none to pool.
-        Self { connector: TransportConnector::new(Some(ConnectorOptions::new(1))), pumps }
+        Self { connector: TransportConnector::new(Some(ConnectorOptions::new(1))), drivers }
     }
 
     /// The streams that are running, and the way to drain them.
     pub fn registry(&self) -> &Arc<Registry> {
-        self.pumps.registry()
+        self.drivers.registry()
     }
 
     /// Whether a request can be taken over at all: one over HTTP/1 or HTTP/2 that has a body to answer with and does not
@@ -97,8 +97,8 @@ impl Takeover {
         let client = session.client_addr().and_then(|address| address.as_inet()).copied();
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         let has_body = !session.is_body_empty();
-        let mut request = head::stream_request(session.req_header(), has_body)?;
-        head::add_forwarded(&mut request, client.map(|address| address.ip()), tls)?;
+        let mut request = headers::stream_request(session.req_header(), has_body)?;
+        headers::add_forwarded(&mut request, client.map(|address| address.ip()), tls)?;
 
         let timeouts = &route.policy.timeouts;
         let answer = Box::pin(exchange::exchange(&self.connector, session, peers, request, timeouts)).await;
@@ -106,8 +106,8 @@ impl Takeover {
             Ok(Answer::Stream(stream)) => {
                 let request = session.req_header();
                 let target = String::from_utf8_lossy(request.raw_path());
-                let label = Label::new(client, stream.peer, request.method.as_str(), &target, started.elapsed());
-                Box::pin(hand_over::hand_over(session, *stream, route.clone(), &self.pumps, label)).await?;
+                let info = StreamInfo::new(client, stream.peer, request.method.as_str(), &target, started.elapsed());
+                Box::pin(hand_over::hand_over(session, *stream, route.clone(), &self.drivers, info)).await?;
             }
             Ok(Answer::Other(upstream)) => Self::pass_on(session, *upstream, route).await?,
             Err(failure) => Self::refuse(session, failure, route).await?,
@@ -121,7 +121,7 @@ impl Takeover {
     /// # Errors
     /// When the client's connection fails while a response is being written to it.
     pub(crate) async fn resume(&self, session: &mut Session, route: &Arc<Route>) -> Result<bool> {
-        let Some(answer) = reception::early_answer(session) else { return Ok(false) };
+        let Some(answer) = handoff::early_answer(session) else { return Ok(false) };
         // The upstream has the request, and it is at hand whole: reading it waits for nothing.
         while session.downstream_session.read_request_body().await?.is_some() {}
         let answer = match answer {
@@ -143,8 +143,8 @@ impl Takeover {
     ///
     /// # Errors
     /// When there is no reactor.
-    pub(crate) fn entrance(&self, listener: TcpListener, desk: &FrontDesk) -> io::Result<Entrance> {
-        self.pumps.entrance(listener, Arc::new(desk.clone()))
+    pub(crate) fn listen(&self, listener: TcpListener, handler: &RequestHandler) -> io::Result<BoundListener> {
+        self.drivers.listen(listener, Arc::new(handler.clone()))
     }
 
     async fn pass_on(session: &mut Session, answer: OtherAnswer, route: &Route) -> Result<()> {

@@ -8,9 +8,9 @@ use pingora::proxy::Session;
 use tokio::time::timeout;
 
 use super::exchange::OtherAnswer;
-use crate::pump::bound_send_queue;
+use crate::driver::bound_send_queue;
+use crate::headers;
 use crate::stream::Timeouts;
-use crate::wire::head;
 
 /// Bytes written to the client at once: `timeouts.write` is for so many, however large the answer is.
 const SLICE_BYTES: usize = 16 * 1024;
@@ -22,7 +22,7 @@ const SLICE_BYTES: usize = 16 * 1024;
 pub(super) async fn relay(session: &mut Session, answer: OtherAnswer, timeouts: &Timeouts) -> Result<()> {
     let mut upstream = answer.upstream;
     let Some(mut response) = upstream.resp_header().cloned() else { return Ok(()) };
-    head::strip_response(&mut response);
+    headers::strip_response(&mut response);
     let bodiless = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if !bodiless && !response.headers.contains_key("content-length") {
         if session.req_header().version == Version::HTTP_11 {

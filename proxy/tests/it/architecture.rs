@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 /// From the bottom up. Modules on one line do not use each other.
 const LAYERS: &[&[&str]] = &[
     &["sse", "wire", "sys"],
+    &["headers"],
     &["stream"],
     &["failure"],
-    &["pump"],
+    &["driver"],
     &["takeover"],
     &["config"],
     &["upstream", "metrics"],

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sse_proxy::config::Config;
+use sse_proxy::driver::{Ended, Observer, Route, StreamInfo};
 use sse_proxy::metrics::Metrics;
-use sse_proxy::pump::{Ended, Label, Observer, Route};
 use sse_proxy::stream::{Counts, EndReason, Policy};
 use sse_proxy::takeover::Failure;
 
@@ -155,10 +155,10 @@ fn every_metric_is_documented_and_no_other() {
     // Most of them show once they have counted something.
     let route = Route::new("events", Policy::default(), metrics.clone());
     metrics.watch(vec![route]);
-    let label = Label::new(None, None, "GET", "/", Duration::ZERO);
-    metrics.opened("events", &label);
+    let info = StreamInfo::new(None, None, "GET", "/", Duration::ZERO);
+    metrics.opened("events", &info);
     let (reason, duration, counts) = (EndReason::UpstreamEnd, Duration::ZERO, Counts::default());
-    metrics.ended(&Ended { route: "events", label: &label, reason, clean: true, duration, counts });
+    metrics.ended(&Ended { route: "events", info: &info, reason, clean: true, duration, counts });
     metrics.refused("no_route");
     metrics.request(200);
     let rendered = metrics.render();

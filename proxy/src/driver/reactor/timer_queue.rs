@@ -7,12 +7,12 @@ use crate::stream::Millis;
 
 /// A queue of moments and slots. Entries are not taken back: whoever takes one out asks whether it still holds.
 #[derive(Debug, Default)]
-pub(super) struct Timetable {
+pub(super) struct TimerQueue {
     /// The moment in the upper bits, the slot in the lower: eight bytes an entry, and each stream has one or two.
     entries: BinaryHeap<Reverse<u64>>,
 }
 
-impl Timetable {
+impl TimerQueue {
     /// Sixteen million slots, and moments up to 34 years after the process started.
     const SLOT_BITS: u32 = 24;
 
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn entries_come_out_in_the_order_of_their_moments() {
-        let mut timetable = Timetable::default();
+        let mut timetable = TimerQueue::default();
         for (at, slot) in [(7, 3), (5, 16_777_215), (9, 0), (5, 1)] {
             timetable.add(Millis(at), slot);
         }

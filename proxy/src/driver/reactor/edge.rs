@@ -6,7 +6,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use socket2::SockRef;
 
-use super::socket::{Socket, not_now, peeks, reset};
+use crate::driver::socket::{Socket, not_now, peeks, reset};
 
 /// What the kernel has said of a socket and has not been acted on. It says each thing once.
 #[derive(Clone, Copy, Default)]

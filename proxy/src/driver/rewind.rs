@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 /// A connection whose first bytes have been read already.
 #[derive(Debug)]
-pub(crate) struct Rewound<T> {
+pub(crate) struct Rewind<T> {
     held: Vec<u8>,
     given: usize,
     inner: T,
@@ -28,7 +28,7 @@ pub(crate) struct Rewound<T> {
     note: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-impl<T> Rewound<T> {
+impl<T> Rewind<T> {
     /// Gives `held` first, then what `inner` has. It has no descriptor that anybody may ask for.
     pub(crate) fn new(held: Vec<u8>, inner: T) -> Self {
         Self { held, given: 0, inner, descriptor: -1, digest: None, note: Mutex::default() }
@@ -40,7 +40,7 @@ impl<T> Rewound<T> {
     }
 }
 
-impl Rewound<TcpStream> {
+impl Rewind<TcpStream> {
     /// The same of a client's connection, which Pingora wants to know the address of. `note` is for whoever serves the
     /// first request on it.
     pub(crate) fn client(
@@ -62,7 +62,7 @@ impl Rewound<TcpStream> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Rewound<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for Rewind<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.given == self.held.len() {
             (self.held, self.given) = (Vec::new(), 0);
@@ -75,7 +75,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Rewound<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Rewound<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Rewind<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
@@ -103,7 +103,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Rewound<T> {
 }
 
 #[async_trait]
-impl<T: AsyncWrite + Unpin + Send> Shutdown for Rewound<T> {
+impl<T: AsyncWrite + Unpin + Send> Shutdown for Rewind<T> {
     async fn shutdown(&mut self) {
         if let Err(error) = AsyncWriteExt::shutdown(&mut self.inner).await {
             log::debug!("closing a connection failed: {error}");
@@ -112,7 +112,7 @@ impl<T: AsyncWrite + Unpin + Send> Shutdown for Rewound<T> {
 }
 
 #[async_trait]
-impl<T: AsyncRead + Unpin + Send> Peek for Rewound<T> {
+impl<T: AsyncRead + Unpin + Send> Peek for Rewind<T> {
     async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         let missing = buffer.len().saturating_sub(self.held.len() - self.given);
         if missing > 0 {
@@ -125,27 +125,27 @@ impl<T: AsyncRead + Unpin + Send> Peek for Rewound<T> {
     }
 }
 
-impl<T> UniqueID for Rewound<T> {
+impl<T> UniqueID for Rewind<T> {
     fn id(&self) -> UniqueIDType {
         self.descriptor
     }
 }
 
-impl<T> Ssl for Rewound<T> {}
+impl<T> Ssl for Rewind<T> {}
 
-impl<T> GetTimingDigest for Rewound<T> {
+impl<T> GetTimingDigest for Rewind<T> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         Vec::new()
     }
 }
 
-impl<T> GetProxyDigest for Rewound<T> {
+impl<T> GetProxyDigest for Rewind<T> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         None
     }
 }
 
-impl<T> GetSocketDigest for Rewound<T> {
+impl<T> GetSocketDigest for Rewind<T> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.digest.clone()
     }
@@ -160,7 +160,7 @@ mod tests {
         let (mut near, far) = tokio::io::duplex(64);
         near.write_all(b"def").await.expect("room");
         drop(near);
-        let mut rewound = Rewound::new(b"abc".to_vec(), far);
+        let mut rewound = Rewind::new(b"abc".to_vec(), far);
         let mut peeked = [0; 5];
         assert!(rewound.try_peek(&mut peeked).await.expect("enough"));
         assert_eq!(&peeked, b"abcde");

@@ -10,7 +10,7 @@ use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use socket2::SockRef;
 
-use super::Rewound;
+use super::rewind::Rewind;
 use crate::sys;
 
 /// Bytes that the kernel may hold unsent for one client before the stream counts as blocked. What has been sent and
@@ -34,8 +34,8 @@ impl Transport {
     /// # Errors
     /// When a plain connection's descriptor cannot be duplicated: the descriptor limit is reached.
     pub fn bare(stream: Stream) -> io::Result<Self> {
-        if stream.as_any().is::<Rewound<tokio::net::TcpStream>>() {
-            return match stream.into_any().downcast::<Rewound<tokio::net::TcpStream>>() {
+        if stream.as_any().is::<Rewind<tokio::net::TcpStream>>() {
+            return match stream.into_any().downcast::<Rewind<tokio::net::TcpStream>>() {
                 Ok(rewound) => Ok(Self::Tcp(rewound.into_inner().into_std()?)),
                 Err(_) => Err(io::Error::other("a connection is not what it was")),
             };

@@ -20,7 +20,8 @@ use tokio::time::Sleep;
 
 use super::drive::{Next, Running};
 use super::socket::{Socket, peeks, reset};
-use super::{Transport, clock, scratch};
+use super::transport::Transport;
+use super::{clock, scratch};
 use crate::stream::Millis;
 use crate::sys;
 
@@ -36,7 +37,7 @@ const RESET_PAUSE: Duration = Duration::from_millis(500);
 /// When a socket cannot be registered with the runtime.
 pub(super) fn spawn(running: Running, client: Transport, upstream: Transport) -> io::Result<()> {
     let timer_at = running.core.next_deadline().unwrap_or(NEVER);
-    let pump = Pump {
+    let pump = StreamTask {
         timer: tokio::time::sleep_until(clock::instant(timer_at)),
         timer_at,
         running,
@@ -48,7 +49,7 @@ pub(super) fn spawn(running: Running, client: Transport, upstream: Transport) ->
 }
 
 pin_project! {
-    struct Pump {
+    struct StreamTask {
         #[pin]
         timer: Sleep,
         // What the timer is set to. Moved only when something is due earlier, or when it has fired: an event that puts
@@ -60,12 +61,12 @@ pin_project! {
     }
 }
 
-impl Future for Pump {
+impl Future for StreamTask {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        this.running.account().register(cx.waker());
+        this.running.guard().register(cx.waker());
         let mut client = Polled { connection: this.client, cx };
         // The waker is the same for both sides; each needs a borrow of its own.
         let waker = client.cx.waker().clone();

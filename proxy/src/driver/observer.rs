@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Label, Registry, clock};
+use super::clock;
+use super::registry::Registry;
+use super::stream_info::StreamInfo;
 use crate::failure::Failure;
 use crate::stream::{Counts, EndReason, Millis, Policy, Progress};
 
@@ -41,8 +43,8 @@ pub trait Observer: Send + Sync {
     fn ended(&self, ended: &Ended<'_>);
 
     /// A stream begins.
-    fn opened(&self, route: &str, label: &Label) {
-        let _ = (route, label);
+    fn opened(&self, route: &str, info: &StreamInfo) {
+        let _ = (route, info);
     }
 
     /// A request was taken over and got no response head from the upstream.
@@ -57,7 +59,7 @@ pub struct Ended<'a> {
     /// The name of its route.
     pub route: &'a str,
     /// What is known of it from its request.
-    pub label: &'a Label,
+    pub info: &'a StreamInfo,
     /// Why it ended.
     pub reason: EndReason,
     /// Whether the client got a response that was closed in order.
@@ -99,22 +101,22 @@ impl Totals {
 }
 
 /// One stream's entry in its route's books.
-pub(super) struct Account {
+pub(super) struct StreamGuard {
     route: Arc<Route>,
     registry: Arc<Registry>,
-    label: Label,
+    info: StreamInfo,
     /// The place of a stream that has a task in the registry.
     task: Option<u32>,
     opened: Millis,
 }
 
-impl Account {
-    pub(super) fn open(route: Arc<Route>, registry: Arc<Registry>, label: Label) -> Self {
+impl StreamGuard {
+    pub(super) fn open(route: Arc<Route>, registry: Arc<Registry>, info: StreamInfo) -> Self {
         route.totals.opened.fetch_add(1, Ordering::Relaxed);
         route.totals.active.fetch_add(1, Ordering::Relaxed);
         registry.enter();
-        route.observer.opened(&route.name, &label);
-        Self { route, registry, label, task: None, opened: clock::now() }
+        route.observer.opened(&route.name, &info);
+        Self { route, registry, info, task: None, opened: clock::now() }
     }
 
     /// Enters the waker of a stream that has a task, on its first call.
@@ -135,7 +137,7 @@ impl Account {
     /// Enters the stream as ended. The caller does this once.
     pub(super) fn close(&self, reason: EndReason, clean: bool, counts: Counts) {
         let duration = Duration::from_millis(clock::now().0.saturating_sub(self.opened.0));
-        let ended = Ended { route: &self.route.name, label: &self.label, reason, clean, duration, counts };
+        let ended = Ended { route: &self.route.name, info: &self.info, reason, clean, duration, counts };
         self.route.totals.active.fetch_sub(1, Ordering::Relaxed);
         self.route.observer.ended(&ended);
         if let Some(task) = self.task {

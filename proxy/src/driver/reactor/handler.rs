@@ -1,22 +1,22 @@
-//! A connection that a reactor looks after until it is a stream, or no business of the reactor's.
+//! What a reactor calls for a connection until it is a stream or is handed off.
 //!
-//! The reactor owns the sockets and knows when they are ready; what is said on them before a stream begins, it leaves to
-//! whoever implements these.
+//! The reactor owns the sockets and knows when they are ready. The protocol spoken before a stream begins is up to the
+//! implementation of these traits.
 
 use std::net::{SocketAddr, TcpStream};
 
-use super::Start;
-use super::socket::Socket;
+use crate::driver::socket::Socket;
+use crate::driver::start::Start;
 use crate::stream::Millis;
 
-/// Meets the clients that connect to a listener.
-pub(crate) trait Reception: Send + Sync {
-    /// Someone has connected.
-    fn meet(&self, client: SocketAddr, now: Millis) -> Box<dyn Candidate>;
+/// Handles the connections of a listener.
+pub(crate) trait ConnectionHandler: Send + Sync {
+    /// A connection has been accepted.
+    fn connected(&self, client: SocketAddr, now: Millis) -> Box<dyn Pending>;
 }
 
-/// What may become a stream.
-pub(crate) trait Candidate: Send {
+/// A connection that may become a stream.
+pub(crate) trait Pending: Send {
     /// Does everything that can be done now. Called when a socket is ready, when the deadline has come, and after each
     /// [`Step::Upstream`]. `input` is to read into.
     fn turn(
@@ -30,14 +30,14 @@ pub(crate) trait Candidate: Send {
     /// When to call again at the latest.
     fn deadline(&self) -> Option<Millis>;
 
-    /// Whether nothing has been asked for yet, so that nobody misses anything when the connection is closed.
+    /// Whether nothing has been requested yet, so that the connection can be closed without losing anything.
     fn is_idle(&self) -> bool;
 
-    /// Takes the sockets, after [`Step::Leave`]. The reactor does not wait for them any more.
-    fn leave(self: Box<Self>, client: TcpStream, upstream: Option<TcpStream>);
+    /// Takes the sockets after [`Step::HandOff`]. They are no longer registered with the reactor.
+    fn hand_off(self: Box<Self>, client: TcpStream, upstream: Option<TcpStream>);
 }
 
-/// What a reactor does next with a candidate.
+/// What a reactor does next with a pending connection.
 pub(crate) enum Step {
     /// Come back when a socket is ready or the deadline has come.
     Wait,
@@ -52,8 +52,8 @@ pub(crate) enum Step {
     },
     /// It is a stream from here on.
     Stream(Box<Start>),
-    /// It goes on elsewhere.
-    Leave,
-    /// It is over.
-    Gone,
+    /// Hand the sockets to [`Pending::hand_off`].
+    HandOff,
+    /// Close both sockets.
+    Close,
 }

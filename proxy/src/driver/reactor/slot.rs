@@ -1,4 +1,4 @@
-//! A connection's place in a reactor's table: at first a candidate, then a stream.
+//! A connection's slot in a reactor's table: at first a pending, then a stream.
 
 use std::sync::Arc;
 
@@ -6,22 +6,22 @@ use mio::net::TcpStream;
 use mio::{Interest, Token, event};
 use socket2::SockRef;
 
-use super::candidate::{Candidate, Step};
-use super::doors::Client;
-use super::drive::{Next, Running};
 use super::edge::{Edge, Readable};
-use super::registry::Registry;
-use super::scratch::Scratch;
-use super::socket::Socket;
-use super::transport::bound_queue_of;
+use super::handler::{Pending, Step};
+use super::listeners::Accepted;
+use crate::driver::drive::{Next, Running};
+use crate::driver::registry::Registry;
+use crate::driver::scratch::Scratch;
+use crate::driver::socket::Socket;
+use crate::driver::transport::bound_queue_of;
 use crate::stream::Millis;
 
-/// Who has the place, the sockets, and what the kernel has said of them.
-pub(super) struct Place {
-    tenant: Tenant,
+/// Who has the slot, the sockets, and what the kernel has said of them.
+pub(super) struct Slot {
+    state: State,
     client: TcpStream,
     upstream: Option<TcpStream>,
-    /// When the queue of deadlines will look at this place; far away when it will not.
+    /// When the queue of deadlines will look at this slot; far away when it will not.
     pub(super) timer_at: Millis,
     /// Whether it waits for another turn already.
     pub(super) queued: bool,
@@ -30,72 +30,72 @@ pub(super) struct Place {
 }
 
 #[allow(clippy::large_enum_variant, reason = "nearly all are streams: a box would cost each of them an allocation")]
-enum Tenant {
+enum State {
     Stream(Running),
-    Candidate(Box<dyn Candidate>),
+    Pending(Box<dyn Pending>),
 }
 
-/// What the kernel is told of a place's sockets, and under which number.
+/// What the kernel is told of a slot's sockets, and under which number.
 #[derive(Clone, Copy)]
-pub(super) struct Site<'r> {
+pub(super) struct SlotRef<'r> {
     pub(super) kernel: &'r mio::Registry,
-    pub(super) slot: usize,
+    pub(super) index: usize,
 }
 
-/// What becomes of a place after its turn.
+/// What becomes of a slot after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum Action {
     /// Its turn comes when a socket is ready or a deadline has come.
     Wait,
     /// Its turn comes soon: there may be more to do now, but others wait too.
     Again,
     /// It is free.
-    Free,
-    /// It is free, and its candidate goes on elsewhere.
-    Left,
+    Remove,
+    /// It is free, and its pending goes on elsewhere.
+    HandOff,
 }
 
-impl Site<'_> {
+impl SlotRef<'_> {
     /// The slot that a socket's token belongs to.
     pub(super) fn slot_of(token: Token) -> usize {
         token.0 / 2
     }
 
     fn client(self) -> Token {
-        Token(2 * self.slot)
+        Token(2 * self.index)
     }
 
     fn upstream(self) -> Token {
-        Token(2 * self.slot + 1)
+        Token(2 * self.index + 1)
     }
 }
 
-impl Place {
+impl Slot {
     /// A stream's. Both of its sockets are watched from here on.
     pub(super) fn of_stream(
         running: Running,
         client: TcpStream,
         upstream: TcpStream,
-        site: Site<'_>,
+        slot_ref: SlotRef<'_>,
     ) -> std::io::Result<Self> {
-        let mut place = Self::new(Tenant::Stream(running), client, site)?;
-        place.watch_upstream(upstream, Interest::READABLE, site)?;
+        let mut slot = Self::new(State::Stream(running), client, slot_ref)?;
+        slot.watch_upstream(upstream, Interest::READABLE, slot_ref)?;
         // Something may have come before there was anybody to be told.
-        place.upstream_readable = Readable::perhaps();
-        Ok(place)
+        slot.upstream_readable = Readable::perhaps();
+        Ok(slot)
     }
 
     /// A new client's, which the kernel will report at once, at least as writable.
-    pub(super) fn of_client(client: Client, now: Millis, site: Site<'_>) -> std::io::Result<Self> {
-        let candidate = client.reception.meet(client.address, now);
-        Self::new(Tenant::Candidate(candidate), client.socket, site)
+    pub(super) fn of_connection(accepted: Accepted, now: Millis, slot_ref: SlotRef<'_>) -> std::io::Result<Self> {
+        let pending = accepted.handler.connected(accepted.address, now);
+        Self::new(State::Pending(pending), accepted.socket, slot_ref)
     }
 
-    fn new(tenant: Tenant, mut client: TcpStream, site: Site<'_>) -> std::io::Result<Self> {
+    fn new(state: State, mut client: TcpStream, slot_ref: SlotRef<'_>) -> std::io::Result<Self> {
         // Interest in writing costs nothing while there is room: the kernel reports it only after there was none.
-        site.kernel.register(&mut client, site.client(), Interest::READABLE | Interest::WRITABLE)?;
+        slot_ref.kernel.register(&mut client, slot_ref.client(), Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self {
-            tenant,
+            state,
             client,
             upstream: None,
             timer_at: Self::NEVER,
@@ -105,7 +105,7 @@ impl Place {
         })
     }
 
-    /// The `timer_at` of a place that waits for no deadline.
+    /// The `timer_at` of a slot that waits for no deadline.
     pub(super) const NEVER: Millis = Millis(u64::MAX);
 
     /// Takes down what the kernel says of one of its sockets.
@@ -123,55 +123,61 @@ impl Place {
 
     /// When it wants its turn, whatever the sockets do.
     pub(super) fn due(&self) -> Option<Millis> {
-        match &self.tenant {
-            Tenant::Stream(running) => running.core.next_deadline(),
-            Tenant::Candidate(candidate) => candidate.deadline(),
+        match &self.state {
+            State::Stream(running) => running.core.next_deadline(),
+            State::Pending(pending) => pending.deadline(),
         }
     }
 
     /// Whether it is a client that has not asked for anything.
     pub(super) fn is_idle(&self) -> bool {
-        matches!(&self.tenant, Tenant::Candidate(candidate) if candidate.is_idle())
+        matches!(&self.state, State::Pending(pending) if pending.is_idle())
     }
 
     /// Does everything that can be done now.
-    pub(super) fn turn(&mut self, site: Site<'_>, books: &Arc<Registry>, now: Millis, scratch: &mut Scratch) -> Fate {
+    pub(super) fn turn(
+        &mut self,
+        slot_ref: SlotRef<'_>,
+        books: &Arc<Registry>,
+        now: Millis,
+        scratch: &mut Scratch,
+    ) -> Action {
         loop {
-            let step = match &mut self.tenant {
-                Tenant::Stream(_) => return self.stream_turn(now, scratch),
-                Tenant::Candidate(candidate) => {
+            let step = match &mut self.state {
+                State::Stream(_) => return self.stream_turn(now, scratch),
+                State::Pending(pending) => {
                     let mut client = Edge { socket: &self.client, readable: &mut self.client_readable };
                     let mut upstream =
                         self.upstream.as_ref().map(|socket| Edge { socket, readable: &mut self.upstream_readable });
                     let upstream = upstream.as_mut().map(|upstream| upstream as &mut dyn Socket);
-                    candidate.turn(&mut client, upstream, now, &mut scratch.input)
+                    pending.turn(&mut client, upstream, now, &mut scratch.input)
                 }
             };
             match step {
-                Step::Wait => return Fate::Wait,
-                Step::Again => return Fate::Again,
+                Step::Wait => return Action::Wait,
+                Step::Again => return Action::Again,
                 Step::Upstream { socket, writable } => {
                     let interest = if writable { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-                    let watched = self.watch_upstream(TcpStream::from_std(socket), interest, site);
+                    let watched = self.watch_upstream(TcpStream::from_std(socket), interest, slot_ref);
                     if let Err(error) = watched {
                         log::error!("side=internal: a request is dropped, it cannot be waited for: {error}");
-                        return Fate::Free;
+                        return Action::Remove;
                     }
                 }
                 Step::Stream(start) => {
                     bound_queue_of(SockRef::from(&self.client), start.opening.policy.timeouts.write);
                     let running = Running::begin(*start, books.clone(), now);
-                    // The candidate counts as a request in flight until here.
-                    self.tenant = Tenant::Stream(running);
+                    // The pending counts as a request in flight until here.
+                    self.state = State::Stream(running);
                 }
-                Step::Leave => return Fate::Left,
-                Step::Gone => return Fate::Free,
+                Step::HandOff => return Action::HandOff,
+                Step::Close => return Action::Remove,
             }
         }
     }
 
-    fn stream_turn(&mut self, now: Millis, scratch: &mut Scratch) -> Fate {
-        let Tenant::Stream(running) = &mut self.tenant else { return Fate::Wait };
+    fn stream_turn(&mut self, now: Millis, scratch: &mut Scratch) -> Action {
+        let State::Stream(running) = &mut self.state else { return Action::Wait };
         let mut client = Edge { socket: &self.client, readable: &mut self.client_readable };
         let mut upstream = self.upstream.as_ref().map(|socket| Edge { socket, readable: &mut self.upstream_readable });
         let next = running.turn(&mut client, &mut upstream, now, scratch);
@@ -179,27 +185,32 @@ impl Place {
             self.upstream = None;
         }
         match next {
-            Next::Wait => Fate::Wait,
-            Next::Again => Fate::Again,
-            Next::Done => Fate::Free,
+            Next::Wait => Action::Wait,
+            Next::Again => Action::Again,
+            Next::Done => Action::Remove,
         }
     }
 
-    fn watch_upstream(&mut self, mut socket: TcpStream, interest: Interest, site: Site<'_>) -> std::io::Result<()> {
-        site.kernel.register(&mut socket, site.upstream(), interest)?;
+    fn watch_upstream(
+        &mut self,
+        mut socket: TcpStream,
+        interest: Interest,
+        slot_ref: SlotRef<'_>,
+    ) -> std::io::Result<()> {
+        slot_ref.kernel.register(&mut socket, slot_ref.upstream(), interest)?;
         self.upstream = Some(socket);
         self.upstream_readable = Readable::default();
         Ok(())
     }
 
-    /// Lets a candidate go, with its sockets.
-    pub(super) fn leave(self, site: Site<'_>) {
-        let Self { tenant: Tenant::Candidate(candidate), client, upstream, .. } = self else { return };
+    /// Lets a pending go, with its sockets.
+    pub(super) fn hand_off(self, slot_ref: SlotRef<'_>) {
+        let Self { state: State::Pending(pending), client, upstream, .. } = self else { return };
         let release = |mut socket: TcpStream| {
             // Another thread waits for it now; a socket that is not watched any more cannot be taken off the list.
-            let _ = site.kernel.deregister(&mut socket);
+            let _ = slot_ref.kernel.deregister(&mut socket);
             std::net::TcpStream::from(socket)
         };
-        candidate.leave(release(client), upstream.map(release));
+        pending.hand_off(release(client), upstream.map(release));
     }
 }

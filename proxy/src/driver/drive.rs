@@ -4,10 +4,11 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::account::Account;
+use super::observer::StreamGuard;
+use super::registry::Registry;
 use super::scratch::Scratch;
 use super::socket::{Socket, not_now};
-use super::{Registry, Start};
+use super::start::Start;
 use crate::stream::{Core, EndReason, Framing, Millis};
 
 /// Reads before other streams get their turn.
@@ -16,15 +17,15 @@ const READS_PER_TURN: u32 = 16;
 /// A stream between two turns.
 pub(super) struct Running {
     pub(super) core: Core,
-    account: Account,
+    guard: StreamGuard,
     /// Exists only while the client is behind.
-    pending: Option<Box<Pending>>,
+    pending: Option<Box<Unwritten>>,
     phase: Phase,
     framing: Framing,
 }
 
 /// Bytes on their way to the client.
-struct Pending {
+struct Unwritten {
     bytes: Vec<u8>,
     written: usize,
 }
@@ -52,17 +53,17 @@ pub(super) enum Next {
 impl Running {
     /// Enters a stream in the books. What it has for its client already goes out on its first turn.
     pub(super) fn begin(start: Start, registry: Arc<Registry>, now: Millis) -> Self {
-        let Start { opening, unsent: mut bytes, leftover, route, label } = start;
+        let Start { opening, unsent: mut bytes, leftover, route, info } = start;
         let framing = opening.framing;
-        let account = Account::open(route, registry, label);
+        let guard = StreamGuard::open(route, registry, info);
         let mut core = Core::new(opening, now);
-        account.add(core.upstream_data(&leftover, now, &mut bytes));
-        let pending = (!bytes.is_empty()).then(|| Box::new(Pending { bytes, written: 0 }));
-        Self { core, account, pending, phase: Phase::Running, framing }
+        guard.add(core.upstream_data(&leftover, now, &mut bytes));
+        let pending = (!bytes.is_empty()).then(|| Box::new(Unwritten { bytes, written: 0 }));
+        Self { core, guard, pending, phase: Phase::Running, framing }
     }
 
-    pub(super) fn account(&mut self) -> &mut Account {
-        &mut self.account
+    pub(super) fn guard(&mut self) -> &mut StreamGuard {
+        &mut self.guard
     }
 
     /// Does everything that can be done now. `upstream` is dropped as soon as nothing more is wanted of it.
@@ -86,7 +87,7 @@ impl Running {
         now: Millis,
         scratch: &mut Scratch,
     ) -> Next {
-        if let Some(limit) = self.account.draining() {
+        if let Some(limit) = self.guard.draining() {
             self.core.close(EndReason::Drain, limit, now);
         }
         // Before the deadlines: a client that has made room is not stalled.
@@ -95,7 +96,7 @@ impl Running {
             self.core.upstream_waits(now);
         }
         let progress = self.core.tick(now, &mut scratch.output);
-        self.account.add(progress);
+        self.guard.add(progress);
         self.write(client, now, &mut scratch.output);
         for _ in 0..READS_PER_TURN {
             let Some(source) = upstream.as_mut().filter(|_| self.core.wants_upstream()) else {
@@ -140,7 +141,7 @@ impl Running {
             Ok(0) => self.core.upstream_closed(now, &mut scratch.output),
             Ok(count) => {
                 let progress = self.core.upstream_data(&scratch.input[..count], now, &mut scratch.output);
-                self.account.add(progress);
+                self.guard.add(progress);
             }
             Err(error) if not_now(&error) => return ControlFlow::Break(()),
             Err(_) => self.core.upstream_failed(now),
@@ -175,7 +176,7 @@ impl Running {
         }
         let written = write_some(client, output)?;
         if written < output.len() {
-            self.pending = Some(Box::new(Pending { bytes: output[written..].to_vec(), written: 0 }));
+            self.pending = Some(Box::new(Unwritten { bytes: output[written..].to_vec(), written: 0 }));
             return Ok(progress || written > 0);
         }
         match client.flush() {
@@ -219,7 +220,7 @@ impl Running {
     fn enter(&mut self, reason: EndReason, clean: bool) {
         if self.phase != Phase::Entered {
             self.phase = Phase::Entered;
-            self.account.close(reason, clean, self.core.counts());
+            self.guard.close(reason, clean, self.core.counts());
         }
     }
 }
@@ -246,7 +247,7 @@ fn write_some(client: &mut impl Socket, bytes: &[u8]) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Ended, Label, Observer, Route, scratch};
+    use super::super::{Ended, Observer, Route, StreamInfo, scratch};
     use super::*;
     use crate::stream::{Opening, Policy};
     use crate::wire::body::Body;
@@ -298,8 +299,8 @@ mod tests {
         let route = Route::new("/", Policy::default(), Arc::new(Nobody));
         let (policy, body) = (route.policy.clone(), Body::UntilClose);
         let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0 };
-        let label = Label::new(None, None, "GET", "/", std::time::Duration::ZERO);
-        let start = Start { opening, unsent: Vec::new(), leftover: Vec::new(), route, label };
+        let info = StreamInfo::new(None, None, "GET", "/", std::time::Duration::ZERO);
+        let start = Start { opening, unsent: Vec::new(), leftover: Vec::new(), route, info };
         let mut running = Running::begin(start, Arc::default(), Millis(0));
         let mut client = Endless { reads: 0 };
         let mut upstream: Option<Endless> = None;

@@ -11,9 +11,9 @@ use pingora::protocols::Stream;
 use pingora::proxy::Session;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::caller::Caller;
+use super::pending::PendingConnection;
+use crate::driver::{ConnectionHandler, Pending, Rewind, Route};
 use crate::failure::Failure;
-use crate::pump::{Candidate, Reception, Rewound, Route};
 use crate::stream::Millis;
 
 /// Decides on requests that come in over a reactor's listener. Called on the reactor's thread: it must not block.
@@ -57,21 +57,21 @@ impl Drop for InFlight {
 }
 
 /// Receives the clients of listeners.
-pub(super) struct Desk {
+pub(super) struct HandlerShared {
     pub(super) admission: Arc<dyn Admission>,
-    pub(super) declined: UnboundedSender<Leaving>,
+    pub(super) handed_off: UnboundedSender<Handoff>,
 }
 
 /// What comes from the reactors to those who serve with Pingora.
-pub(crate) enum Leaving {
-    /// A client, and that what it has asked for counts as in flight.
-    Client(Declined, InFlight),
+pub(crate) enum Handoff {
+    /// A client, and that what it has request for counts as in flight.
+    Client(HandedOff, InFlight),
     /// Nobody new is let in any more. Those who are in may still leave.
     Closed,
 }
 
 /// A client that Pingora serves.
-pub(crate) struct Declined {
+pub(crate) struct HandedOff {
     client: TcpStream,
     address: SocketAddr,
     held: Vec<u8>,
@@ -84,38 +84,38 @@ pub(super) type EarlyAnswer = Result<(Vec<u8>, TcpStream), Failure>;
 
 /// What reactors meet clients with.
 #[derive(Clone)]
-pub(crate) struct FrontDesk(Arc<Desk>);
+pub(crate) struct RequestHandler(Arc<HandlerShared>);
 
-impl FrontDesk {
+impl RequestHandler {
     /// Admits streams as `admission` says. Clients with anything else come out of the queue, for Pingora to serve.
-    pub(crate) fn new(admission: Arc<dyn Admission>) -> (Self, UnboundedReceiver<Leaving>) {
-        let (declined, queue) = unbounded_channel();
-        (Self(Arc::new(Desk { admission, declined })), queue)
+    pub(crate) fn new(admission: Arc<dyn Admission>) -> (Self, UnboundedReceiver<Handoff>) {
+        let (handed_off, queue) = unbounded_channel();
+        (Self(Arc::new(HandlerShared { admission, handed_off })), queue)
     }
 
     /// Tells those who serve with Pingora that nobody new is let in any more.
     pub(crate) fn close(&self) {
         // Nobody listens any more when the process ends.
-        let _ = self.0.declined.send(Leaving::Closed);
+        let _ = self.0.handed_off.send(Handoff::Closed);
     }
 }
 
-impl Reception for FrontDesk {
-    fn meet(&self, client: SocketAddr, now: Millis) -> Box<dyn Candidate> {
-        Box::new(Caller::new(client, self.0.clone(), now))
+impl ConnectionHandler for RequestHandler {
+    fn connected(&self, client: SocketAddr, now: Millis) -> Box<dyn Pending> {
+        Box::new(PendingConnection::new(client, self.0.clone(), now))
     }
 }
 
-impl Desk {
-    /// Leaves a client to Pingora. What it has asked for counts as in flight from now on, if it has not been counted yet.
-    pub(super) fn decline(&self, declined: Declined, in_flight: Option<InFlight>) {
+impl HandlerShared {
+    /// Leaves a client to Pingora. What it has request for counts as in flight from now on, if it has not been counted yet.
+    pub(super) fn hand_off(&self, handed_off: HandedOff, in_flight: Option<InFlight>) {
         let in_flight = in_flight.unwrap_or_else(|| self.admission.in_flight());
         // Nobody listens any more when the process ends: the connection is closed.
-        let _ = self.declined.send(Leaving::Client(declined, in_flight));
+        let _ = self.handed_off.send(Handoff::Client(handed_off, in_flight));
     }
 }
 
-impl Declined {
+impl HandedOff {
     pub(super) fn new(client: TcpStream, address: SocketAddr, held: Vec<u8>, answer: Option<EarlyAnswer>) -> Self {
         Self { client, address, held, answer }
     }
@@ -127,12 +127,12 @@ impl Declined {
     pub(crate) fn into_stream(self) -> io::Result<Stream> {
         let client = tokio::net::TcpStream::from_std(self.client)?;
         let note = self.answer.map(|answer| Box::new(answer) as Box<dyn Any + Send>);
-        Ok(Box::new(Rewound::client(self.held, client, self.address, note)))
+        Ok(Box::new(Rewind::client(self.held, client, self.address, note)))
     }
 }
 
 /// What has become of this request before Pingora had it; once.
 pub(super) fn early_answer(session: &Session) -> Option<EarlyAnswer> {
-    let connection: &Rewound<tokio::net::TcpStream> = session.stream()?.as_any().downcast_ref()?;
+    let connection: &Rewind<tokio::net::TcpStream> = session.stream()?.as_any().downcast_ref()?;
     connection.take_note()?.downcast().ok().map(|answer| *answer)
 }

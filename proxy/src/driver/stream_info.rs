@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// A stream's request and where it went.
 #[derive(Clone)]
-pub struct Label {
+pub struct StreamInfo {
     client: Option<Address>,
     upstream: Option<Address>,
     first_byte_ms: u32,
@@ -17,7 +17,7 @@ pub struct Label {
 /// A socket address without the scope and flow of IPv6: 20 bytes in place of 32.
 type Address = (IpAddr, u16);
 
-impl Label {
+impl StreamInfo {
     /// Keeps the client's and the server's address, the request's method and target, and the time from the request to
     /// the upstream's response head.
     pub fn new(
@@ -62,9 +62,9 @@ impl Label {
     }
 }
 
-impl fmt::Debug for Label {
+impl fmt::Debug for StreamInfo {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Label").field(&self.client()).field(&self.request).finish()
+        formatter.debug_tuple("StreamInfo").field(&self.client()).field(&self.request).finish()
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out() {
         let client = "[2001:db8::1]:443".parse().ok();
-        let label = Label::new(client, None, "POST", "/chat?q=a b", Duration::from_micros(1500));
+        let label = StreamInfo::new(client, None, "POST", "/chat?q=a b", Duration::from_micros(1500));
         assert_eq!((label.client(), label.upstream()), (client, None));
         assert_eq!((label.method(), label.path()), ("POST", "/chat?q=a b"));
         assert_eq!(label.first_byte(), Duration::from_millis(1));

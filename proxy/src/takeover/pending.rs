@@ -17,12 +17,12 @@ use pingora::protocols::http::v1::client::http_req_header_to_wire;
 use super::answer::{Beginning, Kind};
 use super::fetch::{Fetch, Fetched};
 use super::hand_over;
-use super::reception::{Admission, Declined, Desk, InFlight};
+use super::handoff::{Admission, HandedOff, HandlerShared, InFlight};
 use super::whole_request::WholeRequest;
+use crate::driver::{Pending, Socket, Start, Step, StreamInfo, not_now};
 use crate::failure::Failure;
-use crate::pump::{Candidate, Label, Socket, Start, Step, not_now};
+use crate::headers;
 use crate::stream::{Framing, Millis};
-use crate::wire::head;
 
 /// How long a client may take to begin its first request (`client_header_timeout` in nginx).
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
@@ -34,19 +34,19 @@ const MAX_HELD_BYTES: usize = 64 * 1024;
 const HEADS_PER_TURN: u32 = 16;
 
 /// A client, from the moment it has connected until somebody else has it.
-pub(super) struct Caller {
+pub(super) struct PendingConnection {
     address: SocketAddr,
-    desk: Arc<Desk>,
+    handler: Arc<HandlerShared>,
     silent_until: Millis,
     /// Everything that it has sent.
     held: Vec<u8>,
-    asked: Option<Box<Asked>>,
+    request: Option<Box<RequestPhase>>,
     /// What Pingora is told when it takes over.
     outcome: Option<Outcome>,
 }
 
 /// A client's request.
-struct Asked {
+struct RequestPhase {
     fetch: Fetch,
     method: Method,
     target: Box<str>,
@@ -63,64 +63,69 @@ enum Outcome {
     Failed(Failure),
 }
 
-impl Caller {
-    pub(super) fn new(address: SocketAddr, desk: Arc<Desk>, now: Millis) -> Self {
+impl PendingConnection {
+    pub(super) fn new(address: SocketAddr, handler: Arc<HandlerShared>, now: Millis) -> Self {
         let silent_until = now.after(SILENCE_LIMIT);
-        Self { address, desk, silent_until, held: Vec::new(), asked: None, outcome: None }
+        Self { address, handler, silent_until, held: Vec::new(), request: None, outcome: None }
     }
 
     /// The first bytes of a client decide who serves it.
-    fn greet(&mut self, client: &mut dyn Socket, now: Millis, input: &mut [u8]) -> Option<Step> {
+    fn read_first(&mut self, client: &mut dyn Socket, now: Millis, input: &mut [u8]) -> Option<Step> {
         match client.read(input) {
             Err(error) if not_now(&error) && now < self.silent_until => Some(Step::Wait),
             Ok(count) if count > 0 => {
                 self.held.extend_from_slice(&input[..count]);
-                self.asked = ask(&self.held, self.address, self.desk.admission.as_ref(), now);
-                self.asked.is_none().then_some(Step::Leave)
+                self.request = ask(&self.held, self.address, self.handler.admission.as_ref(), now);
+                self.request.is_none().then_some(Step::HandOff)
             }
-            _ => Some(Step::Gone),
+            _ => Some(Step::Close),
         }
     }
 
     fn fail(&mut self, failure: Failure) -> Step {
-        let Some(asked) = &self.asked else { return Step::Gone };
+        let Some(request) = &self.request else { return Step::Close };
         // Nobody is left to be answered, or half an interim response is out and nothing that makes sense can follow it.
-        if matches!(failure, Failure::ClientGone { .. }) || !asked.unsent.is_empty() {
-            asked.fetch.route().failed(&failure);
-            self.desk.admission.answered(0);
-            return Step::Gone;
+        if matches!(failure, Failure::ClientGone { .. }) || !request.unsent.is_empty() {
+            request.fetch.route().failed(&failure);
+            self.handler.admission.answered(0);
+            return Step::Close;
         }
         self.outcome = Some(Outcome::Failed(failure));
-        Step::Leave
+        Step::HandOff
     }
 
     /// The final response head is here, and the client has taken everything that went before.
     fn conclude(&mut self, mut response: Box<ResponseHeader>, now: Millis) -> Step {
-        let Some(asked) = &mut self.asked else { return Step::Gone };
-        let (body, leftover) = match Beginning::of(&response, asked.fetch.take_reader()) {
+        let Some(request) = &mut self.request else { return Step::Close };
+        let (body, leftover) = match Beginning::of(&response, request.fetch.take_reader()) {
             Ok(Beginning::Stream { body, leftover }) => (body, leftover),
             Ok(Beginning::Other(bytes)) => {
                 self.outcome = Some(Outcome::Other(bytes));
-                return Step::Leave;
+                return Step::HandOff;
             }
             Err(failure) => return self.fail(failure),
         };
-        let route = asked.fetch.route().clone();
-        let opening = hand_over::opening(&route, asked.framing, body, &response);
-        if let Err(source) = dress(&mut response, asked.framing) {
+        let route = request.fetch.route().clone();
+        let opening = hand_over::opening(&route, request.framing, body, &response);
+        if let Err(source) = finish_head(&mut response, request.framing) {
             return self.fail(Failure::Broken { source });
         }
         let mut unsent = Vec::new();
-        head::write_response(&response, &mut unsent);
-        let first_byte = Duration::from_millis(now.0.saturating_sub(asked.since.0));
-        let label =
-            Label::new(Some(self.address), asked.fetch.server(), asked.method.as_str(), &asked.target, first_byte);
-        self.desk.admission.answered(response.status.as_u16());
-        Step::Stream(Box::new(Start { opening, unsent, leftover, route, label }))
+        headers::write_response(&response, &mut unsent);
+        let first_byte = Duration::from_millis(now.0.saturating_sub(request.since.0));
+        let info = StreamInfo::new(
+            Some(self.address),
+            request.fetch.server(),
+            request.method.as_str(),
+            &request.target,
+            first_byte,
+        );
+        self.handler.admission.answered(response.status.as_u16());
+        Step::Stream(Box::new(Start { opening, unsent, leftover, route, info }))
     }
 }
 
-impl Candidate for Caller {
+impl Pending for PendingConnection {
     fn turn(
         &mut self,
         client: &mut dyn Socket,
@@ -128,8 +133,8 @@ impl Candidate for Caller {
         now: Millis,
         input: &mut [u8],
     ) -> Step {
-        if self.asked.is_none()
-            && let Some(step) = self.greet(client, now, input)
+        if self.request.is_none()
+            && let Some(step) = self.read_first(client, now, input)
         {
             return step;
         }
@@ -137,30 +142,30 @@ impl Candidate for Caller {
             return self.fail(Failure::ClientGone { source });
         }
         for _ in 0..HEADS_PER_TURN {
-            let Some(asked) = &mut self.asked else { return Step::Gone };
-            match asked.flush(client) {
+            let Some(request) = &mut self.request else { return Step::Close };
+            match request.flush(client) {
                 Ok(true) => {}
-                Ok(false) => return asked.fetch.overdue(now).map_or(Step::Wait, |failure| self.fail(failure)),
+                Ok(false) => return request.fetch.overdue(now).map_or(Step::Wait, |failure| self.fail(failure)),
                 Err(source) => return self.fail(Failure::ClientGone { source }),
             }
             let upstream: Option<&mut dyn Socket> = match &mut upstream {
                 Some(socket) => Some(&mut **socket),
                 None => None,
             };
-            match asked.fetch.turn(upstream, now, input) {
+            match request.fetch.turn(upstream, now, input) {
                 Fetched::Wait => return Step::Wait,
                 Fetched::Dialled(socket, writable) => return Step::Upstream { socket, writable },
                 Fetched::Failed(failure) => return self.fail(failure),
                 Fetched::Head(head) => match Kind::of(&head) {
                     Kind::Continue => {}
                     Kind::Switching => return self.fail(Failure::Switched),
-                    Kind::Interim => asked.interim(head),
+                    Kind::Interim => request.interim(head),
                     Kind::Final => return self.conclude(head, now),
                 },
             }
         }
-        let Some(asked) = &mut self.asked else { return Step::Gone };
-        match (asked.flush(client), asked.fetch.overdue(now)) {
+        let Some(request) = &mut self.request else { return Step::Close };
+        match (request.flush(client), request.fetch.overdue(now)) {
             (Err(source), _) => self.fail(Failure::ClientGone { source }),
             (Ok(_), Some(failure)) => self.fail(failure),
             (Ok(_), None) => Step::Again,
@@ -168,29 +173,29 @@ impl Candidate for Caller {
     }
 
     fn deadline(&self) -> Option<Millis> {
-        self.asked.as_ref().map_or(Some(self.silent_until), |asked| asked.fetch.due())
+        self.request.as_ref().map_or(Some(self.silent_until), |request| request.fetch.due())
     }
 
     fn is_idle(&self) -> bool {
-        self.asked.is_none()
+        self.request.is_none()
     }
 
-    fn leave(self: Box<Self>, client: TcpStream, upstream: Option<TcpStream>) {
-        let in_flight = self.asked.map(|asked| asked.in_flight);
+    fn hand_off(self: Box<Self>, client: TcpStream, upstream: Option<TcpStream>) {
+        let in_flight = self.request.map(|request| request.in_flight);
         let answer = self.outcome.and_then(|outcome| match outcome {
             Outcome::Failed(failure) => Some(Err(failure)),
             Outcome::Other(bytes) => Some(Ok((bytes, upstream?))),
         });
-        self.desk.decline(Declined::new(client, self.address, self.held, answer), in_flight);
+        self.handler.hand_off(HandedOff::new(client, self.address, self.held, answer), in_flight);
     }
 }
 
-impl Asked {
+impl RequestPhase {
     /// Passes on a 103 or the like. HTTP/1.0, whose streams are plain, knows none (RFC 9110 §15.2).
     fn interim(&mut self, mut head: Box<ResponseHeader>) {
         if self.framing == Framing::Chunked {
-            head::strip_response(&mut head);
-            head::write_response(&head, &mut self.unsent);
+            headers::strip_response(&mut head);
+            headers::write_response(&head, &mut self.unsent);
         }
     }
 
@@ -210,15 +215,15 @@ impl Asked {
 }
 
 /// The request that `held` is, ready to be sent; `None` where Pingora should see to it.
-fn ask(held: &[u8], client: SocketAddr, admission: &dyn Admission, now: Millis) -> Option<Box<Asked>> {
+fn ask(held: &[u8], client: SocketAddr, admission: &dyn Admission, now: Millis) -> Option<Box<RequestPhase>> {
     let WholeRequest { head: mut request, body } = WholeRequest::parse(held)?;
     let admitted = admission.admit(&mut request)?;
-    let mut upstream_request = head::stream_request(&request, !body.is_empty()).ok()?;
-    head::add_forwarded(&mut upstream_request, Some(client.ip()), false).ok()?;
+    let mut upstream_request = headers::stream_request(&request, !body.is_empty()).ok()?;
+    headers::add_forwarded(&mut upstream_request, Some(client.ip()), false).ok()?;
     let mut wire = Vec::from(http_req_header_to_wire(&upstream_request)?);
     wire.extend_from_slice(&body);
     let framing = if request.version == Version::HTTP_11 { Framing::Chunked } else { Framing::Plain };
-    Some(Box::new(Asked {
+    Some(Box::new(RequestPhase {
         fetch: Fetch::new(admitted.route, admitted.servers, wire),
         target: String::from_utf8_lossy(request.raw_path()).into(),
         method: request.method.clone(),
@@ -246,8 +251,8 @@ fn listen(client: &mut dyn Socket, held: &mut Vec<u8>, input: &mut [u8]) -> Resu
 
 /// A stream's head as its client gets it. "An origin server with a clock … MUST generate a Date header field in all 2xx"
 /// responses, and who forwards one without it adds it (RFC 9110 §6.6.1).
-fn dress(response: &mut ResponseHeader, framing: Framing) -> pingora::Result<()> {
-    head::stream_response(response, framing == Framing::Chunked)?;
+fn finish_head(response: &mut ResponseHeader, framing: Framing) -> pingora::Result<()> {
+    headers::stream_response(response, framing == Framing::Chunked)?;
     if !response.headers.contains_key("date") {
         response.insert_header("Date", get_cached_date())?;
     }

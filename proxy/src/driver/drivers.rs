@@ -3,17 +3,18 @@
 use std::io;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use socket2::SockRef;
 
-use super::candidate::Reception;
-use super::doors::{Client, Door};
 use super::drive::Running;
-use super::parked::{Arrival, Newcomer, Reactor};
-use super::{Registry, Start, Transport, clock, task};
+use super::reactor::{Command, ConnectionHandler, Handle, NewStream, Reactor, ReactorListener};
+use super::registry::Registry;
+use super::start::Start;
+use super::transport::Transport;
+use super::{clock, task};
 
 /// Which driver runs the streams that could run on either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub enum Driver {
 }
 
 /// The drivers of one process and the streams on them.
-pub struct Pumps {
+pub struct Drivers {
     driver: Driver,
     threads: usize,
     registry: Arc<Registry>,
@@ -34,15 +35,7 @@ pub struct Pumps {
     turn: AtomicUsize,
 }
 
-/// The way into a reactor's thread.
-pub(super) struct Handle {
-    pub(super) arrivals: Sender<Arrival>,
-    pub(super) waker: Arc<mio::Waker>,
-    /// Whether the thread has been woken and has not looked yet: one call into the kernel is enough for a burst.
-    pub(super) called: Arc<AtomicBool>,
-}
-
-impl Default for Pumps {
+impl Default for Drivers {
     /// Reactor threads for half of the cores.
     fn default() -> Self {
         Self::new(Driver::default(), reactor_threads(thread::available_parallelism().map_or(1, usize::from)))
@@ -56,7 +49,7 @@ pub fn reactor_threads(workers: usize) -> usize {
     workers.div_ceil(2)
 }
 
-impl Pumps {
+impl Drivers {
     /// Drivers with this many reactor threads, which start with the first stream that is parked or the first listener that
     /// they accept from.
     pub fn new(driver: Driver, threads: usize) -> Self {
@@ -74,7 +67,7 @@ impl Pumps {
         &self.registry
     }
 
-    /// Runs a stream to its end. Counted as open from here. Has to be called on a tokio runtime.
+    /// Runs a stream to its end. Counted as open from here. Has to be woken on a tokio runtime.
     ///
     /// # Errors
     /// When the stream cannot be waited for; it is counted as dropped then.
@@ -90,19 +83,23 @@ impl Pumps {
                 let next = self.turn.fetch_add(1, Ordering::Relaxed);
                 let client = mio::net::TcpStream::from_std(client);
                 let upstream = mio::net::TcpStream::from_std(upstream);
-                let newcomer = Box::new(Newcomer { running, client, upstream });
-                reactors[next % reactors.len()].send(Arrival::Stream(newcomer))
+                let stream = Box::new(NewStream { running, client, upstream });
+                reactors[next % reactors.len()].send(Command::Stream(stream))
             }
             (client, upstream) => task::spawn(running, client, upstream),
         }
     }
 
-    /// Makes a listener the reactors' own: who connects is received by `reception`, and parked from the first byte on, until
+    /// Makes a listener the reactors' own: who connects is received by `handler`, and parked from the first byte on, until
     /// a drain closes it. Nobody is let in before it is opened. Only the parked driver can do that.
     ///
     /// # Errors
     /// When there is no reactor to do it.
-    pub(crate) fn entrance(&self, listener: TcpListener, reception: Arc<dyn Reception>) -> io::Result<Entrance> {
+    pub(crate) fn listen(
+        &self,
+        listener: TcpListener,
+        handler: Arc<dyn ConnectionHandler>,
+    ) -> io::Result<BoundListener> {
         // What is accepted inherits it.
         SockRef::from(&listener).set_tcp_nodelay(true)?;
         let reactors = self.reactors.get_or_init(|| self.start_reactors()).clone();
@@ -110,7 +107,7 @@ impl Pumps {
             return Err(io::Error::other("no thread for streams could be started"));
         }
         let listener = mio::net::TcpListener::from_std(listener);
-        Ok(Entrance(Door { listener, reception, reactors }))
+        Ok(BoundListener(ReactorListener { listener, handler, reactors }))
     }
 
     fn reactors(&self) -> &[Handle] {
@@ -120,13 +117,13 @@ impl Pumps {
     /// Whatever can be started; with none at all, every stream gets a task.
     fn start_reactors(&self) -> Arc<[Handle]> {
         let start = |at: usize| -> io::Result<Handle> {
-            let (arrivals, inbox) = channel();
-            let called = Arc::new(AtomicBool::new(false));
-            let (reactor, waker) = Reactor::new(inbox, called.clone(), self.registry.clone())?;
+            let (commands, inbox) = channel();
+            let woken = Arc::new(AtomicBool::new(false));
+            let (reactor, waker) = Reactor::new(inbox, woken.clone(), self.registry.clone())?;
             let waker = Arc::new(waker);
             self.registry.on_drain(waker.clone());
             thread::Builder::new().name(format!("streams-{at}")).spawn(move || reactor.run())?;
-            Ok(Handle { arrivals, waker, called })
+            Ok(Handle { commands, waker, woken })
         };
         let started = (0..self.threads).map(start);
         started
@@ -138,29 +135,15 @@ impl Pumps {
 }
 
 /// A listener that nobody is let in by yet.
-pub(crate) struct Entrance(Door);
+pub(crate) struct BoundListener(ReactorListener);
 
-impl Entrance {
+impl BoundListener {
     /// Lets everybody in who has come, and who comes.
     ///
     /// # Errors
     /// When the reactor is gone that would do it.
     pub(crate) fn open(self) -> io::Result<()> {
         let reactors = self.0.reactors.clone();
-        reactors.first().map_or(Ok(()), |first| first.send(Arrival::Door(self.0)))
-    }
-}
-
-impl Handle {
-    fn send(&self, arrival: Arrival) -> io::Result<()> {
-        self.arrivals.send(arrival).map_err(|_| io::Error::other("the reactor's thread is gone"))?;
-        if self.called.swap(true, Ordering::AcqRel) { Ok(()) } else { self.waker.wake() }
-    }
-
-    /// Gives a connection to this reactor. One that cannot be given is closed.
-    pub(super) fn send_client(&self, client: Client) {
-        if let Err(error) = self.send(Arrival::Client(client)) {
-            log::error!("side=internal: a connection is dropped: {error}");
-        }
+        reactors.first().map_or(Ok(()), |first| first.send(Command::Listen(self.0)))
     }
 }

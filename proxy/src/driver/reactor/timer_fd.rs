@@ -16,12 +16,12 @@ use crate::stream::Millis;
 
 /// A `timerfd(2)` registered with a reactor. It is never read: setting it clears it.
 #[derive(Debug)]
-pub(super) struct Alarm {
+pub(super) struct TimerFd {
     timer: OwnedFd,
     set_to: Option<Millis>,
 }
 
-impl Alarm {
+impl TimerFd {
     /// Registers one that is not set.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Alarm {
     }
 
     /// Forgets what it was set to, once it has rung.
-    pub(super) fn rang(&mut self) {
+    pub(super) fn fired(&mut self) {
         self.set_to = None;
     }
 }

@@ -1,0 +1,33 @@
+//! Drivers: they move bytes and wait, the core in [`crate::stream`] decides.
+//!
+//! A driver holds two connections and one [`crate::stream::Core`] per stream, and bytes only while they are in flight.
+//! There are two, with one set of rules in `drive`. The reactor carries streams that are plain TCP on both sides and keeps
+//! nothing of a silent stream but its state in a table. A task per stream carries everything else. The reactor also
+//! accepts plain connections and keeps each in the same table until it is a stream or is handed off.
+
+mod clock;
+mod drive;
+mod drivers;
+mod observer;
+mod reactor;
+mod registry;
+mod rewind;
+mod scratch;
+mod socket;
+mod start;
+mod stream_info;
+mod task;
+mod transport;
+
+pub use drivers::{Driver, Drivers, reactor_threads};
+pub use observer::{Ended, Observer, Route, Totals};
+pub use registry::Registry;
+pub use start::Start;
+pub use stream_info::StreamInfo;
+pub use transport::Transport;
+
+pub(crate) use drivers::BoundListener;
+pub(crate) use reactor::{ConnectionHandler, Pending, Step};
+pub(crate) use rewind::Rewind;
+pub(crate) use socket::{Socket, not_now};
+pub(crate) use transport::bound_send_queue;

@@ -1,0 +1,54 @@
+//! The way into a reactor's thread from other threads.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+
+use mio::net::TcpStream;
+
+use super::listeners::{Accepted, ReactorListener};
+use crate::driver::drive::Running;
+
+/// What a reactor is asked to do.
+pub(in crate::driver) enum Command {
+    /// Run a stream.
+    Stream(Box<NewStream>),
+    /// Take a connection that another reactor has accepted.
+    Connection(Accepted),
+    /// Accept from a listener.
+    Listen(ReactorListener),
+}
+
+/// A stream that no reactor has in its table yet.
+pub(in crate::driver) struct NewStream {
+    pub(in crate::driver) running: Running,
+    pub(in crate::driver) client: TcpStream,
+    pub(in crate::driver) upstream: TcpStream,
+}
+
+/// Sends commands to one reactor.
+pub(in crate::driver) struct Handle {
+    pub(in crate::driver) commands: Sender<Command>,
+    pub(in crate::driver) waker: Arc<mio::Waker>,
+    /// Set when the thread has been woken and has not taken its commands yet: one system call is enough for a burst.
+    pub(in crate::driver) woken: Arc<AtomicBool>,
+}
+
+impl Handle {
+    /// Queues a command and wakes the reactor.
+    ///
+    /// # Errors
+    /// When the reactor's thread is gone, or cannot be woken.
+    pub(in crate::driver) fn send(&self, command: Command) -> io::Result<()> {
+        self.commands.send(command).map_err(|_| io::Error::other("the reactor's thread is gone"))?;
+        if self.woken.swap(true, Ordering::AcqRel) { Ok(()) } else { self.waker.wake() }
+    }
+
+    /// Passes an accepted connection on. Closes it when that fails.
+    pub(super) fn send_connection(&self, accepted: Accepted) {
+        if let Err(error) = self.send(Command::Connection(accepted)) {
+            log::error!("side=internal: an accepted connection is dropped: {error}");
+        }
+    }
+}

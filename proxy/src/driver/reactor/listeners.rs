@@ -1,0 +1,155 @@
+//! The listeners that a reactor accepts from.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+
+use super::handle::Handle;
+use super::handler::ConnectionHandler;
+use crate::stream::Millis;
+
+/// Connections accepted before streams get their next.
+const ACCEPTS_PER_ROUND: usize = 64;
+
+/// More than the accept queue of a listener holds.
+const LONGEST_QUEUE: usize = 1 << 16;
+
+/// How long accepting pauses once the system has run out of a resource, usually descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// At most one log line about paused accepting in this interval.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A listener, and where its connections go.
+pub(in crate::driver) struct ReactorListener {
+    pub(in crate::driver) listener: TcpListener,
+    pub(in crate::driver) handler: Arc<dyn ConnectionHandler>,
+    /// Every reactor, the accepting one first.
+    pub(in crate::driver) reactors: Arc<[Handle]>,
+}
+
+/// An accepted connection that no reactor has in its table yet.
+pub(in crate::driver) struct Accepted {
+    pub(super) socket: TcpStream,
+    pub(super) address: SocketAddr,
+    pub(super) handler: Arc<dyn ConnectionHandler>,
+}
+
+/// The listeners of one reactor.
+#[derive(Default)]
+pub(super) struct Listeners {
+    listeners: Vec<ReactorListener>,
+    /// The reactor that gets the next connection.
+    next: usize,
+    /// Listeners that may have connections to accept, in round-robin order.
+    ready: VecDeque<usize>,
+    /// Nothing is accepted before this.
+    paused_until: Option<Millis>,
+    /// When paused accepting was last logged.
+    reported: Option<Millis>,
+}
+
+impl Listeners {
+    /// The tokens of listeners count down from this one.
+    const FIRST: usize = usize::MAX - 16;
+
+    /// Whether a token is a listener's; no table is as large as that.
+    pub(super) fn is_listener(token: Token) -> bool {
+        token.0 <= Self::FIRST && token.0 > usize::MAX / 2
+    }
+
+    /// Adds a listener.
+    ///
+    /// # Errors
+    /// When it cannot be registered with the kernel.
+    pub(super) fn add(&mut self, mut listener: ReactorListener, registry: &Registry) -> io::Result<()> {
+        registry.register(&mut listener.listener, Token(Self::FIRST - self.listeners.len()), Interest::READABLE)?;
+        self.ready.push_back(self.listeners.len());
+        self.listeners.push(listener);
+        Ok(())
+    }
+
+    /// The kernel reports connections to accept.
+    pub(super) fn mark_ready(&mut self, token: Token) {
+        let listener = Self::FIRST - token.0;
+        if !self.ready.contains(&listener) {
+            self.ready.push_back(listener);
+        }
+    }
+
+    /// Accepts what is in the queues and closes the listeners. A connection still queued when its listener closes would be
+    /// reset.
+    pub(super) fn close(&mut self, mut own: impl FnMut(Accepted)) {
+        for listener in std::mem::take(self).listeners {
+            for _ in 0..LONGEST_QUEUE {
+                let Ok((socket, address)) = listener.listener.accept() else { break };
+                own(Accepted { socket, address, handler: listener.handler.clone() });
+            }
+        }
+    }
+
+    /// When to call [`Listeners::accept`] next; `None` when no listener is ready.
+    pub(super) fn due(&self, now: Millis) -> Option<Millis> {
+        (!self.ready.is_empty()).then(|| self.paused_until.unwrap_or(now))
+    }
+
+    /// Accepts a bounded number of connections and distributes them over the reactors; `own` gets those of this one.
+    pub(super) fn accept(&mut self, now: Millis, mut own: impl FnMut(Accepted)) {
+        if self.due(now).is_none_or(|due| due > now) {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_ROUND {
+            let Some(at) = self.ready.front().copied() else { return };
+            let Some(listener) = self.listeners.get(at) else {
+                self.ready.pop_front();
+                continue;
+            };
+            match listener.listener.accept() {
+                Ok((socket, address)) => {
+                    self.paused_until = None;
+                    // Round robin: a burst on one listener does not delay the others.
+                    self.ready.rotate_left(1);
+                    self.next = (self.next + 1) % listener.reactors.len();
+                    let accepted = Accepted { socket, address, handler: listener.handler.clone() };
+                    match self.next {
+                        0 => own(accepted),
+                        other => listener.reactors[other].send_connection(accepted),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.ready.pop_front();
+                }
+                // "Linux accept() passes already-pending network errors on the new socket as an error code from accept()
+                // … treat them like EAGAIN by retrying" (accept(2)).
+                Err(error) if is_of_the_client(&error) => {}
+                Err(error) => return self.pause(now, &error),
+            }
+        }
+    }
+
+    fn pause(&mut self, now: Millis, error: &io::Error) {
+        if self.reported.is_none_or(|at| at.after(REPORT_INTERVAL) <= now) {
+            self.reported = Some(now);
+            log::error!("side=internal: cannot accept connections: {error}; they stay queued until others end");
+        }
+        self.paused_until = Some(now.after(PAUSE));
+    }
+}
+
+fn is_of_the_client(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::Interrupted
+            | Kind::NetworkDown
+            | Kind::NetworkUnreachable
+            | Kind::HostUnreachable
+    )
+}

@@ -1,0 +1,50 @@
+//! Fields that belong to one connection, and names that several headers share.
+
+use pingora::http::{RequestHeader, ResponseHeader};
+
+/// The media type of an event stream (WHATWG HTML §9.2.5).
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
+
+/// "Incremental Forwarding of HTTP Messages": asks the next hop not to hold the message back.
+pub(super) const INCREMENTAL: &str = "Incremental";
+
+/// Fields that belong to one connection (RFC 9110 §7.6.1), beside those that `Connection` itself names.
+const HOP_BY_HOP: [&str; 7] =
+    ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "trailer"];
+
+/// Removes a response's connection fields.
+pub fn strip_response(response: &mut ResponseHeader) {
+    let named = named_by_connection(&response.headers);
+    for name in HOP_BY_HOP.into_iter().chain(named.iter().map(String::as_str)) {
+        response.remove_header(name);
+    }
+}
+
+/// Removes a request's connection fields.
+pub(super) fn strip_request(request: &mut RequestHeader) {
+    let named = named_by_connection(&request.headers);
+    for name in HOP_BY_HOP.into_iter().chain(named.iter().map(String::as_str)) {
+        request.remove_header(name);
+    }
+}
+
+/// "Intermediaries MUST parse a received Connection header field before a message is forwarded and, for each
+/// connection-option in this field, remove any header field with the same name" (RFC 9110 §7.6.1). A client that names
+/// a field of the message itself this way would strip it from the request behind the user's back: those stay.
+fn named_by_connection(headers: &pingora::http::HMap) -> Vec<String> {
+    const KEPT: [&str; 6] =
+        ["host", "content-length", "authorization", "cookie", "x-forwarded-for", "x-forwarded-proto"];
+    headers
+        .get_all("connection")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .filter(|name| !name.is_empty() && !KEPT.contains(&name.as_str()))
+        .collect()
+}
+
+/// A media range or type without its parameters.
+pub(super) fn media_type(value: &str) -> &str {
+    value.split(';').next().unwrap_or_default().trim()
+}

@@ -1,0 +1,204 @@
+//! The request: how it is read, refused, and passed on.
+
+use pingora::http::RequestHeader;
+use pingora::prelude::Result;
+use thiserror::Error;
+
+use super::fields::{EVENT_STREAM, INCREMENTAL, media_type, strip_request};
+
+/// A request that must not be passed on as it is, and the status it is answered with.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum RequestError {
+    /// "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks a Host
+    /// header field" (RFC 9112 §3.2).
+    #[error("an HTTP/1.1 request needs a Host header")]
+    NoHost,
+    /// "A server that receives a request message with a transfer coding it does not understand SHOULD respond with 501"
+    /// (RFC 9112 §6.1).
+    #[error("the request uses a transfer coding other than chunked")]
+    TransferCoding,
+}
+
+impl RequestError {
+    /// The status for the client.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::NoHost => 400,
+            Self::TransferCoding => 501,
+        }
+    }
+}
+
+/// Brings an HTTP/1 request into the form in which it is routed and passed on: the target in origin-form, with the host
+/// that an absolute one named (RFC 9112 §3.2.2), and one `Content-Length` where the same was said several times
+/// (RFC 9110 §8.6).
+///
+/// # Errors
+/// When the request must not be passed on.
+pub fn normalize_request(request: &mut RequestHeader) -> std::result::Result<(), RequestError> {
+    if request.version > pingora::http::Version::HTTP_11 {
+        return Ok(());
+    }
+    if let Some((host, target)) = split_absolute(request.raw_path()) {
+        // The parser has refused a Host header that names another.
+        let host_set = request.insert_header("Host", host).is_ok();
+        if let (true, Ok(uri)) = (host_set, target.parse()) {
+            request.set_uri(uri);
+        }
+    }
+    if request.version == pingora::http::Version::HTTP_11 && !request.headers.contains_key("host") {
+        return Err(RequestError::NoHost);
+    }
+    let mut codings = request.headers.get_all("transfer-encoding").iter();
+    if !codings.all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        return Err(RequestError::TransferCoding);
+    }
+    let lengths: Vec<_> = request.headers.get_all("content-length").iter().cloned().collect();
+    // The parser has refused lengths that differ.
+    if let Some(first) = lengths.first().filter(|first| lengths.len() > 1 || first.as_bytes().contains(&b',')) {
+        let once = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii().to_vec();
+        let _ = request.insert_header("Content-Length", once);
+    }
+    Ok(())
+}
+
+/// The host and the origin-form of a target in absolute-form; `None` for any other.
+fn split_absolute(target: &[u8]) -> Option<(String, String)> {
+    let target = std::str::from_utf8(target).ok()?;
+    let (scheme, rest) = target.split_once("://")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return None;
+    }
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (host, path) = rest.split_at(end);
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    Some((host.to_owned(), format!("{slash}{path}")))
+}
+
+/// Whether a request asks for an event stream: one of the media ranges in `Accept` is `text/event-stream`.
+///
+/// `*/*` does not count: it is what clients send for anything.
+pub fn accepts_event_stream(request: &RequestHeader) -> bool {
+    request
+        .headers
+        .get_all("accept")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|range| media_type(range).eq_ignore_ascii_case(EVENT_STREAM))
+}
+
+/// The request as it goes to the upstream of a stream.
+///
+/// Connection fields go, and with them `Accept-Encoding`, because nothing can be added to an encoded body, and
+/// `Expect`, which the proxy answers itself. `has_body` decides the framing where the client's was not a length.
+///
+/// # Errors
+/// When a header cannot be built.
+pub fn stream_request(downstream: &RequestHeader, has_body: bool) -> Result<RequestHeader> {
+    let mut request = downstream.clone();
+    request.set_version(pingora::http::Version::HTTP_11);
+    strip_request(&mut request);
+    request.remove_header("accept-encoding");
+    request.remove_header("expect");
+    join_cookies(&mut request)?;
+    request.insert_header("Connection", "close")?;
+    request.insert_header(INCREMENTAL, "?1")?;
+    if has_body && !request.headers.contains_key("content-length") {
+        request.insert_header("Transfer-Encoding", "chunked")?;
+    }
+    if !request.headers.contains_key("host")
+        && let Some(authority) = downstream.uri.authority()
+    {
+        request.insert_header("Host", authority.as_str())?;
+    }
+    Ok(request)
+}
+
+/// "If there are multiple Cookie header fields after decompression, these MUST be concatenated into a single octet
+/// string using the two-octet delimiter of 0x3b, 0x20" before they go to an HTTP/1.1 server (RFC 9113 §8.2.3).
+fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    let crumbs: Vec<&[u8]> = request.headers.get_all("cookie").iter().map(|value| value.as_bytes()).collect();
+    if crumbs.len() > 1 {
+        let cookie = crumbs.join(&b"; "[..]);
+        request.insert_header("Cookie", cookie)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(headers: &[(&str, &str)]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/events", None).expect("request");
+        for (name, value) in headers {
+            request.append_header((*name).to_owned(), *value).expect("header");
+        }
+        request
+    }
+
+    fn value(headers: &pingora::http::HMap, name: &str) -> Option<String> {
+        headers.get(name).map(|value| value.to_str().expect("text").to_owned())
+    }
+
+    #[test]
+    fn a_stream_is_asked_for_by_its_media_type() {
+        for accept in ["text/event-stream", "TEXT/Event-Stream;q=0.9", "application/json, text/event-stream"] {
+            assert!(accepts_event_stream(&request(&[("Accept", accept)])), "{accept}");
+        }
+        for accept in ["*/*", "text/html", "text/event-streams", "x/text/event-stream"] {
+            assert!(!accepts_event_stream(&request(&[("Accept", accept)])), "{accept}");
+        }
+        assert!(!accepts_event_stream(&request(&[])));
+    }
+
+    #[test]
+    fn the_upstream_gets_the_request_without_connection_fields_or_codings() {
+        let downstream = request(&[
+            ("Host", "example.org"),
+            ("Accept-Encoding", "gzip, br"),
+            ("Connection", "keep-alive, X-Private, Authorization"),
+            ("X-Private", "1"),
+            ("Authorization", "Bearer token"),
+            ("Last-Event-ID", "41"),
+            ("traceparent", "00-1-2-03"),
+            ("Cookie", "a=b"),
+            ("Expect", "100-continue"),
+        ]);
+        let upstream = stream_request(&downstream, true).expect("request");
+        for gone in ["accept-encoding", "x-private", "expect", "keep-alive"] {
+            assert_eq!(value(&upstream.headers, gone), None, "{gone}");
+        }
+        for (kept, expected) in [
+            ("last-event-id", "41"),
+            ("traceparent", "00-1-2-03"),
+            ("cookie", "a=b"),
+            ("authorization", "Bearer token"),
+        ] {
+            assert_eq!(value(&upstream.headers, kept).as_deref(), Some(expected));
+        }
+        assert_eq!(value(&upstream.headers, "connection").as_deref(), Some("close"));
+        assert_eq!(value(&upstream.headers, "transfer-encoding").as_deref(), Some("chunked"));
+    }
+
+    #[test]
+    fn requests_are_brought_into_the_form_they_are_passed_on_in() {
+        let mut absolute = RequestHeader::build("GET", b"http://other.example/events?a=1", None).expect("request");
+        absolute.append_header("Host", "x").expect("header");
+        normalize_request(&mut absolute).expect("fine");
+        assert_eq!(absolute.raw_path(), b"/events?a=1");
+        assert_eq!(value(&absolute.headers, "host").as_deref(), Some("other.example"));
+
+        let mut twice = request(&[("Host", "x"), ("Content-Length", "5"), ("Content-Length", "5")]);
+        normalize_request(&mut twice).expect("fine");
+        assert_eq!(twice.headers.get_all("content-length").iter().count(), 1);
+        let mut listed = request(&[("Host", "x"), ("Content-Length", "5, 5")]);
+        normalize_request(&mut listed).expect("fine");
+        assert_eq!(value(&listed.headers, "content-length").as_deref(), Some("5"));
+
+        let mut coded = request(&[("Host", "x"), ("Transfer-Encoding", "gzip, chunked")]);
+        assert_eq!(normalize_request(&mut coded), Err(RequestError::TransferCoding));
+        assert_eq!(normalize_request(&mut request(&[])), Err(RequestError::NoHost));
+    }
+}

@@ -225,14 +225,14 @@ fn when_descriptors_run_out_clients_wait_and_are_served_as_others_leave() {
         assert_eq!(client.read_head().status, 200);
     }
     let mut late: Vec<Client> = (0..5).map(|_| proxy.stream("/events")).collect();
-    eventually("the log tells", || proxy.stderr().contains("none can be accepted").then_some(()));
+    eventually("the log tells", || proxy.stderr().contains("cannot accept connections").then_some(()));
     drop(clients);
     for client in &mut late {
         // The first of them got its connection with the last descriptor, and nothing to reach the backend with.
         let status = client.read_head().status;
         assert!(matches!(status, 200 | 502), "{status}");
     }
-    assert!(proxy.stderr().matches("none can be accepted").count() < 20, "the log is not flooded");
+    assert!(proxy.stderr().matches("cannot accept connections").count() < 20, "the log is not flooded");
 }
 
 /// Invariant: who comes to one listener is let in whatever goes on at another. Mechanism: the listener that was reported

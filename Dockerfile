@@ -13,7 +13,6 @@ RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf
 ENV CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=debuginfo
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
-COPY .cargo .cargo
 COPY proxy proxy
 COPY loadgen loadgen
 # The page that the built-in backend serves.

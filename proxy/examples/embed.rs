@@ -8,10 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::prelude::*;
-use sse_proxy::driver::{Ended, Observer, Route};
-use sse_proxy::sse::Heartbeat;
-use sse_proxy::stream::{HeartbeatPolicy, Policy};
-use sse_proxy::takeover::{Takeover, accepts_event_stream};
+use sse_proxy::{Ended, Heartbeat, HeartbeatPolicy, Observer, Policy, Route, Takeover, accepts_event_stream};
 
 struct MyProxy {
     backend: String,
@@ -47,8 +44,8 @@ impl Observer for PrintEnds {
 
 fn main() {
     let [listen, backend] = [1, 2].map(|at| std::env::args().nth(at).expect("usage: embed LISTEN BACKEND"));
-    let heartbeat = HeartbeatPolicy { interval: Duration::from_millis(100), heartbeat: Heartbeat::default() };
-    let policy = Policy { heartbeat: Some(heartbeat), ..Policy::default() };
+    let mut policy = Policy::default();
+    policy.heartbeat = Some(HeartbeatPolicy::new(Duration::from_millis(100), Heartbeat::default()));
     let streams = Route::new("example", policy, Arc::new(PrintEnds));
     let mut server = Server::new(None).expect("a server");
     let my_proxy = MyProxy { backend, takeover: Takeover::default(), streams };

@@ -10,6 +10,7 @@ use crate::stream::Side;
 
 /// Why a request that was taken over got no response from the upstream.
 #[derive(Debug, ThisError)]
+#[non_exhaustive]
 pub enum Failure {
     /// No server of the upstream could be connected to.
     #[error("cannot connect to upstream {peer}")]

@@ -98,10 +98,10 @@ impl Metrics {
     pub fn watch(&self, routes: Vec<Arc<Route>>) {
         for route in &routes {
             for reason in EndReason::ALL {
-                let _ = self.ended.get_or_create(&EndLabels { route: route.name.clone(), reason: reason.as_str() });
+                let _ = self.ended.get_or_create(&EndLabels { route: route.name.to_string(), reason: reason.as_str() });
             }
             for reason in Failure::NAMES {
-                let _ = self.failures.get_or_create(&FailureLabels { route: route.name.clone(), reason });
+                let _ = self.failures.get_or_create(&FailureLabels { route: route.name.to_string(), reason });
             }
         }
         let _ = self.routes.set(routes);
@@ -177,7 +177,7 @@ impl Collector for RouteCollector {
             let kind = prometheus_client::metrics::MetricType::Gauge;
             let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
             for route in routes {
-                let labels = [("route", route.name.as_str())];
+                let labels = [("route", &*route.name)];
                 let value = i64::try_from(read(&route.totals)).unwrap_or(i64::MAX);
                 ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
             }
@@ -186,7 +186,7 @@ impl Collector for RouteCollector {
             let kind = prometheus_client::metrics::MetricType::Counter;
             let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
             for route in routes {
-                let labels = [("route", route.name.as_str())];
+                let labels = [("route", &*route.name)];
                 ConstCounter::new(read(&route.totals)).encode(metric.encode_family(&labels)?)?;
             }
         }

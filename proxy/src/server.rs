@@ -26,6 +26,7 @@ use crate::fallback::Fallback;
 use crate::gateway::{Gateway, GatewayRoute};
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::metrics::Metrics;
+use crate::sys;
 use crate::takeover::{RequestHandler, Takeover};
 use crate::upstream::Upstream;
 
@@ -69,6 +70,9 @@ pub fn check(config: &Config) -> Result<(), ListenError> {
 /// # Errors
 /// When something cannot be bound or opened; nothing has been served then.
 pub fn run(config: &Config) -> Result<(), ServerError> {
+    if !sys::tune_allocator() {
+        log::warn!("side=internal: the allocator keeps its own settings; memory comes back later than measured");
+    }
     let bound = config.listen.iter().map(listen::bind).collect::<Result<Vec<_>, _>>()?;
     let admin_bound = config.admin.as_ref().map(listen::bind_admin).transpose()?;
     raise_descriptor_limit();

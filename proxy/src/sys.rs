@@ -10,7 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use socket2::SockRef;
 
-pub(crate) use arena::on_unused_pages;
+pub(crate) use arena::{on_unused_pages, tune_allocator};
 
 /// Duplicates the descriptor of a live stream (`dup`, close-on-exec).
 ///

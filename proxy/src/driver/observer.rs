@@ -12,18 +12,20 @@ use crate::failure::Failure;
 use crate::stream::{Counts, EndReason, Millis, Policy, Progress};
 
 /// A group of streams that share their rules and are counted together.
+#[non_exhaustive]
 pub struct Route {
     /// The name in metrics and logs.
-    pub name: String,
+    pub name: Arc<str>,
     /// The rules.
     pub policy: Arc<Policy>,
     /// The counts of its streams, running ones included.
-    pub totals: Totals,
+    pub totals: Arc<Totals>,
     observer: Arc<dyn Observer>,
 }
 
 /// Counts of a route's streams since the process started.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Totals {
     /// Streams opened.
     pub opened: AtomicU64,
@@ -37,7 +39,11 @@ pub struct Totals {
     pub heartbeats: AtomicU64,
 }
 
-/// Is told of every stream's end. Called on the worker thread that ran the stream: it must not block.
+/// Observes streams: their beginning, their end, and requests that failed before one began.
+///
+/// Called on the thread that runs the stream, so it must not block; a panic ends the stream. `()` observes nothing.
+///
+/// For an observer that knows the request a stream belongs to, see [`Route::observed_by`].
 pub trait Observer: Send + Sync {
     /// A stream ended; called exactly once for each that was opened.
     fn ended(&self, ended: &Ended<'_>);
@@ -55,6 +61,7 @@ pub trait Observer: Send + Sync {
 
 /// An ended stream.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Ended<'a> {
     /// The name of its route.
     pub route: &'a str,
@@ -70,10 +77,39 @@ pub struct Ended<'a> {
     pub counts: Counts,
 }
 
+impl Observer for () {
+    fn ended(&self, _: &Ended<'_>) {}
+}
+
 impl Route {
     /// A route with nothing counted yet.
-    pub fn new(name: impl Into<String>, policy: Policy, observer: Arc<dyn Observer>) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), policy: Arc::new(policy), totals: Totals::default(), observer })
+    pub fn new(name: impl Into<Arc<str>>, policy: Policy, observer: Arc<dyn Observer>) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), policy: Arc::new(policy), totals: Arc::default(), observer })
+    }
+
+    /// The same route, its counters included, for a request whose stream has an observer of its own: one that holds the
+    /// request's context, such as the user it belongs to. Only requests that ask for it pay for it.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use sse_proxy::{Ended, Observer, Policy, Route};
+    ///
+    /// struct ForUser(String);
+    ///
+    /// impl Observer for ForUser {
+    ///     fn ended(&self, ended: &Ended<'_>) {
+    ///         println!("{} received {} events", self.0, ended.counts.events);
+    ///     }
+    /// }
+    ///
+    /// let events = Route::new("events", Policy::default(), Arc::new(()));
+    /// let for_alice = events.observed_by(Arc::new(ForUser("alice".to_owned())));
+    /// assert!(Arc::ptr_eq(&events.totals, &for_alice.totals));
+    /// ```
+    pub fn observed_by(&self, observer: Arc<dyn Observer>) -> Arc<Self> {
+        let (name, policy, totals) = (self.name.clone(), self.policy.clone(), self.totals.clone());
+        Arc::new(Self { name, policy, totals, observer })
     }
 
     pub(crate) fn failed(&self, failure: &Failure) {

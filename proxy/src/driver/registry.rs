@@ -6,6 +6,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use slab::Slab;
+use tokio::sync::Notify;
 
 /// `drain_limit_ms` while no drain is under way.
 const NOT_DRAINING: u64 = u64::MAX;
@@ -18,6 +19,7 @@ pub struct Registry {
     /// Who to tell of a drain: the streams that have a task, and the threads of those that have none.
     tasks: Mutex<Slab<Waker>>,
     threads: Mutex<Vec<Arc<mio::Waker>>>,
+    emptied: Notify,
 }
 
 impl Default for Registry {
@@ -27,6 +29,7 @@ impl Default for Registry {
             drain_limit_ms: AtomicU64::new(NOT_DRAINING),
             tasks: Mutex::default(),
             threads: Mutex::default(),
+            emptied: Notify::new(),
         }
     }
 }
@@ -65,7 +68,23 @@ impl Registry {
     }
 
     pub(super) fn leave(&self) {
-        self.active.fetch_sub(1, Ordering::AcqRel);
+        if self.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    /// Waits until no stream is running. Cancel-safe.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            tokio::pin!(emptied);
+            // Registered before the look at the count, so that the last stream cannot end unnoticed in between.
+            emptied.as_mut().enable();
+            if self.active() == 0 {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     pub(super) fn on_drain(&self, thread: Arc<mio::Waker>) {
@@ -88,4 +107,26 @@ impl Registry {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_for_the_last_stream_ends_with_it() {
+        let registry = Arc::<Registry>::default();
+        registry.emptied().await;
+        registry.enter();
+        registry.enter();
+        let waiting = tokio::spawn({
+            let registry = registry.clone();
+            async move { registry.emptied().await }
+        });
+        registry.leave();
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "one is left");
+        registry.leave();
+        waiting.await.expect("it ends");
+    }
 }

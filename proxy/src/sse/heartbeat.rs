@@ -3,8 +3,9 @@
 use thiserror::Error;
 
 /// What a heartbeat looks like to a client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
 pub enum HeartbeatStyle {
     /// A comment and a blank line, `:payload\n\n`. Invisible to `EventSource`.
     #[default]

@@ -2,6 +2,7 @@
 
 /// The one reason a stream ended for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum EndReason {
     /// The upstream ended its response, and the client was told so.
     UpstreamEnd,

@@ -5,7 +5,20 @@ use std::time::Duration;
 use crate::sse::Heartbeat;
 
 /// The rules that the streams of one route share.
+///
+/// The default sends no heartbeat and sets no limit.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use sse_proxy::{Heartbeat, HeartbeatPolicy, Policy};
+///
+/// let mut policy = Policy::default();
+/// policy.heartbeat = Some(HeartbeatPolicy::new(Duration::from_secs(15), Heartbeat::default()));
+/// policy.timeouts.idle = Some(Duration::from_secs(300));
+/// ```
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Policy {
     /// Heartbeats during silence; `None` sends none.
     pub heartbeat: Option<HeartbeatPolicy>,
@@ -17,6 +30,7 @@ pub struct Policy {
 
 /// When a heartbeat is due, and what is written then.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct HeartbeatPolicy {
     /// Silence on the client's connection before a heartbeat is sent.
     pub interval: Duration,
@@ -26,6 +40,7 @@ pub struct HeartbeatPolicy {
 
 /// Limits on waiting. `None` waits for ever.
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct Timeouts {
     /// Establishing the upstream connection, TLS included.
     pub connect: Option<Duration>,
@@ -40,6 +55,13 @@ pub struct Timeouts {
     /// Part of `lifetime`, between 0 and 1, by which it is shortened at random, so that streams opened together do not
     /// end together.
     pub lifetime_jitter: f64,
+}
+
+impl HeartbeatPolicy {
+    /// Sends `heartbeat` once nothing has been written to the client for `interval`.
+    pub fn new(interval: Duration, heartbeat: Heartbeat) -> Self {
+        Self { interval, heartbeat }
+    }
 }
 
 impl Timeouts {

@@ -1,4 +1,4 @@
-//! A place in the heap for buffers of which little is ever written.
+//! The allocator: its settings, and an arena for buffers of which little is ever written.
 //!
 //! A page that has never been written takes no memory. The h2 crate gives each connection 28 KiB of buffers, and a silent
 //! stream writes into three of their seven pages (`docs/decisions/0006-drive-http2-connections.md`). But an allocator that
@@ -18,6 +18,21 @@ pub(crate) fn on_unused_pages<T>(make: impl FnOnce() -> T) -> T {
     make()
 }
 
+/// Applies the settings that the figures in `docs/benchmarks.md` were measured with
+/// (`docs/decisions/0003-jemalloc-in-the-binary.md`). `_RJEM_MALLOC_CONF` in the environment takes precedence.
+///
+/// Returns whether the settings hold.
+#[cfg(feature = "jemalloc")]
+pub(crate) fn tune_allocator() -> bool {
+    std::env::var_os("_RJEM_MALLOC_CONF").is_some() || jemalloc::tune().is_some()
+}
+
+/// There is nothing to set.
+#[cfg(not(feature = "jemalloc"))]
+pub(crate) fn tune_allocator() -> bool {
+    true
+}
+
 #[cfg(feature = "jemalloc")]
 mod jemalloc {
     use std::ffi::{CStr, CString, c_uint};
@@ -30,6 +45,24 @@ mod jemalloc {
     /// How long the pages of a connection that has gone may wait for the next one. They are few and have mostly not been
     /// written; a second, as elsewhere, lets them mix until they have been.
     const DECAY_MS: isize = 100;
+
+    /// Unused memory goes back to the system within this time.
+    const DIRTY_DECAY_MS: isize = 1000;
+
+    /// Sets the defaults of arenas still to come, and those of the ones that exist.
+    pub(super) fn tune() -> Option<()> {
+        exchange(c"arenas.dirty_decay_ms", DIRTY_DECAY_MS)?;
+        exchange(c"arenas.muzzy_decay_ms", 0_isize)?;
+        let arenas: c_uint = read(c"arenas.narenas")?;
+        for arena in 0..arenas {
+            for (kind, decay) in [("dirty", DIRTY_DECAY_MS), ("muzzy", 0)] {
+                // Arenas that have not been used yet do not exist, and get the defaults when they do.
+                exchange(&CString::new(format!("arena.{arena}.{kind}_decay_ms")).ok()?, decay);
+            }
+        }
+        // Last, so that the thread starts with these settings.
+        exchange(c"background_thread", true).map(drop)
+    }
 
     /// The arena, unless it cannot be had.
     static ARENA: OnceLock<Option<c_uint>> = OnceLock::new();
@@ -95,6 +128,18 @@ mod jemalloc {
             assert_eq!(Some(&away), ARENA.get());
             drop(elsewhere);
             assert_eq!(read(c"thread.arena"), home);
+        }
+
+        #[test]
+        fn the_settings_hold_for_arenas_that_exist_and_that_are_still_to_come() {
+            tune().expect("jemalloc takes the settings");
+            assert_eq!(read::<bool>(c"background_thread"), Some(true));
+            assert_eq!(read::<isize>(c"arenas.dirty_decay_ms"), Some(DIRTY_DECAY_MS));
+            assert_eq!(read::<isize>(c"arena.0.dirty_decay_ms"), Some(DIRTY_DECAY_MS));
+            assert_eq!(read::<isize>(c"arena.0.muzzy_decay_ms"), Some(0));
+            let new: c_uint = read(c"arenas.create").expect("an arena");
+            let name = CString::new(format!("arena.{new}.dirty_decay_ms")).expect("a name");
+            assert_eq!(read::<isize>(&name), Some(DIRTY_DECAY_MS));
         }
 
         #[test]

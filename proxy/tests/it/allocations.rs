@@ -13,9 +13,10 @@ const INTERVAL: Duration = Duration::from_secs(15);
 
 #[test]
 fn events_and_heartbeats_allocate_nothing() {
-    let heartbeat = HeartbeatPolicy { interval: INTERVAL, heartbeat: Heartbeat::default() };
+    let mut policy = Policy::default();
+    policy.heartbeat = Some(HeartbeatPolicy::new(INTERVAL, Heartbeat::default()));
     let opening = Opening {
-        policy: Arc::new(Policy { heartbeat: Some(heartbeat), ..Policy::default() }),
+        policy: Arc::new(policy),
         body: Body::Chunked(Decoder::default()),
         framing: Framing::Chunked,
         identity: true,

@@ -2,13 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use sse_proxy::config::Config;
-use sse_proxy::driver::{Ended, Observer, Route, StreamInfo};
-use sse_proxy::metrics::Metrics;
-use sse_proxy::stream::{Counts, EndReason, Policy};
-use sse_proxy::takeover::Failure;
+use sse_proxy::{EndReason, Failure};
+
+use crate::support::{Backend, CHUNKED, Proxy};
 
 fn read(path: &str) -> String {
     let path = root().join(path);
@@ -151,17 +149,15 @@ fn every_key_is_documented_and_no_other() {
 
 #[test]
 fn every_metric_is_documented_and_no_other() {
-    let metrics = Metrics::new();
-    // Most of them show once they have counted something.
-    let route = Route::new("events", Policy::default(), metrics.clone());
-    metrics.watch(vec![route]);
-    let info = StreamInfo::new(None, None, "GET", "/", Duration::ZERO);
-    metrics.opened("events", &info);
-    let (reason, duration, counts) = (EndReason::UpstreamEnd, Duration::ZERO, Counts::default());
-    metrics.ended(&Ended { route: "events", info: &info, reason, clean: true, duration, counts });
-    metrics.refused("no_route");
-    metrics.request(200);
-    let rendered = metrics.render();
+    let backend = Backend::answering(vec![CHUNKED.into(), b"0\r\n\r\n".to_vec()]);
+    let proxy = Proxy::start(backend.address, "");
+    // Most of them show once they have counted something: a stream from its beginning to its end, and a refusal.
+    proxy.stream("/events").read_to_end().unwrap();
+    proxy.log_line();
+    let mut refused = proxy.connect();
+    refused.send("GET / HTTP/1.1\r\n\r\n");
+    assert_eq!(refused.read_head().status, 400);
+    let (_, rendered) = proxy.admin_page("/metrics");
     let exposed: BTreeSet<&str> = rendered
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE "))

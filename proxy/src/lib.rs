@@ -137,4 +137,4 @@ pub use failure::Failure;
 pub use headers::accepts_event_stream;
 pub use sse::{Heartbeat, HeartbeatError, HeartbeatStyle};
 pub use stream::{Counts, EndReason, HeartbeatPolicy, Policy, Side, Timeouts};
-pub use takeover::{Drained, Takeover};
+pub use takeover::{Drained, Hooks, Takeover};

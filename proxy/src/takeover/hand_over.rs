@@ -10,6 +10,7 @@ use pingora::{ErrorType, OrErr};
 use tokio::time::timeout;
 
 use super::exchange::UpstreamStream;
+use super::hooks::Hooks;
 use super::stand_in::stand_in;
 use crate::driver::{Drivers, Route, Start, StreamInfo, Transport};
 use crate::headers;
@@ -26,6 +27,7 @@ pub(super) async fn hand_over(
     route: Arc<Route>,
     drivers: &Drivers,
     info: StreamInfo,
+    hooks: &dyn Hooks,
 ) -> Result<()> {
     let framing = match session.req_header().version {
         Version::HTTP_11 => Framing::Chunked,
@@ -34,6 +36,7 @@ pub(super) async fn hand_over(
     };
     let opening = opening(&route, framing, stream.body, &stream.head);
     let mut response = stream.head;
+    hooks.stream_response(session, &mut response)?;
     headers::stream_response(&mut response, framing == Framing::Chunked)?;
     session.set_keepalive(None);
     let write = session.write_response_header(response.clone(), false);

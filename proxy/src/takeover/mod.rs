@@ -18,6 +18,7 @@ mod fetch;
 mod hand_over;
 mod handoff;
 mod head_reader;
+mod hooks;
 mod linger;
 mod pending;
 mod refuse;
@@ -43,6 +44,7 @@ pub use crate::failure::Failure;
 pub use crate::headers::accepts_event_stream;
 
 pub use drain::Drained;
+pub use hooks::Hooks;
 
 use connection::Connection;
 use exchange::{Answer, OtherAnswer};
@@ -99,7 +101,24 @@ impl Takeover {
     ///
     /// # Errors
     /// When the client's connection fails while a response is being written to it.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, it closes the upstream's connection. A stream that has begun runs on.
     pub async fn take_over(&self, session: &mut Session, peers: &[HttpPeer], route: &Arc<Route>) -> Result<bool> {
+        self.take_over_with(session, peers, route, &()).await
+    }
+
+    /// The same, with hooks that may change the request and the stream's response head.
+    ///
+    /// # Errors
+    /// As [`Takeover::take_over`], and when a hook fails.
+    pub async fn take_over_with(
+        &self,
+        session: &mut Session,
+        peers: &[HttpPeer],
+        route: &Arc<Route>,
+        hooks: &dyn Hooks,
+    ) -> Result<bool> {
         if !Self::can_take(session) {
             return Ok(true);
         }
@@ -111,6 +130,7 @@ impl Takeover {
         let has_body = !session.is_body_empty();
         let mut request = headers::stream_request(session.req_header(), has_body)?;
         headers::add_forwarded(&mut request, client.map(|address| address.ip()), tls)?;
+        hooks.upstream_request(session, &mut request)?;
 
         let timeouts = &route.policy.timeouts;
         let answer = Box::pin(exchange::exchange(&self.connector, session, peers, request, timeouts)).await;
@@ -119,7 +139,7 @@ impl Takeover {
                 let request = session.req_header();
                 let target = String::from_utf8_lossy(request.raw_path());
                 let info = StreamInfo::new(client, stream.peer, request.method.as_str(), &target, started.elapsed());
-                Box::pin(hand_over::hand_over(session, *stream, route.clone(), &self.drivers, info)).await?;
+                Box::pin(hand_over::hand_over(session, *stream, route.clone(), &self.drivers, info, hooks)).await?;
             }
             Ok(Answer::Other(upstream)) => Self::pass_on(session, *upstream, route).await?,
             Err(failure) => Self::refuse(session, failure, route).await?,

@@ -35,7 +35,7 @@ impl Fallback {
             let stream = match handed_off.into_stream() {
                 Ok(stream) => stream,
                 Err(error) => {
-                    log::error!("side=internal: a connection is dropped, it cannot be served: {error}");
+                    log::error!("connection dropped: side=internal: it cannot be served: {error}");
                     return;
                 }
             };

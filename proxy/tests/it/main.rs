@@ -24,6 +24,7 @@ mod non_streams;
 mod on_tasks;
 mod opening;
 mod passthrough;
+mod process_log;
 mod real_world;
 mod support;
 mod timeouts;

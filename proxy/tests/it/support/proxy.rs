@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,6 +15,7 @@ pub struct Proxy {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     stderr: Arc<Mutex<String>>,
+    stderr_is_read: Arc<AtomicBool>,
     log_lines: Receiver<String>,
     _directory: tempfile::TempDir,
 }
@@ -60,11 +62,15 @@ impl Proxy {
             .spawn()
             .unwrap();
         let stderr = Arc::new(Mutex::new(String::new()));
-        let (mut pipe, kept) = (child.stderr.take().unwrap(), stderr.clone());
+        let stderr_is_read = Arc::new(AtomicBool::new(true));
+        let (mut pipe, kept, is_read) = (child.stderr.take().unwrap(), stderr.clone(), stderr_is_read.clone());
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = pipe.read(&mut buffer) {
                 kept.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+                while !is_read.load(Ordering::Relaxed) {
+                    thread::sleep(std::time::Duration::from_millis(5));
+                }
             }
         });
         let (sender, log_lines) = channel();
@@ -75,6 +81,7 @@ impl Proxy {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             stderr,
+            stderr_is_read,
             log_lines,
             _directory: directory,
         };
@@ -95,6 +102,11 @@ impl Proxy {
     /// Everything logged so far.
     pub fn stderr(&self) -> String {
         self.stderr.lock().unwrap().clone()
+    }
+
+    /// Whether its standard error is read. When not, the pipe fills.
+    pub fn read_stderr(&self, is_read: bool) {
+        self.stderr_is_read.store(is_read, Ordering::Relaxed);
     }
 
     /// The process id.

@@ -13,7 +13,7 @@ use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora::services::listening::Service;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -246,6 +246,8 @@ struct SignalWatch {
 #[async_trait]
 impl ShutdownSignalWatch for SignalWatch {
     async fn recv(&self) -> ShutdownSignal {
+        // A file at its limit of size (`ulimit -f`, `LimitFSIZE=`) is an error to the log, and not the end of the process.
+        let _file_size = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
         let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
         let [Ok(mut terminate), Ok(mut interrupt), Ok(mut quit)] = signals else {
             log::error!("no signals: side=internal: they cannot be waited for, only SIGKILL ends this process");

@@ -114,6 +114,20 @@ impl Proxy {
         self.child.id()
     }
 
+    /// Memory that is its own and no file's, in bytes. Pages of the binary are left out: their share grows when another
+    /// test's proxy ends.
+    pub fn memory(&self) -> usize {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
+    /// Sets a limit of the running process, as `prlimit` writes it.
+    pub fn limit(&self, limit: &str) {
+        let status = Command::new("prlimit").args(["--pid", &self.pid().to_string(), limit]).status();
+        assert!(status.unwrap().success(), "prlimit {limit}");
+    }
+
     /// A connection to it.
     pub fn connect(&self) -> Client {
         Client::connect(self.address)

@@ -29,7 +29,7 @@ use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::logging::ProcessLog;
 use crate::metrics::Metrics;
 use crate::takeover::{RequestHandler, Takeover};
-use crate::threads;
+use crate::threads::{self, Essential};
 use crate::upstream::Upstream;
 
 /// How long a drain without a limit of its own may last: a process that never exits is not shut down.
@@ -132,7 +132,7 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
         let mut service = Service::new("admin".to_owned(), Admin::new(metrics, draining.clone()));
         service.add_tcp(&bound.address.to_string());
         service.threads = Some(1);
-        server.add_service(Prebound::new(service, vec![bound]));
+        server.add_service(Prebound::until_exit(service, vec![bound]));
     }
 
     let (finished, wait) = channel();
@@ -275,6 +275,8 @@ impl ShutdownSignalWatch for SignalWatch {
             finished: self.finished.clone(),
         };
         tokio::spawn(async move {
+            // Nobody else ends the process.
+            let _essential = Essential::new("drain");
             tokio::select! {
                 () = drain.wait() => {}
                 _ = terminate.recv() => log::warn!("second signal: the drain is cut short"),

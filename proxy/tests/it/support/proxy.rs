@@ -146,6 +146,16 @@ impl Proxy {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
+    /// A connection to the admin listener that has been answered once and is kept open.
+    pub fn admin_client(&self) -> Client {
+        let mut client = Client::connect(self.admin);
+        client.send("GET /healthz HTTP/1.1\r\nHost: admin\r\n\r\n");
+        assert_eq!(client.read_head().status, 200);
+        client.read_until(|bytes| bytes == b"ok\n");
+        client.forget();
+        client
+    }
+
     /// One page of the admin listener: status and body.
     pub fn admin_page(&self, path: &str) -> (u16, String) {
         Self::page_at(self.admin, path)

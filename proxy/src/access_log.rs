@@ -1,30 +1,22 @@
 //! One line of JSON for each stream, written at its end, on a thread of its own: a slow disk delays no stream.
 
-use std::fs::OpenOptions;
-use std::io::{self, BufWriter, Write};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant, SystemTime};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 
 use crate::config;
 use crate::driver::{Ended, Observer};
+use crate::logging::{Limits, LineFile, LineQueue, Sink};
 
-/// Lines that may wait for the disk; at about 300 bytes each this is a few megabytes.
-const QUEUE_LINES: usize = 16 * 1024;
+/// What may wait for the disk; a line has about 300 bytes, and a few kilobytes with the longest path that is kept.
+const LIMITS: Limits = Limits { lines: 16 * 1024, bytes: 8 * 1024 * 1024 };
 
 /// The log's sending end. Lines that find no room, or cannot be written, are counted as lost.
-pub struct AccessLog {
-    queue: Option<SyncSender<Message>>,
-    lost: Counter,
-}
-
-enum Message {
-    Line(Vec<u8>),
-    /// Answered, by dropping it, once everything before it is written.
-    Flush(SyncSender<()>),
-}
+pub struct AccessLog(Option<LineQueue>);
 
 /// One line. The field names are a stable contract, described in `docs/operations.md`.
 #[derive(Serialize)]
@@ -51,61 +43,48 @@ impl AccessLog {
     /// # Errors
     /// When the file cannot be opened for appending.
     pub fn open(to: &config::AccessLog, lost: Counter) -> io::Result<Self> {
-        let writer: Box<dyn Write + Send> = match to {
-            config::AccessLog::Off => return Ok(Self { queue: None, lost }),
-            config::AccessLog::Stdout => Box::new(io::stdout()),
-            config::AccessLog::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        let file = match to {
+            config::AccessLog::Off => return Ok(Self(None)),
+            config::AccessLog::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
+            config::AccessLog::File(path) => OpenOptions::new().create(true).append(true).open(path)?,
         };
-        let (sender, queue) = sync_channel(QUEUE_LINES);
-        let counted = lost.clone();
-        std::thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || write_lines(&queue, BufWriter::new(writer), &counted))?;
-        Ok(Self { queue: Some(sender), lost })
+        let sink = Lines { file: LineFile::new(file), lost: lost.clone() };
+        LineQueue::start("access-log", LIMITS, lost, sink).map(|queue| Self(Some(queue)))
     }
 
     /// Waits until every line handed in so far is written, or `limit` has passed.
     pub fn flush(&self, limit: Duration) {
-        let Some(queue) = &self.queue else { return };
-        let until = Instant::now() + limit;
-        let (done, written) = sync_channel(1);
-        let mut message = Message::Flush(done);
-        // A queue that stays full has a reader that is stuck: it must not hold the process.
-        while let Err(TrySendError::Full(back)) = queue.try_send(message) {
-            if Instant::now() >= until {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-            message = back;
+        if let Some(queue) = &self.0 {
+            queue.flush(limit);
         }
-        let _ = written.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
-/// Writes until the sender is gone, in batches as large as what has queued up.
-fn write_lines(queue: &Receiver<Message>, mut writer: BufWriter<Box<dyn Write + Send>>, lost: &Counter) {
-    while let Ok(first) = queue.recv() {
-        let (mut lines, mut failed, mut waiting) = (0, None, Vec::new());
-        for message in std::iter::once(first).chain(queue.try_iter().take(QUEUE_LINES)) {
-            match message {
-                Message::Line(line) => {
-                    lines += 1;
-                    failed = failed.or(writer.write_all(&line).err());
-                }
-                Message::Flush(done) => waiting.push(done),
-            }
+/// The file, on the queue's thread.
+struct Lines {
+    file: LineFile,
+    lost: Counter,
+}
+
+impl Sink for Lines {
+    fn write(&mut self, batch: &[u8], dropped: u64) {
+        if dropped > 0 {
+            log::error!("access log lines lost: side=internal reason=queue_full lines={dropped}");
         }
-        if let Some(error) = failed.or(writer.flush().err()) {
-            lost.inc_by(lines);
-            log::error!("side=internal: {lines} access log lines were lost: {error}");
+        if let Err(lost) = self.file.write(batch) {
+            self.lost.inc_by(lost.lines);
+            log::error!(
+                "access log lines lost: side=internal reason=write_failed lines={}: {}",
+                lost.lines,
+                lost.error
+            );
         }
-        drop(waiting);
     }
 }
 
 impl Observer for AccessLog {
     fn ended(&self, ended: &Ended<'_>) {
-        let Some(queue) = &self.queue else { return };
+        let Some(queue) = &self.0 else { return };
         let line = Line {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: ended.route,
@@ -124,27 +103,6 @@ impl Observer for AccessLog {
         };
         let Ok(mut json) = serde_json::to_vec(&line) else { return };
         json.push(b'\n');
-        if queue.try_send(Message::Line(json)).is_err() {
-            self.lost.inc();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A full queue whose reader is stuck once kept the process from ending: handing in the flush itself waited.
-    #[test]
-    fn flush_gives_up_on_a_queue_that_stays_full() {
-        let (sender, _stuck) = sync_channel(1);
-        sender.send(Message::Line(Vec::new())).expect("room for one");
-        let log = AccessLog { queue: Some(sender), lost: Counter::default() };
-        let (done, flushed) = sync_channel(1);
-        std::thread::spawn(move || {
-            log.flush(Duration::from_millis(20));
-            let _ = done.send(());
-        });
-        flushed.recv_timeout(Duration::from_secs(20)).expect("flush returns though nothing is taken from the queue");
+        queue.add(&json);
     }
 }

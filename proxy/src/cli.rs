@@ -32,7 +32,8 @@ Examples:
   sse-proxy check-config sse-proxy.yaml
       Say what is wrong with a file, and what is probably not meant.
 
-Exit codes: 0 shut down in order, 1 cannot serve (an address is taken), 64 the command line or the configuration is wrong.
+Exit codes: 0 shut down in order, 1 cannot serve (an address is taken), 64 the command line or the configuration is wrong,
+70 a defect of the program.
 Signals: SIGTERM, SIGINT and SIGQUIT stop accepting and end streams between events; a second one exits at once.";
 
 /// How to serve.

@@ -81,7 +81,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
                 let (app, digest, shutdown) = (self.app.clone(), Arc::new(digest), shutdown.clone());
                 tokio::spawn(Http2 { app, connection, digest, shutdown }.run());
             }
-            Err(error) => log::debug!("side=downstream: an HTTP/2 connection that did not begin: {error}"),
+            Err(error) => log::debug!("HTTP/2 handshake failed: side=downstream: {error}"),
         }
     }
 }
@@ -141,7 +141,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
                 Ok(Some(H2Accept::Rejected)) => {
                     malformed += 1;
                     if malformed == MALFORMED_REQUESTS {
-                        log::warn!("side=downstream: a connection is closed after {malformed} malformed requests");
+                        log::warn!("connection closed: side=downstream reason=malformed_requests count={malformed}");
                         return;
                     }
                 }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::connections::Connections;
 use crate::gateway::Gateway;
 use crate::takeover::{HandedOff, Handoff, InFlight};
+use crate::threads::Essential;
 
 /// A service without listeners: its connections come out of a queue.
 pub struct Fallback {
@@ -35,7 +36,7 @@ impl Fallback {
             let stream = match handed_off.into_stream() {
                 Ok(stream) => stream,
                 Err(error) => {
-                    log::error!("side=internal: a connection is dropped, it cannot be served: {error}");
+                    log::error!("connection dropped: side=internal: it cannot be served: {error}");
                     return;
                 }
             };
@@ -54,6 +55,7 @@ impl Fallback {
 #[async_trait]
 impl Service for Fallback {
     async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize) {
+        let _essential = Essential::new("fallback");
         while let Some(handoff) = self.queue.recv().await {
             match handoff {
                 Handoff::Client(handed_off, in_flight) => self.serve(handed_off, in_flight, shutdown.clone()),

@@ -208,7 +208,7 @@ impl ProxyHttp for Gateway {
         if status > 0 {
             let body = Bytes::from(format!("{status} {text}\n"));
             if let Err(unsent) = session.respond_error_with_body(status, body).await {
-                log::debug!("side=downstream: the error response was not delivered: {unsent}");
+                log::debug!("error response not delivered: side=downstream: {unsent}");
             }
         }
         FailToProxy { error_code: status, can_reuse_downstream: false }
@@ -219,14 +219,19 @@ impl ProxyHttp for Gateway {
         true
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, _: &mut RequestContext) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut RequestContext) {
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
         self.metrics.request(status);
         if let Some(error) = error {
             // A client that leaves is no error of anybody's.
             let gone = *error.esource() == ErrorSource::Downstream;
             let level = if gone { log::Level::Debug } else { log::Level::Warn };
-            log::log!(level, "side={} status={status} {}: {error}", side(error), session.request_summary());
+            let route = self.route(context).map_or("", |route| &route.streams.name);
+            let (side, reason, request) = (side(error), error.etype().as_str(), session.request_summary());
+            log::log!(
+                level,
+                "request failed: side={side} route={route} reason={reason} status={status}: {request}: {error}"
+            );
         }
     }
 }

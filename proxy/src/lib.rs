@@ -124,10 +124,16 @@ pub mod gateway;
 pub mod listen;
 #[cfg(feature = "server")]
 #[doc(hidden)]
+pub mod logging;
+#[cfg(feature = "server")]
+#[doc(hidden)]
 pub mod metrics;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod server;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod threads;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod upstream;

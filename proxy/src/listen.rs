@@ -17,8 +17,10 @@ use pingora::services::Service;
 use pingora::tls;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
+use tokio::sync::watch;
 
 use crate::config::{Admin, Listen, Tls};
+use crate::threads::Essential;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
@@ -186,12 +188,22 @@ impl TlsAccept for NoCallbacks {}
 pub struct Prebound<S> {
     service: S,
     bound: Vec<Bound>,
+    /// What the service is told of a shutdown, where that is not what others are told.
+    shutdown: Option<watch::Receiver<bool>>,
+    /// Its sender: without it the receiver would report a shutdown.
+    _never: Option<watch::Sender<bool>>,
 }
 
 impl<S> Prebound<S> {
     /// Gives `service` the sockets. Its endpoints have to name exactly the bound addresses.
     pub fn new(service: S, bound: Vec<Bound>) -> Self {
-        Self { service, bound }
+        Self { service, bound, shutdown: None, _never: None }
+    }
+
+    /// The same for a service that goes on through a drain, until the process exits.
+    pub fn until_exit(service: S, bound: Vec<Bound>) -> Self {
+        let (never, shutdown) = watch::channel(false);
+        Self { service, bound, shutdown: Some(shutdown), _never: Some(never) }
     }
 }
 
@@ -205,6 +217,9 @@ impl<S: Service> Service for Prebound<S> {
                 table.add(bound.address.to_string(), bound.socket.into_raw_fd());
             }
         }
+        // A panic here would leave the listeners bound with nobody to accept from them.
+        let _essential = Essential::new(self.service.name());
+        let shutdown = self.shutdown.clone().unwrap_or(shutdown);
         self.service.start_service(fds, shutdown, listeners_per_fd).await;
     }
 

@@ -8,6 +8,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use sse_proxy::cli::{Cli, Command, Serve};
 use sse_proxy::config::Config;
+use sse_proxy::logging::ProcessLog;
 use sse_proxy::server;
 
 /// Gives back what a burst of opening streams needed, and keeps tens of thousands of small things close together; see
@@ -53,10 +54,6 @@ fn check(file: &Path) -> ExitCode {
     }
 }
 
-fn quiet(level: log::LevelFilter) -> log::LevelFilter {
-    if level >= log::LevelFilter::Debug { level } else { log::LevelFilter::Off }
-}
-
 fn serve(arguments: &Serve) -> ExitCode {
     let config = match &arguments.config {
         Some(file) => Config::load(file).map_err(|error| error.to_string()),
@@ -76,22 +73,23 @@ fn serve(arguments: &Serve) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    env_logger::Builder::new()
-        .filter_level(arguments.log_level)
-        // Pingora tells the story of its start at info, which is ours to tell; and its proxy calls every client that leaves
-        // an error, while what went wrong with a request is logged here with the side that failed.
-        .filter_module("pingora", arguments.log_level.min(log::LevelFilter::Warn))
-        .filter_module("pingora_proxy", quiet(arguments.log_level))
-        .format_timestamp_millis()
-        .init();
-    for warning in config.warnings() {
-        log::warn!("{warning}");
+    let log = match ProcessLog::start(arguments.log_level) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("sse-proxy: cannot log on standard error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for (number, warning) in (1..).zip(config.warnings()) {
+        log::warn!("configuration: warning={number}: {warning}");
     }
-    match server::run(&config) {
+    let code = match server::run(&config, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sse-proxy: {error}");
+            log.print(&format!("sse-proxy: {error}"));
             ExitCode::FAILURE
         }
-    }
+    };
+    log.flush(server::FLUSH_LIMIT);
+    code
 }

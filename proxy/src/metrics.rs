@@ -63,6 +63,11 @@ struct RequestLabels {
 impl Metrics {
     /// Metrics with nothing counted.
     pub fn new() -> Arc<Self> {
+        Self::with_log(Counter::default())
+    }
+
+    /// The same, with the counter of log lines that were dropped.
+    pub fn with_log(log_dropped: Counter) -> Arc<Self> {
         let mut registry = Registry::with_prefix("sse_proxy");
         let routes = Arc::new(OnceLock::new());
         let ended = Family::<EndLabels, Counter>::default();
@@ -87,6 +92,7 @@ impl Metrics {
         registry.register("requests", "Requests by response status, streams included", requests.clone());
         let log_lost = Counter::default();
         registry.register("access_log_lost_lines", "Access log lines that could not be written", log_lost.clone());
+        registry.register("log_dropped_lines", "Lines on standard error that nobody took in time", log_dropped);
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);
         registry.register("build", "What is running", build);
         registry.register_collector(Box::new(RouteCollector(routes.clone())));

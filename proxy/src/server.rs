@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use log::Level;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora::services::listening::Service;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,9 +26,11 @@ use crate::failure::Failure;
 use crate::fallback::Fallback;
 use crate::gateway::{Gateway, GatewayRoute};
 use crate::listen::{self, Bound, ListenError, Prebound};
+use crate::logging::ProcessLog;
 use crate::metrics::Metrics;
 use crate::sys;
 use crate::takeover::{RequestHandler, Takeover};
+use crate::threads::{self, Essential};
 use crate::upstream::Upstream;
 
 /// How long a drain without a limit of its own may last: a process that never exits is not shut down.
@@ -38,6 +41,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(10);
 
 /// Past the drain's limit, what is still closing gets this long.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
+
+/// How long the last lines of each log get to be written when the process ends.
+pub const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
 /// The proxy cannot start.
 #[derive(Debug, Error)]
@@ -69,7 +75,7 @@ pub fn check(config: &Config) -> Result<(), ListenError> {
 ///
 /// # Errors
 /// When something cannot be bound or opened; nothing has been served then.
-pub fn run(config: &Config) -> Result<(), ServerError> {
+pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     if !sys::tune_allocator() {
         log::warn!("side=internal: the allocator keeps its own settings; memory comes back later than measured");
     }
@@ -77,9 +83,14 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     let admin_bound = config.admin.as_ref().map(listen::bind_admin).transpose()?;
     raise_descriptor_limit();
 
-    let metrics = Metrics::new();
+    let metrics = Metrics::with_log(log.dropped());
     let access_log = AccessLog::open(&config.access_log, metrics.log_lost()).map_err(ServerError::AccessLog)?;
     let observer = Arc::new(StreamObserver { metrics: metrics.clone(), access_log });
+    let (lines, log) = (observer.clone(), log.clone());
+    threads::flush_before_exit(move || {
+        lines.access_log.flush(FLUSH_LIMIT);
+        log.flush(FLUSH_LIMIT);
+    });
     let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let driver = match config.driver {
         DriverConfig::Parked => Driver::Parked,
@@ -125,19 +136,17 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         let mut service = Service::new("admin".to_owned(), Admin::new(metrics, draining.clone()));
         service.add_tcp(&bound.address.to_string());
         service.threads = Some(1);
-        server.add_service(Prebound::new(service, vec![bound]));
+        server.add_service(Prebound::until_exit(service, vec![bound]));
     }
 
     let (finished, wait) = channel();
     let registry = takeover.registry().clone();
     let watch =
         SignalWatch { listeners: Mutex::new(listeners), handlers, draining, registry, limit, in_flight, finished };
-    std::thread::Builder::new()
-        .name("server".to_owned())
-        .spawn(move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
+    threads::spawn("server", move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
     // Only the watch sends, and only once.
     let outcome = wait.recv().map_err(|_| ServerError::Stopped);
-    observer.access_log.flush(DRAIN_MARGIN);
+    observer.access_log.flush(FLUSH_LIMIT);
     outcome
 }
 
@@ -194,7 +203,7 @@ fn raise_descriptor_limit() {
             log::info!("descriptor limit {descriptors}; a stream takes two");
         }
         Err(error) => log::warn!(
-            "side=internal: the descriptor limit stays at {:?}, about half as many streams: {error}",
+            "descriptor limit not raised: side=internal: it stays at {:?}, about half as many streams: {error}",
             limit.current
         ),
     }
@@ -218,12 +227,11 @@ impl Observer for StreamObserver {
 
     fn failed(&self, route: &str, failure: &Failure) {
         self.metrics.failed(route, failure);
-        let side = failure.side().as_str();
-        match std::error::Error::source(failure) {
-            _ if matches!(failure, Failure::ClientGone { .. }) => log::debug!("side={side} route={route}: {failure}"),
-            Some(source) => log::warn!("side={side} route={route}: {failure}: {source}"),
-            None => log::warn!("side={side} route={route}: {failure}"),
-        }
+        // A client that leaves is no error of anybody's.
+        let level = if matches!(failure, Failure::ClientGone { .. }) { Level::Debug } else { Level::Warn };
+        let (side, reason) = (failure.side().as_str(), failure.as_str());
+        let source = std::error::Error::source(failure).map(|source| format!(": {source}")).unwrap_or_default();
+        log::log!(level, "request failed: side={side} route={route} reason={reason}: {failure}{source}");
     }
 }
 
@@ -242,14 +250,16 @@ struct SignalWatch {
 #[async_trait]
 impl ShutdownSignalWatch for SignalWatch {
     async fn recv(&self) -> ShutdownSignal {
+        // A file at its limit of size (`ulimit -f`, `LimitFSIZE=`) is an error to the log, and not the end of the process.
+        let _file_size = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
         let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
         let [Ok(mut terminate), Ok(mut interrupt), Ok(mut quit)] = signals else {
-            log::error!("side=internal: signals cannot be waited for; only SIGKILL ends this process");
+            log::error!("no signals: side=internal: they cannot be waited for, only SIGKILL ends this process");
             return std::future::pending().await;
         };
         for listen in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             if let Err(error) = listen.open() {
-                log::error!("side=internal: a listener cannot be opened: {error}");
+                log::error!("listener lost: side=internal: {error}");
             }
         }
         tokio::select! {
@@ -269,6 +279,8 @@ impl ShutdownSignalWatch for SignalWatch {
             finished: self.finished.clone(),
         };
         tokio::spawn(async move {
+            // Nobody else ends the process.
+            let _essential = Essential::new("drain");
             tokio::select! {
                 () = drain.wait() => {}
                 _ = terminate.recv() => log::warn!("second signal: the drain is cut short"),

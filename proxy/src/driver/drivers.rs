@@ -128,7 +128,7 @@ impl Drivers {
         let started = (0..self.threads).map(start);
         started
             .filter_map(|handle| {
-                handle.inspect_err(|error| log::error!("side=internal: no thread for parked streams: {error}")).ok()
+                handle.inspect_err(|error| log::error!("no reactor thread: side=internal: {error}")).ok()
             })
             .collect()
     }

@@ -42,7 +42,7 @@ impl Registry {
         self.drain_limit_ms.store(millis, Ordering::Release);
         for thread in lock(&self.threads).iter() {
             if let Err(error) = thread.wake() {
-                log::error!("side=internal: a thread does not learn of the drain: {error}");
+                log::error!("thread not drained: side=internal: it cannot be woken: {error}");
             }
         }
         // Woken outside the lock: a woken stream may end at once on another thread and want it.

@@ -4,6 +4,12 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+/// What is kept of a target, in bytes: it is held for as long as the stream runs.
+const KEPT_TARGET_BYTES: usize = 1024;
+
+/// Marks a target of which only the beginning is kept; no target that is sent has it.
+const CUT: &str = "…";
+
 /// A stream's request and where it went.
 #[derive(Clone)]
 pub struct StreamInfo {
@@ -18,8 +24,8 @@ pub struct StreamInfo {
 type Address = (IpAddr, u16);
 
 impl StreamInfo {
-    /// Keeps the client's and the server's address, the request's method and target, and the time from the request to
-    /// the upstream's response head.
+    /// Keeps the client's and the server's address, the request's method and the first kilobyte of its target, and the time
+    /// from the request to the upstream's response head.
     pub fn new(
         client: Option<SocketAddr>,
         upstream: Option<SocketAddr>,
@@ -28,11 +34,14 @@ impl StreamInfo {
         first_byte: Duration,
     ) -> Self {
         let short = |address: SocketAddr| (address.ip(), address.port());
+        let end = (0..=KEPT_TARGET_BYTES.min(target.len())).rev().find(|at| target.is_char_boundary(*at));
+        let kept = &target[..end.unwrap_or_default()];
+        let cut = if kept.len() < target.len() { CUT } else { "" };
         Self {
             client: client.map(short),
             upstream: upstream.map(short),
             first_byte_ms: u32::try_from(first_byte.as_millis()).unwrap_or(u32::MAX),
-            request: format!("{method} {target}").into_boxed_str(),
+            request: format!("{method} {kept}{cut}").into_boxed_str(),
         }
     }
 
@@ -51,7 +60,7 @@ impl StreamInfo {
         self.request.split_once(' ').map_or("", |(method, _)| method)
     }
 
-    /// The request's target: path and query.
+    /// The request's target, path and query; one that is longer than a kilobyte is cut and ends with `…`.
     pub fn path(&self) -> &str {
         self.request.split_once(' ').map_or("", |(_, target)| target)
     }
@@ -79,5 +88,19 @@ mod tests {
         assert_eq!((label.client(), label.upstream()), (client, None));
         assert_eq!((label.method(), label.path()), ("POST", "/chat?q=a b"));
         assert_eq!(label.first_byte(), Duration::from_millis(1));
+    }
+
+    #[test]
+    fn of_a_long_target_the_beginning_is_kept() {
+        for (target, kept) in [
+            ("/".repeat(1024), "/".repeat(1024)),
+            ("/".repeat(1025), "/".repeat(1024) + "…"),
+            ("/".repeat(1023) + "ä", "/".repeat(1023) + "…"),
+            ("ä".repeat(30_000), "ä".repeat(512) + "…"),
+        ] {
+            let info = StreamInfo::new(None, None, "GET", &target, Duration::ZERO);
+            assert_eq!(info.path(), kept);
+            assert!(info.request.len() <= "GET ".len() + KEPT_TARGET_BYTES + CUT.len());
+        }
     }
 }

@@ -93,7 +93,7 @@ impl Resolved {
             Err(error) => state.failure = Some(error.to_string()),
         }
         if let Some(failure) = &state.failure {
-            log::error!("side=upstream server={}: {failure}", server.host);
+            log::error!("name resolution failed: side=upstream server={}: {failure}", server.host);
         }
     }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up. Modules on one line do not use each other.
 const LAYERS: &[&[&str]] = &[
-    &["sse", "wire", "sys"],
+    &["sse", "wire", "sys", "threads"],
+    &["logging"],
     &["headers"],
     &["stream"],
     &["failure"],

@@ -41,18 +41,46 @@ fn sigterm_ends_streams_between_events_and_exits_0() {
     assert_eq!(proxy.exited().code(), Some(0));
 }
 
+/// Invariant: whoever watches a drain sees it to its end. Mechanism: the admin listener closed with the others. Symptom: checks
+/// were refused as if the process had died, `draining` was never said, and no metric told how many streams were left.
 #[test]
 fn a_draining_proxy_says_so_and_takes_no_new_connections() {
-    let backend = trickling();
-    let mut proxy = Proxy::start(backend.address, "");
+    let backend = Backend::start(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: a"));
+        connection.read_until(|_| false);
+    });
+    let mut proxy = Proxy::start_with(&format!(
+        "upstreams: {{app: {{servers: ['{}']}}}}\ndrain: {{timeout: 3s}}\n",
+        backend.address
+    ));
     assert_eq!(proxy.admin_page("/readyz"), (200, "ready\n".to_owned()));
-    let mut half = proxy.stream("/half");
+    // A connection that has been kept open is answered, too.
+    let mut kept = proxy.admin_client();
+    let mut half = proxy.stream("/events");
     half.read_head();
-    half.read_until_body_has("data: b");
+    half.read_until_body_has("data: a");
     proxy.terminate();
+    eventually("the drain shows", || match proxy.admin_page("/readyz") {
+        (200, page) => {
+            assert_eq!(page, "ready\n");
+            None
+        }
+        page => {
+            assert_eq!(page, (503, "draining\n".to_owned()));
+            Some(())
+        }
+    });
     eventually("new connections are refused", || TcpStream::connect(proxy.address).is_err().then_some(()));
-    half.read_until_body_has("whole");
+    assert_eq!(proxy.admin_page("/healthz"), (200, "ok\n".to_owned()));
+    assert_eq!(proxy.metric("sse_proxy_streams_active{route=\"/\"}"), Some(1.0));
+    kept.send("GET /readyz HTTP/1.1\r\nHost: admin\r\n\r\n");
+    assert_eq!(kept.read_head().status, 503);
+    half.socket.set_nonblocking(true).unwrap();
+    let open = half.socket.peek(&mut [0]).unwrap_err();
+    assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock, "all of that while the stream goes on");
     assert_eq!(proxy.exited().code(), Some(0));
+    assert!(TcpStream::connect(proxy.admin).is_err());
 }
 
 #[test]

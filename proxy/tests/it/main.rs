@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a test program has no outside")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on should say where and why")]
 
+mod access_log;
 mod admin;
 mod allocations;
 mod architecture;
@@ -24,6 +25,7 @@ mod non_streams;
 mod on_tasks;
 mod opening;
 mod passthrough;
+mod process_log;
 mod real_world;
 mod support;
 mod timeouts;

@@ -191,21 +191,15 @@ fn requests_that_wait_for_their_heads_take_little_memory() {
     const REQUESTS: usize = 600;
     let backend = Backend::start(|connection| connection.hang());
     let proxy = Proxy::start(backend.address, "");
-    // Not the pages of the binary, whose share grows when another test's proxy ends.
-    let pss = || -> usize {
-        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", proxy.pid())).unwrap();
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
-    };
     let wait_for = |clients: &[Client]| clients.iter().for_each(|_| drop(backend.request()));
     // The first ones bring in what all of them share.
     let mut clients: Vec<Client> = (0..100).map(|_| proxy.stream("/events")).collect();
     wait_for(&clients);
-    let before = pss();
+    let before = proxy.memory();
     let more: Vec<Client> = (0..REQUESTS).map(|_| proxy.stream("/events")).collect();
     wait_for(&more);
     clients.extend(more);
-    let each = pss().saturating_sub(before) / REQUESTS;
+    let each = proxy.memory().saturating_sub(before) / REQUESTS;
     assert!(each < 8 * 1024, "{each} bytes for each request");
 }
 
@@ -217,9 +211,7 @@ fn when_descriptors_run_out_clients_wait_and_are_served_as_others_leave() {
     first.read_until(|bytes| bytes.windows(7).any(|window| window == b"data: a"));
     let in_use = std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count();
     // Room for ten more streams and a half.
-    let limit = format!("--nofile={}", in_use + 21);
-    let limited = Command::new("prlimit").args(["--pid", &proxy.pid().to_string(), &limit]).status().unwrap();
-    assert!(limited.success());
+    proxy.limit(&format!("--nofile={}", in_use + 21));
     let mut clients: Vec<Client> = (0..10).map(|_| proxy.stream("/events")).collect();
     for client in &mut clients {
         assert_eq!(client.read_head().status, 200);

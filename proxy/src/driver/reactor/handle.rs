@@ -48,7 +48,7 @@ impl Handle {
     /// Passes an accepted connection on. Closes it when that fails.
     pub(super) fn send_connection(&self, accepted: Accepted) {
         if let Err(error) = self.send(Command::Connection(accepted)) {
-            log::error!("side=internal: an accepted connection is dropped: {error}");
+            log::error!("connection dropped: side=internal: {error}");
         }
     }
 }

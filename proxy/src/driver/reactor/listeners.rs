@@ -22,9 +22,6 @@ const LONGEST_QUEUE: usize = 1 << 16;
 /// How long accepting pauses once the system has run out of a resource, usually descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// At most one log line about paused accepting in this interval.
-const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-
 /// A listener, and where its connections go.
 pub(in crate::driver) struct ReactorListener {
     pub(in crate::driver) listener: TcpListener,
@@ -50,8 +47,6 @@ pub(super) struct Listeners {
     ready: VecDeque<usize>,
     /// Nothing is accepted before this.
     paused_until: Option<Millis>,
-    /// When paused accepting was last logged.
-    reported: Option<Millis>,
 }
 
 impl Listeners {
@@ -133,10 +128,7 @@ impl Listeners {
     }
 
     fn pause(&mut self, now: Millis, error: &io::Error) {
-        if self.reported.is_none_or(|at| at.after(REPORT_INTERVAL) <= now) {
-            self.reported = Some(now);
-            log::error!("side=internal: cannot accept connections: {error}; they stay queued until others end");
-        }
+        log::error!("cannot accept connections: side=internal: {error}; they stay queued until others end");
         self.paused_until = Some(now.after(PAUSE));
     }
 }

@@ -160,7 +160,7 @@ impl Slot {
                     let interest = if writable { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
                     let watched = self.watch_upstream(TcpStream::from_std(socket), interest, slot_ref);
                     if let Err(error) = watched {
-                        log::error!("side=internal: a request is dropped, it cannot be waited for: {error}");
+                        log::error!("request dropped: side=internal: it cannot be waited for: {error}");
                         return Action::Remove;
                     }
                 }

@@ -82,7 +82,7 @@ impl Reactor {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    log::error!("side=internal: waiting for streams failed: {error}");
+                    log::error!("reactor cannot wait: side=internal: {error}");
                     std::thread::sleep(Duration::from_millis(100));
                 }
             }
@@ -145,7 +145,7 @@ impl Reactor {
         match self.timer_fd.set([self.deadlines.next(), accept_due].into_iter().flatten().min(), now) {
             Ok(()) => None,
             Err(error) => {
-                log::error!("side=internal: the timer_fd cannot be set: {error}");
+                log::error!("timer not set: side=internal: {error}");
                 Some(Duration::from_millis(100))
             }
         }
@@ -168,7 +168,7 @@ impl Reactor {
             Command::Listen(_) if self.drained_to.is_some() => {}
             Command::Listen(door) => {
                 if let Err(error) = self.listeners.add(door, self.poll.registry()) {
-                    log::error!("side=internal: a listener is lost, it cannot be waited for: {error}");
+                    log::error!("listener lost: side=internal: it cannot be waited for: {error}");
                 }
             }
         }
@@ -198,7 +198,7 @@ impl Reactor {
         // One stream's defect must not end the thousands beside it.
         let turn = AssertUnwindSafe(|| slot.turn(slot_ref, &self.registry, now, scratch));
         let action = catch_unwind(turn).unwrap_or_else(|_| {
-            log::error!("side=internal: a stream is dropped after a defect in its driver");
+            log::error!("stream dropped: side=internal: its driver has a defect, the panic is in the log");
             Action::Remove
         });
         match action {
@@ -249,7 +249,7 @@ fn admit(
             Some(index)
         }
         Err(error) => {
-            log::error!("side=internal: a connection is dropped, it cannot be waited for: {error}");
+            log::error!("connection dropped: side=internal: it cannot be waited for: {error}");
             None
         }
     }

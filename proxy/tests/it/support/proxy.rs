@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,6 +15,7 @@ pub struct Proxy {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     stderr: Arc<Mutex<String>>,
+    stderr_is_read: Arc<AtomicBool>,
     log_lines: Receiver<String>,
     _directory: tempfile::TempDir,
 }
@@ -60,11 +62,15 @@ impl Proxy {
             .spawn()
             .unwrap();
         let stderr = Arc::new(Mutex::new(String::new()));
-        let (mut pipe, kept) = (child.stderr.take().unwrap(), stderr.clone());
+        let stderr_is_read = Arc::new(AtomicBool::new(true));
+        let (mut pipe, kept, is_read) = (child.stderr.take().unwrap(), stderr.clone(), stderr_is_read.clone());
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = pipe.read(&mut buffer) {
                 kept.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+                while !is_read.load(Ordering::Relaxed) {
+                    thread::sleep(std::time::Duration::from_millis(5));
+                }
             }
         });
         let (sender, log_lines) = channel();
@@ -75,6 +81,7 @@ impl Proxy {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             stderr,
+            stderr_is_read,
             log_lines,
             _directory: directory,
         };
@@ -97,9 +104,28 @@ impl Proxy {
         self.stderr.lock().unwrap().clone()
     }
 
+    /// Whether its standard error is read. When not, the pipe fills.
+    pub fn read_stderr(&self, is_read: bool) {
+        self.stderr_is_read.store(is_read, Ordering::Relaxed);
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Memory that is its own and no file's, in bytes. Pages of the binary are left out: their share grows when another
+    /// test's proxy ends.
+    pub fn memory(&self) -> usize {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
+    /// Sets a limit of the running process, as `prlimit` writes it.
+    pub fn limit(&self, limit: &str) {
+        let status = Command::new("prlimit").args(["--pid", &self.pid().to_string(), limit]).status();
+        assert!(status.unwrap().success(), "prlimit {limit}");
     }
 
     /// A connection to it.
@@ -118,6 +144,16 @@ impl Proxy {
     pub fn log_line(&self) -> serde_json::Value {
         let line = self.log_lines.recv_timeout(DEADLINE).expect("an access log line");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// A connection to the admin listener that has been answered once and is kept open.
+    pub fn admin_client(&self) -> Client {
+        let mut client = Client::connect(self.admin);
+        client.send("GET /healthz HTTP/1.1\r\nHost: admin\r\n\r\n");
+        assert_eq!(client.read_head().status, 200);
+        client.read_until(|bytes| bytes == b"ok\n");
+        client.forget();
+        client
     }
 
     /// One page of the admin listener: status and body.

@@ -1,0 +1,141 @@
+//! The access log's lines: whole, bounded, counted when they are lost.
+
+use std::io::{BufRead, BufReader};
+use std::process::Command;
+
+use crate::support::{Backend, CHUNKED, Client, Proxy, UNTIL_CLOSE, chunk, eventually};
+
+fn writing_to(backend: &Backend, file: &str) -> Proxy {
+    Proxy::start_with(&format!("upstreams: {{app: {{servers: ['{}']}}}}\naccess_log: {file}\n", backend.address))
+}
+
+fn lost(proxy: &Proxy) -> f64 {
+    proxy.metric("sse_proxy_access_log_lost_lines_total").unwrap()
+}
+
+/// Invariant: each line is whole, and what is not written is counted. Mechanism: a full disk took the beginning of a line, and the
+/// next one was written right behind it; a limit on the size of files ended the process by a signal. Symptom: one line that no
+/// parser takes, after the disk was emptied.
+#[test]
+fn a_full_disk_loses_lines_and_tears_none() {
+    let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
+    for is_emptied in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("access.log");
+        let proxy = writing_to(&backend, file.to_str().unwrap());
+        let ended = |path: &str| {
+            let before = proxy.metric("sse_proxy_streams_ended_total{route=\"/\",reason=\"upstream_end\"}").unwrap();
+            proxy.stream(path).read_to_end().unwrap();
+            eventually("it has ended", || {
+                let now = proxy.metric("sse_proxy_streams_ended_total{route=\"/\",reason=\"upstream_end\"}")?;
+                (now > before).then_some(())
+            });
+        };
+        let length = || std::fs::metadata(&file).unwrap().len();
+        ended("/first");
+        eventually("its line", || (length() > 0).then_some(()));
+        // Room for a line and a half.
+        proxy.limit(&format!("--fsize={}:unlimited", length() * 5 / 2));
+        (0..6).for_each(|_| ended("/full!"));
+        // The second is torn, and goes on later.
+        eventually("lines are lost", || (lost(&proxy) == 4.0).then_some(()));
+        if is_emptied {
+            std::fs::File::options().write(true).truncate(true).open(&file).unwrap();
+        }
+        proxy.limit("--fsize=unlimited:unlimited");
+        ended("/after");
+        let lines = eventually("the line after", || {
+            let text = std::fs::read_to_string(&file).unwrap();
+            text.contains("/after").then(|| text.lines().map(str::to_owned).collect::<Vec<_>>())
+        });
+        let paths: Vec<String> = lines
+            .iter()
+            .map(|line| {
+                serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
+            .map(|line| line["path"].as_str().unwrap().to_owned())
+            .collect();
+        let wanted: &[&str] = if is_emptied { &["/after"] } else { &["/first", "/full!", "/full!", "/after"] };
+        assert_eq!(paths, wanted);
+        assert!(proxy.stderr().contains("access log lines lost: side=internal reason=write_failed"));
+    }
+}
+
+#[test]
+fn a_device_that_takes_nothing_costs_lines_and_not_the_process() {
+    let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
+    let mut proxy = writing_to(&backend, "/dev/full");
+    for _ in 0..50 {
+        proxy.stream("/events").read_to_end().unwrap();
+    }
+    eventually("all are counted", || (lost(&proxy) == 50.0).then_some(()));
+    assert!(proxy.stderr().matches("access log lines lost").count() < 3, "and not told one by one");
+    proxy.terminate();
+    assert_eq!(proxy.exited().code(), Some(0));
+}
+
+/// Invariant: what waits for the log is bounded in bytes. Mechanism: the queue counted lines, and a line holds the target.
+/// Symptom: 12,000 streams with targets of 60 KB on a pipe that nobody read took 786 MiB.
+#[test]
+fn a_log_that_is_not_read_takes_bounded_memory() {
+    let backend = Backend::answering(vec![UNTIL_CLOSE.into()]);
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("log");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Held open, for the proxy to open its end, and not read.
+    let reader = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let proxy = writing_to(&backend, pipe.to_str().unwrap());
+    let open = |count: usize| {
+        let path = format!("/{}", "a".repeat(6000));
+        (0..count).for_each(|_| drop(proxy.stream(&path).read_to_end().unwrap()));
+    };
+    open(200);
+    let before = proxy.memory();
+    open(4000);
+    let grown = proxy.memory().saturating_sub(before);
+    // With the 6 KB that each stream's target has, it would be 24 MB.
+    assert!(grown < 12 * 1024 * 1024, "{grown} bytes");
+    let mut lines = BufReader::new(reader).lines();
+    for _ in 0..100 {
+        let line: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        let path = line["path"].as_str().unwrap();
+        assert!(path.starts_with("/aaa") && path.ends_with("a…") && path.len() == 1024 + '…'.len_utf8());
+    }
+}
+
+/// Invariant: what a silent stream costs does not go with its target's length. Mechanism: the whole target was kept for the log.
+/// Symptom: 20 KiB for a stream whose target has 15 KB.
+#[test]
+fn a_long_target_costs_a_silent_stream_little_more_than_a_short_one() {
+    const STREAMS: usize = 500;
+    for driver in ["parked", "task"] {
+        let backend = Backend::start(|mut connection| {
+            connection.send(CHUNKED);
+            connection.send(chunk(b"data: a\n\n"));
+            connection.hang();
+        });
+        let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
+        let proxy = Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &config);
+        let open = |count: usize, path: &str| -> Vec<Client> {
+            (0..count)
+                .map(|_| {
+                    let mut client = proxy.stream(path);
+                    client.read_head();
+                    client.read_until_body_has("data: a\n\n");
+                    client
+                })
+                .collect()
+        };
+        let long = format!("/{}", "a".repeat(6000));
+        // The first bring in what all of them share.
+        let first = (open(100, "/a"), open(100, &long));
+        let before = proxy.memory();
+        let short = open(STREAMS, "/a");
+        let between = proxy.memory();
+        let longer = open(STREAMS, &long);
+        let (short_cost, long_cost) = (between.saturating_sub(before), proxy.memory().saturating_sub(between));
+        let more = long_cost.saturating_sub(short_cost) / STREAMS;
+        assert!(more < 1536, "{driver}: {more} bytes more");
+        drop((first, short, longer));
+    }
+}

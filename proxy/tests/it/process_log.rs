@@ -1,0 +1,107 @@
+//! The log on standard error: it holds nobody up, it is limited for each cause, and it has no queries in it.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+
+use crate::support::{Backend, CHUNKED, Certificate, Proxy, chunk, eventually, free_address};
+
+/// Connections to a port with TLS that say nothing of the kind.
+fn junk(address: SocketAddr, count: usize) {
+    for _ in 0..count {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.write_all(b"this is no client hello, whatever it may be\n").unwrap();
+    }
+}
+
+fn page(proxy: &Proxy, path: &str) -> u16 {
+    let mut client = proxy.connect();
+    client.send(&format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"));
+    client.read_head().status
+}
+
+/// Invariant: whatever becomes of the log, requests are served and signals heard. Mechanism: whoever logged wrote to standard
+/// error and waited for its reader. Symptom: with a reader that had stopped, junk on the port with TLS stopped every thread
+/// and the shutdown.
+#[test]
+fn a_log_that_is_not_read_stalls_neither_requests_nor_the_shutdown() {
+    let certificate = Certificate::new();
+    let backend = Backend::start(|mut connection| {
+        if connection.path() == "/page" {
+            return connection.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\npage");
+        }
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: a\n\n"));
+        connection.send(chunk(b"data: half"));
+        connection.hang();
+    });
+    for signals in [1, 2] {
+        let tls = free_address("127.83.70.1");
+        let listeners = format!("{{address: '127.0.0.1:0'}}, {{address: '{tls}', tls: {}}}", certificate.yaml());
+        // All that happens is logged, with a limit for nothing but warnings.
+        let drain = if signals == 1 { "300ms" } else { "60s" };
+        let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\ndrain: {{timeout: {drain}}}\n", backend.address);
+        let mut proxy = Proxy::start_in(&[("SSE_PROXY_LOG", "trace")], &listeners, &config);
+        proxy.read_stderr(false);
+        junk(tls, 3000);
+        eventually("lines are dropped", || {
+            assert_eq!(page(&proxy, "/page"), 200);
+            proxy.metric("sse_proxy_log_dropped_lines_total").filter(|dropped| *dropped > 0.0)
+        });
+        let mut stream = proxy.stream("/events");
+        stream.read_head();
+        stream.read_until_body_has("data: half");
+        if signals == 1 {
+            proxy.read_stderr(true);
+            eventually("the count of what was dropped", || {
+                let log = proxy.stderr();
+                let (_, count) = log.split_once("log lines dropped: side=internal count=")?;
+                count.split_once('\n').map(|(count, _)| assert!(count.parse::<u64>().unwrap() > 0, "{count}"))
+            });
+            proxy.read_stderr(false);
+            junk(tls, 3000);
+        }
+        for _ in 0..signals {
+            proxy.terminate();
+        }
+        assert_eq!(proxy.exited().code(), Some(0), "{signals} signals");
+    }
+}
+
+/// Invariant: peers cannot flood the log, nor write secrets into it. Mechanism: a line for each failing request and each broken
+/// handshake. Symptom: full disks, and tokens from query strings in log archives.
+#[test]
+fn what_peers_cause_is_logged_once_in_a_while_with_a_count() {
+    let certificate = Certificate::new();
+    let dead = free_address("127.83.70.2");
+    let tls = free_address("127.83.70.3");
+    let listeners = format!("{{address: '127.0.0.1:0'}}, {{address: '{tls}', tls: {}}}", certificate.yaml());
+    let proxy = Proxy::start_listening(
+        &listeners,
+        &format!(
+            "upstreams: {{app: {{servers: ['{dead}']}}, nowhere: {{servers: ['no-such-name.invalid:80']}}}}\nroutes:\n\
+             \x20 - {{match: {{path_prefix: /a}}, upstream: app}}\n  - {{match: {{path_prefix: /b}}, upstream: app}}\n\
+             \x20 - {{match: {{path_prefix: /c}}, upstream: nowhere}}\n"
+        ),
+    );
+    for _ in 0..50 {
+        for path in ["/a?token=secret", "/b?token=secret", "/c?token=secret"] {
+            assert_eq!(proxy.stream(path).read_head().status, 502);
+            assert_eq!(page(&proxy, path), 502);
+        }
+    }
+    junk(tls, 200);
+    // The first of each at once.
+    let of_route = |log: &str, route: &str| log.matches(&format!("side=upstream route={route} reason=")).count();
+    // Streams and pages have their own.
+    eventually("a line for each cause", || {
+        let log = proxy.stderr();
+        let all = ["/a", "/b", "/c"].map(|route| of_route(&log, route));
+        (all == [2, 2, 2] && log.contains("handshake error")).then_some(())
+    });
+    // The last of each at the interval's end.
+    eventually("the count of the others", || (proxy.stderr().matches(" suppressed=48").count() == 6).then_some(()));
+    let log = proxy.stderr();
+    assert!(log.contains("name resolution failed: side=upstream server=no-such-name.invalid: "), "{log}");
+    assert!(log.contains("/a?… ") && !log.contains("secret"), "{log}");
+    assert!(log.lines().count() < 40, "{log}");
+}

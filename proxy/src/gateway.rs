@@ -14,7 +14,7 @@ use pingora::{BError, ErrorSource};
 
 use crate::config::StreamMode;
 use crate::driver;
-use crate::headers;
+use crate::headers::{self, TrustedProxies};
 use crate::metrics::Metrics;
 use crate::takeover::{Admission, Admitted, InFlight, Takeover, accepts_event_stream};
 use crate::upstream::Upstream;
@@ -102,6 +102,10 @@ impl Admission for Gateway {
         Some(Admitted { route: route.streams.clone(), servers, in_flight: InFlight::enter(&self.in_flight) })
     }
 
+    fn trusted_proxies(&self) -> &TrustedProxies {
+        self.takeover.trusted_proxies()
+    }
+
     fn answered(&self, status: u16) {
         self.metrics.request(status);
     }
@@ -181,7 +185,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-        headers::add_forwarded(request, client, tls)
+        headers::set_forwarded(request, client, tls, self.takeover.trusted_proxies())
     }
 
     async fn response_filter(

@@ -140,7 +140,7 @@ pub mod upstream;
 
 pub use driver::{Ended, Observer, Route, StreamInfo, Totals};
 pub use failure::Failure;
-pub use headers::accepts_event_stream;
+pub use headers::{TrustedProxies, accepts_event_stream};
 pub use sse::{Heartbeat, HeartbeatError, HeartbeatStyle};
 pub use stream::{Counts, EndReason, HeartbeatPolicy, Policy, Side, Timeouts};
 pub use takeover::{Drained, Hooks, Takeover};

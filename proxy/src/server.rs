@@ -96,7 +96,8 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
         DriverConfig::Parked => Driver::Parked,
         DriverConfig::Task => Driver::Task,
     };
-    let takeover = Arc::new(Takeover::new(Drivers::new(driver, reactor_threads(threads))));
+    let drivers = Drivers::new(driver, reactor_threads(threads));
+    let takeover = Arc::new(Takeover::new(drivers).trusting(config.trusted_proxies()));
     let routes = routes(config, &observer);
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect());
     let gateway = Gateway::new(routes, takeover.clone(), metrics.clone());

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::headers::TrustedProxies;
 use crate::sse::{Heartbeat, HeartbeatStyle};
 use crate::stream::{HeartbeatPolicy, Policy, Timeouts};
 
 pub use error::ConfigError;
-pub use values::{Limit, Percent, Server};
+pub use values::{Limit, Network, Percent, Server};
 
 /// Heartbeats further apart than this do not beat the idle limits of common load balancers (30 s and 60 s).
 const LONG_HEARTBEAT: Duration = Duration::from_secs(30);
@@ -27,6 +28,8 @@ pub struct Config {
     /// Where clients connect.
     #[serde(default = "default_listen")]
     pub listen: Vec<Listen>,
+    /// The proxies in front whose `X-Forwarded-For` and the like are believed; default: those on this host.
+    pub trusted_proxies: Option<Vec<Network>>,
     /// Where operators and Prometheus connect; none by default.
     pub admin: Option<Admin>,
     /// The backends, by name.
@@ -293,6 +296,8 @@ impl Config {
         }
         Ok(Self {
             listen: vec![Listen { address: listen.to_owned(), ..Listen::default() }],
+            // Stated: who has no file has not forgotten the key.
+            trusted_proxies: Some(TrustedProxies::default().networks().iter().copied().map(Network).collect()),
             admin: admin.map(|address| Admin { address: address.to_owned() }),
             upstreams: BTreeMap::from([("upstream".to_owned(), upstream)]),
             routes: Vec::new(),
@@ -312,6 +317,12 @@ impl Config {
     pub fn upstream_of<'a>(&'a self, route: &'a Route) -> Option<&'a str> {
         let only = || self.upstreams.keys().next().filter(|_| self.upstreams.len() == 1);
         route.upstream.as_deref().or_else(|| only().map(String::as_str))
+    }
+
+    /// The proxies in front whose claims about their clients are believed.
+    pub fn trusted_proxies(&self) -> TrustedProxies {
+        let networks = self.trusted_proxies.as_ref().map(|networks| networks.iter().map(|network| network.0).collect());
+        networks.map_or_else(TrustedProxies::default, TrustedProxies::new)
     }
 
     fn check(&self) -> Result<(), error::Problem> {
@@ -383,6 +394,15 @@ impl Config {
     /// What is allowed and probably not meant, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        let open = self.listen.iter().find(|listen| listen.tls.is_none() && !values::is_loopback(&listen.address));
+        if let (Some(listen), None) = (open, &self.trusted_proxies) {
+            warnings.push(format!(
+                "{} is open to other hosts without TLS, and trusted_proxies is not set: X-Forwarded-For, -Proto and the \
+                 like are replaced unless they come from this host; name the proxies in front, or write \
+                 trusted_proxies: [] if there are none",
+                listen.address
+            ));
+        }
         for route in self.effective_routes() {
             let name = route.display_name();
             let Some(interval) = route.heartbeat.interval.get() else { continue };
@@ -469,6 +489,23 @@ mod tests {
         let policy = config.routes[0].policy();
         assert!(policy.heartbeat.is_none());
         assert_eq!(policy.timeouts.idle, None);
+    }
+
+    #[test]
+    fn listeners_for_other_hosts_are_warned_of_unless_it_is_said_whom_to_trust() {
+        for (listen, warned) in [
+            ("listen: [{address: '127.0.0.1:8080'}, {address: '[::1]:8080'}, {address: 'localhost:8080'}]", false),
+            ("listen: [{address: '0.0.0.0:8080'}]", true),
+            ("listen: [{address: '[::]:8080'}]", true),
+            ("listen: [{address: '0.0.0.0:8443', tls: {cert: a, key: b}}]", false),
+            ("listen: [{address: '0.0.0.0:8080'}]\ntrusted_proxies: []", false),
+            ("listen: [{address: '0.0.0.0:8080'}]\ntrusted_proxies: [10.0.0.0/8]", false),
+        ] {
+            let config = parse(&format!("{listen}\nupstreams: {{app: {{servers: [127.0.0.1:3000]}}}}"));
+            assert_eq!(config.warnings().iter().any(|text| text.contains("trusted_proxies")), warned, "{listen}");
+        }
+        let config = Config::for_upstream("127.0.0.1:3000", "0.0.0.0:8080", None).expect("valid");
+        assert!(config.warnings().is_empty());
     }
 
     #[test]

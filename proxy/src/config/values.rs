@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -119,6 +120,28 @@ impl FromStr for Server {
     }
 }
 
+/// An address or a network: `10.0.0.7`, `10.0.0.0/8`, `2001:db8::/32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(pub IpNet);
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let network = network.map_err(|_| {
+            format!("`{text}` is not an address or a network: write one such as 10.0.0.7, 10.0.0.0/8 or 2001:db8::/32")
+        })?;
+        if network.addr() != network.network() {
+            return Err(format!("`{text}` has bits beyond its prefix length: write {}", network.trunc()));
+        }
+        if matches!(network.addr(), IpAddr::V6(address) if address.to_ipv4_mapped().is_some()) {
+            return Err(format!("`{text}` is an IPv4 network written as IPv6: write it as IPv4, such as 10.0.0.0/8"));
+        }
+        Ok(Self(network))
+    }
+}
+
 /// Whether an address to listen on has a host and a port; whether the host exists is found out when it is bound.
 pub(super) fn is_listen_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
@@ -128,6 +151,13 @@ pub(super) fn is_listen_address(text: &str) -> bool {
         None => !host.is_empty() && !host.contains([':', '/', ' ']),
     };
     is_host && port.parse::<u16>().is_ok()
+}
+
+/// Whether only this machine reaches an address to listen on.
+pub(super) fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|host| host.to_canonical().is_loopback())
 }
 
 /// Reads a scalar, text or number, through [`FromStr`].
@@ -166,6 +196,12 @@ where
 impl<'de> Deserialize<'de> for Limit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         from_scalar(deserializer, "a duration such as 15s, 5m or 250ms, or 0")
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_scalar(deserializer, "an address or a network such as 10.0.0.0/8")
     }
 }
 
@@ -213,6 +249,17 @@ mod tests {
         }
         for bad in ["8080", ":8080", "127.0.0.1", "::1:80", "[x]:80", "http://a:80", "a:99999", "a:b"] {
             assert!(!is_listen_address(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn networks_have_no_bits_beyond_their_prefix() {
+        for good in ["10.0.0.7", "10.0.0.0/8", "0.0.0.0/0", "::1", "2001:db8::/32"] {
+            assert!(good.parse::<Network>().is_ok(), "{good:?}");
+        }
+        for bad in ["10.1.0.0/8", "10.0.0.0/33", "10.0.0", "::ffff:10.0.0.0/104", "localhost", "10.0.0.0/255.0.0.0", ""]
+        {
+            assert!(bad.parse::<Network>().is_err(), "{bad:?}");
         }
     }
 

@@ -2,6 +2,8 @@
 
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use super::forwarded::is_claim;
+
 /// The media type of an event stream (WHATWG HTML §9.2.5).
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
 
@@ -32,15 +34,14 @@ pub(super) fn strip_request(request: &mut RequestHeader) {
 /// connection-option in this field, remove any header field with the same name" (RFC 9110 §7.6.1). A client that names
 /// a field of the message itself this way would strip it from the request behind the user's back: those stay.
 fn named_by_connection(headers: &pingora::http::HMap) -> Vec<String> {
-    const KEPT: [&str; 6] =
-        ["host", "content-length", "authorization", "cookie", "x-forwarded-for", "x-forwarded-proto"];
+    const KEPT: [&str; 4] = ["host", "content-length", "authorization", "cookie"];
     headers
         .get_all("connection")
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(|name| name.trim().to_ascii_lowercase())
-        .filter(|name| !name.is_empty() && !KEPT.contains(&name.as_str()))
+        .filter(|name| !name.is_empty() && !KEPT.contains(&name.as_str()) && !is_claim(name))
         .collect()
 }
 

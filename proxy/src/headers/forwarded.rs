@@ -1,59 +1,350 @@
-//! What the upstream learns of the client.
+//! What the upstream learns of the client: the fields in which proxies say who connected to them, and whose claims count.
 
 use std::net::IpAddr;
 
+use http::HeaderName;
+use ipnet::IpNet;
 use pingora::http::RequestHeader;
 use pingora::prelude::Result;
 
-/// Tells the upstream who the client is: appends to `X-Forwarded-For`, and sets `X-Forwarded-Proto` and
-/// `X-Forwarded-Host` where a proxy in front has not.
+/// Every field that begins like this is about the connection between a client and a proxy.
+const PREFIX: &[u8] = b"x-forwarded-";
+
+/// Other fields in which a proxy or a CDN says who its client is, and which backends are known to believe.
+const CLAIMS: [&[u8]; 28] = [
+    b"forwarded",
+    b"x-forwarded",
+    b"forwarded-for",
+    b"forwarded-for-ip",
+    b"x-real-ip",
+    b"x-client-ip",
+    b"client-ip",
+    b"true-client-ip",
+    b"x-cluster-client-ip",
+    b"x-original-forwarded-for",
+    b"x-original-host",
+    b"x-original-proto",
+    b"x-originating-ip",
+    b"x-remote-ip",
+    b"x-remote-addr",
+    b"x-scheme",
+    b"x-url-scheme",
+    b"front-end-https",
+    b"proxy-client-ip",
+    b"x-envoy-external-address",
+    b"x-azure-clientip",
+    b"x-azure-socketip",
+    b"x-appengine-user-ip",
+    b"cf-connecting-ip",
+    b"cf-connecting-ipv6",
+    b"cf-pseudo-ipv4",
+    b"fastly-client-ip",
+    b"fly-client-ip",
+];
+
+/// The peers whose forwarding fields are believed: proxies in front that overwrite what their own clients claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<IpNet>);
+
+impl TrustedProxies {
+    /// Believes peers in these networks, and no others.
+    pub fn new(networks: Vec<IpNet>) -> Self {
+        Self(networks)
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> &[IpNet] {
+        &self.0
+    }
+
+    /// Whether a peer is believed. An IPv4 address that a dual-stack socket reports as IPv6 counts as IPv4.
+    pub fn contains(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.0.iter().any(|network| network.contains(&peer))
+    }
+}
+
+impl Default for TrustedProxies {
+    /// The loopback addresses: a proxy on the same host.
+    fn default() -> Self {
+        let networks =
+            [IpNet::new(IpAddr::from([127, 0, 0, 0]), 8), IpNet::new(std::net::Ipv6Addr::LOCALHOST.into(), 128)];
+        Self(networks.into_iter().flatten().collect())
+    }
+}
+
+/// Sets the fields that tell the upstream who the client is.
+///
+/// A peer among `trusted` is believed: its address is appended to `X-Forwarded-For` and `Forwarded`, and of the other
+/// fields only those are added that it has not sent. From any other peer every such field is removed, and what is true
+/// for its connection takes their place. Spellings that a gateway interface such as CGI or WSGI cannot tell from a field's
+/// name (`X_Forwarded_For`) are always removed: no proxy sends them.
 ///
 /// # Errors
 /// When a header cannot be built.
-pub fn add_forwarded(request: &mut RequestHeader, client: Option<IpAddr>, tls: bool) -> Result<()> {
-    if let Some(client) = client {
-        let mut hops: Vec<u8> = Vec::new();
-        for value in request.headers.get_all("x-forwarded-for") {
-            hops.extend_from_slice(value.as_bytes());
-            hops.extend_from_slice(b", ");
-        }
-        hops.extend_from_slice(client.to_string().as_bytes());
-        request.insert_header("X-Forwarded-For", hops)?;
+pub fn set_forwarded(
+    request: &mut RequestHeader,
+    peer: Option<IpAddr>,
+    tls: bool,
+    trusted: &TrustedProxies,
+) -> Result<()> {
+    let peer = peer.map(|peer| peer.to_canonical());
+    let believed = peer.is_some_and(|peer| trusted.contains(peer));
+    let was_forwarded = request.headers.contains_key("forwarded");
+    let removed: Vec<HeaderName> = request
+        .headers
+        .keys()
+        .filter(|name| is_claim(name.as_str()) && !(believed && is_spelled_with_dashes(name.as_str())))
+        .cloned()
+        .collect();
+    for name in removed {
+        request.remove_header(&name);
+    }
+
+    let scheme = if tls { "https" } else { "http" };
+    let host = request.headers.get("host").cloned();
+    // A proxy that has said anything of the address its client asked for, and no port, means the scheme's own.
+    let tells_address = ["x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"]
+        .into_iter()
+        .any(|name| request.headers.contains_key(name));
+    if !tells_address {
+        let port = host.as_ref().and_then(|host| port_of(host.as_bytes())).unwrap_or(if tls { 443 } else { 80 });
+        request.insert_header("X-Forwarded-Port", port.to_string())?;
     }
     if !request.headers.contains_key("x-forwarded-proto") {
-        request.insert_header("X-Forwarded-Proto", if tls { "https" } else { "http" })?;
+        request.insert_header("X-Forwarded-Proto", scheme)?;
     }
-    if !request.headers.contains_key("x-forwarded-host")
-        && let Some(host) = request.headers.get("host").cloned()
-    {
+    if let Some(host) = host.clone().filter(|_| !request.headers.contains_key("x-forwarded-host")) {
         request.insert_header("X-Forwarded-Host", host)?;
     }
+    let Some(peer) = peer else { return Ok(()) };
+    if !request.headers.contains_key("x-real-ip") {
+        let client = nearest_untrusted(request, trusted).unwrap_or(peer);
+        request.insert_header("X-Real-IP", client.to_string())?;
+    }
+    append(request, "X-Forwarded-For", peer.to_string().as_bytes())?;
+    if was_forwarded {
+        append(request, "Forwarded", &element(peer, scheme, host.as_ref().map(|host| host.as_bytes())))?;
+    }
     Ok(())
+}
+
+/// Whether a field says, in any spelling, who the client is.
+pub(super) fn is_claim(name: &str) -> bool {
+    let name = name.as_bytes();
+    name.get(..PREFIX.len()).is_some_and(|start| is_spelling_of(start, PREFIX))
+        || CLAIMS.iter().any(|claim| is_spelling_of(name, claim))
+}
+
+/// Whether a gateway interface gives the field the same variable as `canonical`: it writes letters and digits in capitals,
+/// and everything else as an underscore (RFC 3875 §4.1.18, and what servers make of it).
+fn is_spelling_of(name: &[u8], canonical: &[u8]) -> bool {
+    let same = |(byte, canonical): (&u8, &u8)| {
+        byte.eq_ignore_ascii_case(canonical) || (*canonical == b'-' && !byte.is_ascii_alphanumeric())
+    };
+    name.len() == canonical.len() && name.iter().zip(canonical).all(same)
+}
+
+fn is_spelled_with_dashes(name: &str) -> bool {
+    name.bytes().all(|byte| byte == b'-' || byte.is_ascii_alphanumeric())
+}
+
+/// The client as the trusted proxies in front know it: the last address of `X-Forwarded-For` that is not one of them.
+fn nearest_untrusted(request: &RequestHeader, trusted: &TrustedProxies) -> Option<IpAddr> {
+    let fields = request.headers.get_all("x-forwarded-for");
+    let hops = fields.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let hops: Vec<Option<IpAddr>> = hops.map(|hop| hop.trim().parse().ok()).collect();
+    // What stands before something that is no address may be anything.
+    let hops = hops.into_iter().rev().map_while(|hop| hop);
+    let mut nearest = None;
+    for hop in hops {
+        nearest = Some(hop);
+        if !trusted.contains(hop) {
+            break;
+        }
+    }
+    nearest
+}
+
+/// The port in a `Host` field.
+fn port_of(host: &[u8]) -> Option<u16> {
+    let (_, port) = std::str::from_utf8(host).ok()?.rsplit_once(':')?;
+    port.parse().ok()
+}
+
+/// Adds to a list, whose lines become one.
+fn append(request: &mut RequestHeader, name: &'static str, element: &[u8]) -> Result<()> {
+    let mut list: Vec<u8> = Vec::new();
+    for value in request.headers.get_all(name) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(element);
+    request.insert_header(name, list)
+}
+
+/// One hop in `Forwarded` (RFC 7239 §4).
+fn element(peer: IpAddr, scheme: &str, host: Option<&[u8]>) -> Vec<u8> {
+    let mut element = match peer {
+        IpAddr::V4(peer) => format!("for={peer};proto={scheme}"),
+        IpAddr::V6(peer) => format!("for=\"[{peer}]\";proto={scheme}"),
+    }
+    .into_bytes();
+    if let Some(host) = host {
+        element.extend_from_slice(b";host=\"");
+        for byte in host {
+            if matches!(byte, b'"' | b'\\') {
+                element.push(b'\\');
+            }
+            element.push(*byte);
+        }
+        element.push(b'"');
+    }
+    element
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn request(headers: &[(&str, &str)]) -> RequestHeader {
-        let mut request = RequestHeader::build("GET", b"/events", None).expect("request");
-        for (name, value) in headers {
-            request.append_header((*name).to_owned(), *value).expect("header");
-        }
-        request
-    }
+    const PROXY: &str = "127.0.0.1";
+    const STRANGER: &str = "192.0.2.7";
 
-    fn value(headers: &pingora::http::HMap, name: &str) -> Option<String> {
-        headers.get(name).map(|value| value.to_str().expect("text").to_owned())
+    /// What it shows, the peer, whether over TLS, the fields sent, the fields forwarded.
+    type Case = (&'static str, &'static str, bool, &'static [&'static str], &'static [&'static str]);
+
+    /// The fields that an upstream gets, sorted, `name: value` each.
+    fn forwarded(peer: &str, tls: bool, fields: &[&str]) -> Vec<String> {
+        let mut request = RequestHeader::build("GET", b"/events", None).expect("request");
+        for field in fields {
+            let (name, value) = field.split_once(": ").expect("field");
+            request.append_header(name.to_owned(), value).expect("header");
+        }
+        set_forwarded(&mut request, peer.parse().ok(), tls, &TrustedProxies::default()).expect("headers");
+        let mut fields: Vec<String> =
+            request.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
+        fields.sort();
+        fields
     }
 
     #[test]
-    fn forwarding_appends_the_client_and_keeps_what_a_proxy_in_front_said() {
-        let mut forwarded =
-            request(&[("X-Forwarded-For", "10.0.0.1"), ("X-Forwarded-Proto", "https"), ("Host", "a.b")]);
-        add_forwarded(&mut forwarded, "192.0.2.7".parse().ok(), false).expect("headers");
-        assert_eq!(value(&forwarded.headers, "x-forwarded-for").as_deref(), Some("10.0.0.1, 192.0.2.7"));
-        assert_eq!(value(&forwarded.headers, "x-forwarded-proto").as_deref(), Some("https"));
-        assert_eq!(value(&forwarded.headers, "x-forwarded-host").as_deref(), Some("a.b"));
+    fn fields_are_believed_from_trusted_peers_and_replaced_from_others() {
+        let cases: [Case; 7] = [
+            (
+                "a proxy on this host is believed, and extended",
+                PROXY,
+                false,
+                &["Host: a.b", "X-Forwarded-For: 10.0.0.1", "X-Forwarded-For: 203.0.113.5", "X-Forwarded-Proto: https"],
+                &[
+                    "host: a.b",
+                    "x-forwarded-for: 10.0.0.1, 203.0.113.5, 127.0.0.1",
+                    "x-forwarded-host: a.b",
+                    "x-forwarded-proto: https",
+                    "x-real-ip: 203.0.113.5",
+                ],
+            ),
+            (
+                "what else it says stays",
+                "::ffff:127.0.0.1",
+                false,
+                &["X-Real-IP: 203.0.113.5", "X-Forwarded-Port: 8443", "X-Forwarded-Prefix: /a", "Forwarded: for=a"],
+                &[
+                    "forwarded: for=a, for=127.0.0.1;proto=http",
+                    "x-forwarded-for: 127.0.0.1",
+                    "x-forwarded-port: 8443",
+                    "x-forwarded-prefix: /a",
+                    "x-forwarded-proto: http",
+                    "x-real-ip: 203.0.113.5",
+                ],
+            ),
+            (
+                "what it has passed on under another spelling does not",
+                PROXY,
+                false,
+                &["X_Forwarded_For: 6.6.6.6", "X-Forwarded_Proto: gopher", "True_Client_IP: 6.6.6.6"],
+                &[
+                    "x-forwarded-for: 127.0.0.1",
+                    "x-forwarded-port: 80",
+                    "x-forwarded-proto: http",
+                    "x-real-ip: 127.0.0.1",
+                ],
+            ),
+            (
+                "a stranger is not believed",
+                STRANGER,
+                true,
+                &[
+                    "Host: a.b:8443",
+                    "X-Forwarded-For: 6.6.6.6",
+                    "x-forwarded-proto: gopher",
+                    "X-FORWARDED-HOST: evil.test",
+                    "X-Forwarded-Port: 1",
+                    "X-Forwarded-Prefix: /evil",
+                    "X_Forwarded_For: 6.6.6.6",
+                    "X.Forwarded.For: 6.6.6.6",
+                    "X-Real-IP: 6.6.6.6",
+                    "X_Real-Ip: 6.6.6.6",
+                    "True-Client-IP: 6.6.6.6",
+                    "CF-Connecting-IP: 6.6.6.6",
+                    "Forwarded: for=6.6.6.6;host=evil.test",
+                    "Cookie: a=b",
+                    "Forwarder: kept",
+                ],
+                &[
+                    "cookie: a=b",
+                    "forwarded: for=192.0.2.7;proto=https;host=\"a.b:8443\"",
+                    "forwarder: kept",
+                    "host: a.b:8443",
+                    "x-forwarded-for: 192.0.2.7",
+                    "x-forwarded-host: a.b:8443",
+                    "x-forwarded-port: 8443",
+                    "x-forwarded-proto: https",
+                    "x-real-ip: 192.0.2.7",
+                ],
+            ),
+            (
+                "ports are those that the client has asked for",
+                "2001:db8::1",
+                true,
+                &["Host: [2001:db8::2]", "Forwarded: for=a", "Forwarded: for=b"],
+                &[
+                    "forwarded: for=\"[2001:db8::1]\";proto=https;host=\"[2001:db8::2]\"",
+                    "host: [2001:db8::2]",
+                    "x-forwarded-for: 2001:db8::1",
+                    "x-forwarded-host: [2001:db8::2]",
+                    "x-forwarded-port: 443",
+                    "x-forwarded-proto: https",
+                    "x-real-ip: 2001:db8::1",
+                ],
+            ),
+            (
+                "what stands before something that is no address may be anything",
+                PROXY,
+                false,
+                &["X-Forwarded-For: 6.6.6.6, unknown, 127.0.0.2", "X-Forwarded-Host: a"],
+                &[
+                    "x-forwarded-for: 6.6.6.6, unknown, 127.0.0.2, 127.0.0.1",
+                    "x-forwarded-host: a",
+                    "x-forwarded-proto: http",
+                    "x-real-ip: 127.0.0.2",
+                ],
+            ),
+            (
+                "a peer without an address is a stranger",
+                "",
+                false,
+                &["X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https"],
+                &["x-forwarded-port: 80", "x-forwarded-proto: http"],
+            ),
+        ];
+        for (what, peer, tls, sent, expected) in cases {
+            assert_eq!(forwarded(peer, tls, sent), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn quotes_in_a_host_do_not_end_the_element() {
+        let element = element(IpAddr::from([192, 0, 2, 7]), "http", Some(b"a\";for=\\"));
+        assert_eq!(element, br#"for=192.0.2.7;proto=http;host="a\";for=\\""#);
     }
 }

@@ -7,7 +7,7 @@ mod forwarded;
 mod request;
 mod response;
 
-pub use forwarded::add_forwarded;
+pub use forwarded::{TrustedProxies, set_forwarded};
 pub use request::{RequestError, accepts_event_stream, normalize_request, stream_request};
 pub use response::{FramingError, is_event_stream, is_identity, response_body, stream_response, write_response};
 

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::pending::PendingConnection;
 use crate::driver::{ConnectionHandler, Pending, Rewind, Route};
 use crate::failure::Failure;
+use crate::headers::TrustedProxies;
 use crate::stream::Millis;
 
 /// Decides on requests that come in over a reactor's listener. Called on the reactor's thread: it must not block.
@@ -21,6 +22,9 @@ pub(crate) trait Admission: Send + Sync {
     /// The way of a request that asks for a stream and can be sent at once to plain servers; `None` leaves it to Pingora
     /// as it came. Brings the head into the form in which it is passed on.
     fn admit(&self, request: &mut RequestHeader) -> Option<Admitted>;
+
+    /// Whose claims about their clients are passed on.
+    fn trusted_proxies(&self) -> &TrustedProxies;
 
     /// A request that was admitted is over for Pingora: it is answered with a stream, or, with the status 0, not at all.
     fn answered(&self, status: u16);

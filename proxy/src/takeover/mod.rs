@@ -41,7 +41,7 @@ use crate::driver::{BoundListener, Driver, Drivers, Registry, Route, StreamInfo}
 use crate::headers;
 
 pub use crate::failure::Failure;
-pub use crate::headers::accepts_event_stream;
+pub use crate::headers::{TrustedProxies, accepts_event_stream};
 
 pub use drain::Drained;
 pub use hooks::Hooks;
@@ -55,6 +55,7 @@ pub(crate) use handoff::{Admission, Admitted, HandedOff, Handoff, InFlight, Requ
 pub struct Takeover {
     connector: TransportConnector,
     drivers: Drivers,
+    trusted_proxies: TrustedProxies,
 }
 
 impl Default for Takeover {
@@ -76,7 +77,20 @@ impl Takeover {
     /// Hands streams to these drivers.
     pub(crate) fn new(drivers: Drivers) -> Self {
         // Every connection carries one stream to its end: there is none to pool.
-        Self { connector: TransportConnector::new(Some(ConnectorOptions::new(1))), drivers }
+        let connector = TransportConnector::new(Some(ConnectorOptions::new(1)));
+        Self { connector, drivers, trusted_proxies: TrustedProxies::default() }
+    }
+
+    /// Believes what these peers say of their clients in `X-Forwarded-For` and the like, instead of those on the loopback
+    /// interface.
+    #[must_use]
+    pub fn trusting(self, trusted_proxies: TrustedProxies) -> Self {
+        Self { trusted_proxies, ..self }
+    }
+
+    /// The peers that are believed.
+    pub fn trusted_proxies(&self) -> &TrustedProxies {
+        &self.trusted_proxies
     }
 
     /// The streams that are running, and the way to drain them.
@@ -129,7 +143,7 @@ impl Takeover {
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         let has_body = !session.is_body_empty();
         let mut request = headers::stream_request(session.req_header(), has_body)?;
-        headers::add_forwarded(&mut request, client.map(|address| address.ip()), tls)?;
+        headers::set_forwarded(&mut request, client.map(|address| address.ip()), tls, &self.trusted_proxies)?;
         hooks.upstream_request(session, &mut request)?;
 
         let timeouts = &route.policy.timeouts;

@@ -219,7 +219,7 @@ fn ask(held: &[u8], client: SocketAddr, admission: &dyn Admission, now: Millis) 
     let WholeRequest { head: mut request, body } = WholeRequest::parse(held)?;
     let admitted = admission.admit(&mut request)?;
     let mut upstream_request = headers::stream_request(&request, !body.is_empty()).ok()?;
-    headers::add_forwarded(&mut upstream_request, Some(client.ip()), false).ok()?;
+    headers::set_forwarded(&mut upstream_request, Some(client.ip()), false, admission.trusted_proxies()).ok()?;
     let mut wire = Vec::from(http_req_header_to_wire(&upstream_request)?);
     wire.extend_from_slice(&body);
     let framing = if request.version == Version::HTTP_11 { Framing::Chunked } else { Framing::Plain };

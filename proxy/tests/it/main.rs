@@ -18,6 +18,7 @@ mod drain;
 mod either_way;
 mod embed;
 mod ends;
+mod forwarded;
 mod heartbeats;
 mod http2;
 mod in_front;

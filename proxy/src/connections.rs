@@ -151,21 +151,3 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use pingora::proxy::HttpProxy;
-
-    use super::*;
-    use crate::gateway::Gateway;
-
-    fn future_size<A, F>(_: impl FnOnce(A) -> F) -> usize {
-        size_of::<F>()
-    }
-
-    #[test]
-    fn a_connection_is_held_once_and_without_its_requests() {
-        let size = future_size(Http2::<HttpProxy<Gateway>>::run);
-        assert!(size < size_of::<Http2<HttpProxy<Gateway>>>() + 512, "{size}");
-    }
-}

@@ -160,12 +160,32 @@ impl Failure {
 mod tests {
     use super::*;
 
+    /// One of each kind, with its status and whose fault it is.
+    fn failures() -> Vec<(Failure, u16, Side)> {
+        let (peer, limit) = (String::new(), Duration::from_secs(3));
+        let source = || Error::new(ErrorType::ReadError);
+        let framing = crate::headers::FramingError::ContentLength;
+        vec![
+            (Failure::Connect { peer: peer.clone(), source: source() }, 502, Side::Upstream),
+            (Failure::ConnectTimeout { peer, limit }, 504, Side::Upstream),
+            (Failure::NoServer, 502, Side::Upstream),
+            (Failure::FirstByteTimeout { limit }, 504, Side::Upstream),
+            (Failure::Broken { source: source() }, 502, Side::Upstream),
+            (Failure::Invalid { source: framing }, 502, Side::Upstream),
+            (Failure::Switched, 502, Side::Upstream),
+            (Failure::BadRequest { source: source() }, 400, Side::Downstream),
+            (Failure::RequestTimeout { source: source() }, 408, Side::Downstream),
+            (Failure::ClientGone { source: source() }, 502, Side::Downstream),
+        ]
+    }
+
     #[test]
-    fn timeouts_are_504_and_the_rest_502() {
-        let limit = Duration::from_secs(3);
-        assert_eq!(Failure::FirstByteTimeout { limit }.status(), 504);
-        assert_eq!(Failure::ConnectTimeout { peer: String::new(), limit }.status(), 504);
-        assert_eq!(Failure::NoServer.status(), 502);
-        assert!(Failure::NAMES.contains(&Failure::NoServer.as_str()));
+    fn each_failure_has_its_status_and_side_and_a_name_that_is_listed() {
+        for (failure, status, side) in failures() {
+            assert_eq!((failure.status(), failure.side()), (status, side), "{failure}");
+        }
+        let mut names: Vec<_> = failures().iter().map(|(failure, ..)| failure.as_str()).collect();
+        names.dedup();
+        assert_eq!(names, Failure::NAMES);
     }
 }

@@ -3,24 +3,25 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use crate::support::{Backend, CHUNKED, Client, DEADLINE, Proxy, UNTIL_CLOSE, chunk, dechunk};
+use crate::support::{Backend, CHUNKED, Client, DEADLINE, Proxy, UNTIL_CLOSE, chunk, contains, dechunk, eventually};
 
 const ALWAYS: &str = "    stream: always\n    heartbeat: {interval: 0}";
 
 #[test]
 fn an_answer_reaches_a_client_that_has_not_finished_its_request() {
-    let answers: [(&str, u16); 3] = [
-        ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno", 401),
-        ("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: a\n\n", 200),
-        // It closes without a word.
-        ("", 502),
+    let answers: [(&str, u16, &str); 3] = [
+        ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno", 401, "no"),
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: a\n\n", 200, "data: a\n\n"),
+        // It closes without an answer.
+        ("", 502, "502 "),
     ];
-    for (answer, status) in answers {
+    for (answer, status, body) in answers {
         let backend = Backend::answering(vec![answer.into()]);
         let proxy = Proxy::start(backend.address, ALWAYS);
         let mut client = proxy.connect();
         client.send("POST /chat HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nabc");
         assert_eq!(client.read_head().status, status);
+        client.read_until(|bytes| contains(bytes, body.as_bytes()));
     }
 }
 
@@ -96,6 +97,7 @@ fn what_follows_a_request_waits_for_its_answer() {
     let mut tolerated = proxy.connect();
     tolerated.send("POST /a HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nhi\r\n");
     assert_eq!(tolerated.read_head().status, 200, "RFC 9112 §2.2 tolerates a line end behind a body");
+    tolerated.read_until(|bytes| bytes == b"0123456789");
 }
 
 #[test]
@@ -140,16 +142,26 @@ fn an_upstream_that_floods_is_not_idle_while_its_client_pauses() {
 
 #[test]
 fn a_request_body_that_makes_no_sense_is_the_clients_fault() {
-    for body in ["zz\r\n", "5\r\nab", "ffffffffffffffffff\r\n"] {
+    // What the client gets, if it is still there, and what is counted.
+    let cases: [(&str, Option<u16>, &str); 3] = [
+        ("zz\r\n", Some(400), "bad_request"),
+        ("ffffffffffffffffff\r\n", Some(400), "bad_request"),
+        // It breaks off within a chunk.
+        ("5\r\nab", None, "client_gone"),
+    ];
+    for (body, status, reason) in cases {
         let backend = Backend::start(|connection| connection.hang());
         let proxy = Proxy::start(backend.address, ALWAYS);
         let mut client = proxy.connect();
         client.send(&format!("POST /chat HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
-        if body.contains("ab") {
-            client.socket.shutdown(std::net::Shutdown::Write).unwrap();
-            continue;
+        match status {
+            Some(status) => assert_eq!(client.read_head().status, status, "{body:?}"),
+            None => client.socket.shutdown(std::net::Shutdown::Write).unwrap(),
         }
-        assert_eq!(client.read_head().status, 400, "{body:?}");
+        let failures = format!("sse_proxy_upstream_failures_total{{route=\"/\",reason=\"{reason}\"}}");
+        eventually(&format!("{reason} is counted for {body:?}"), || {
+            (proxy.metric(&failures) == Some(1.0)).then_some(())
+        });
     }
 }
 
@@ -162,6 +174,8 @@ fn a_switch_of_protocols_that_nobody_asked_for_is_refused() {
         let proxy = Proxy::start(backend.address, &format!("    stream: {mode}"));
         let mut client = proxy.stream("/events");
         assert_eq!(client.read_head().status, 502, "{mode}");
+        let rest = client.read_to_end().unwrap();
+        assert!(!contains(&rest, b"bytes"), "{mode}: what follows the switch is passed on");
     }
 }
 
@@ -207,9 +221,7 @@ fn streams_cut_by_a_second_signal_are_logged_and_their_clients_can_tell() {
     plain.read_head();
     plain.read_until(|bytes| bytes == b"data: half");
     proxy.terminate();
-    crate::support::eventually("the first signal is seen", || {
-        (proxy.admin_status("/readyz") != Some(200)).then_some(())
-    });
+    eventually("the first signal is seen", || (proxy.admin_status("/readyz") != Some(200)).then_some(()));
     proxy.terminate();
     assert_eq!(dechunk(&chunked.read_to_end().unwrap()).1, None);
     assert_eq!(plain.read_to_end().expect_err("a reset").kind(), std::io::ErrorKind::ConnectionReset);

@@ -1,6 +1,6 @@
 //! Holds `docs/` to the code: what it names exists, what exists is named, and its examples are accepted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use sse_proxy::config::Config;
@@ -94,42 +94,52 @@ fn the_documented_defaults_are_the_defaults() {
     assert_eq!(format!("{documented:?}"), format!("{default:?}"));
 }
 
-/// Every key of the configuration as the page writes it, read from the types: `routes[].match.path_prefix`.
-fn keys_of_the_code() -> BTreeSet<String> {
-    let source = read("proxy/src/config/mod.rs");
-    let mut structs: BTreeMap<&str, Vec<(String, &str)>> = BTreeMap::new();
-    let (mut current, mut renamed) = (None, None);
-    for line in source.lines() {
-        let code = line.trim();
-        if let Some(rest) = code.strip_prefix("pub struct ") {
-            current = rest.split([' ', '(', ';']).next();
-        } else if line == "}" {
-            current = None;
-        } else if code.starts_with("#[serde") && code.contains("rename = \"") {
-            renamed = code.split("rename = \"").nth(1).and_then(|rest| rest.split('"').next());
-        } else if let (Some(name), Some((field, kind))) =
-            (current, code.strip_prefix("pub ").and_then(|rest| rest.trim_end_matches(',').split_once(": ")))
-        {
-            let field = renamed.take().unwrap_or(field).to_owned();
-            structs.entry(name).or_default().push((field, kind));
-        }
-    }
-    fn walk(structs: &BTreeMap<&str, Vec<(String, &str)>>, name: &str, prefix: &str, keys: &mut BTreeSet<String>) {
-        for (field, kind) in &structs[name] {
-            let inner = kind.rsplit(['<', ' ']).next().unwrap_or(kind).trim_end_matches('>');
-            let more = match *kind {
-                kind if kind.starts_with("Vec<") => "[]",
-                kind if kind.starts_with("BTreeMap<") => ".NAME",
-                _ => "",
-            };
-            match structs.contains_key(inner) {
-                true => walk(structs, inner, &format!("{prefix}{field}{more}."), keys),
-                false => drop(keys.insert(format!("{prefix}{field}"))),
+/// The keys that belong below `path`, with how a value holds them: the answer to a key that cannot be there. `None` below a
+/// key whose value has none.
+fn keys_below(path: &[String]) -> Option<(&'static str, Vec<String>)> {
+    const NO_KEY: &str = "no_such_key";
+    let unknown = serde_json::json!({ NO_KEY: 1 });
+    let shapes = [
+        ("", unknown.clone()),
+        ("[]", serde_json::json!([unknown])),
+        (".NAME", serde_json::json!({ "NAME": unknown })),
+    ];
+    shapes.into_iter().find_map(|(shape, value)| {
+        let nested = path.iter().rev().fold(value, |value, part| {
+            let (key, holder) = part.split_at(part.find(['[', '.']).unwrap_or(part.len()));
+            match holder {
+                "[]" => serde_json::json!({ key: [value] }),
+                ".NAME" => serde_json::json!({ key: { "NAME": value } }),
+                _ => serde_json::json!({ key: value }),
             }
+        });
+        let error = Config::parse(Path::new("probe"), &nested.to_string()).expect_err("an unknown key").to_string();
+        let (_, expected) = error.split_once(&format!("unknown field `{NO_KEY}`, expected "))?;
+        Some((shape, expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()))
+    })
+}
+
+/// Every key of the configuration as the page writes it: `routes[].match.path_prefix`.
+fn keys_of_the_program() -> BTreeSet<String> {
+    fn walk(path: &mut Vec<String>, keys: &mut BTreeSet<String>) {
+        let Some((shape, below)) = keys_below(path) else {
+            keys.insert(path.join("."));
+            return;
+        };
+        if let Some(last) = path.last_mut() {
+            last.push_str(shape);
+        }
+        for key in below {
+            path.push(key);
+            walk(path, keys);
+            path.pop();
+        }
+        if let Some(last) = path.last_mut() {
+            last.truncate(last.len() - shape.len());
         }
     }
     let mut keys = BTreeSet::new();
-    walk(&structs, "Config", "", &mut keys);
+    walk(&mut Vec::new(), &mut keys);
     keys
 }
 
@@ -142,8 +152,8 @@ fn every_key_is_documented_and_no_other() {
         .filter_map(|line| line.strip_suffix('`'))
         .map(str::to_owned)
         .collect();
-    let keys = keys_of_the_code();
-    assert!(keys.contains("routes[].match.path_prefix"), "the types were not understood: {keys:?}");
+    let keys = keys_of_the_program();
+    assert!(keys.contains("routes[].match.path_prefix"), "the refusals were not understood: {keys:?}");
     assert_eq!(documented, keys);
 }
 

@@ -87,16 +87,21 @@ fn an_upstream_without_a_head_is_a_504_that_names_first_byte() {
 
 #[test]
 fn an_upstream_that_closes_or_garbles_its_head_is_a_502() {
-    for answer in ["", "HTTP/1.1 200", "not http at all\r\n\r\n"] {
+    let smuggling = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: gzip\r\n\r\n";
+    let cases = [
+        ("", "upstream_broken"),
+        ("HTTP/1.1 200", "upstream_broken"),
+        ("not http at all\r\n\r\n", "upstream_broken"),
+        (smuggling, "upstream_invalid"),
+    ];
+    for (answer, reason) in cases {
         let backend = Backend::answering(vec![answer.into()]);
         let proxy = Proxy::start(backend.address, "");
         let mut client = proxy.stream("/events");
         assert_eq!(client.read_head().status, 502, "{answer:?}");
+        let failures = format!("sse_proxy_upstream_failures_total{{route=\"/\",reason=\"{reason}\"}}");
+        assert_eq!(proxy.metric(&failures), Some(1.0), "{answer:?}");
     }
-    let smuggling = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: gzip\r\n\r\n";
-    let backend = Backend::answering(vec![smuggling.into()]);
-    let proxy = Proxy::start(backend.address, "");
-    assert_eq!(proxy.stream("/events").read_head().status, 502);
 }
 
 #[test]

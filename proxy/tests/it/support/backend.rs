@@ -2,15 +2,38 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use super::DEADLINE;
 
-/// Listens until it is dropped. Each connection runs the script on a thread of its own.
+/// How long scripts may go on once the backend is dropped: longer than the deadline of their reads. A test drops its proxy
+/// first as a rule, which ends what they wait for.
+const SCRIPT_END_LIMIT: Duration = DEADLINE.saturating_add(Duration::from_secs(5));
+
+/// Listens until it is dropped. Each connection runs the script on a thread of its own. A script that panics fails the
+/// test: the panic is raised again when the backend is dropped.
 pub struct Backend {
     pub address: SocketAddr,
     heads: Receiver<String>,
+    listener: TcpListener,
+    scripts: Arc<Scripts>,
+}
+
+/// The scripts of one backend that run, and what those that have ended have said.
+#[derive(Default)]
+struct Scripts {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    running: usize,
+    panic: Option<Box<dyn std::any::Any + Send>>,
 }
 
 /// One connection of the proxy to the backend, its request head read.
@@ -27,12 +50,15 @@ impl Backend {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, heads) = channel();
-        let script = std::sync::Arc::new(script);
+        let script = Arc::new(script);
+        let scripts = Arc::<Scripts>::default();
+        let (accepting, books) = (listener.try_clone().unwrap(), scripts.clone());
         thread::spawn(move || {
-            for socket in listener.incoming() {
-                let (script, sender) = (script.clone(), sender.clone());
+            for socket in accepting.incoming() {
+                // Shut down, by whoever has dropped the backend.
                 let Ok(socket) = socket else { return };
-                thread::spawn(move || {
+                let (script, sender) = (script.clone(), sender.clone());
+                books.run(socket, move |socket| {
                     if let Some(connection) = Connection::accept(socket) {
                         let _ = sender.send(connection.head.clone());
                         script(connection);
@@ -40,7 +66,7 @@ impl Backend {
                 });
             }
         });
-        Self { address, heads }
+        Self { address, heads, listener, scripts }
     }
 
     /// Answers every request with these bytes, each part in a write of its own, and closes.
@@ -55,6 +81,49 @@ impl Backend {
     /// The head of the next request that came in.
     pub fn request(&self) -> String {
         self.heads.recv_timeout(DEADLINE).expect("a request at the backend")
+    }
+}
+
+impl Scripts {
+    fn run(self: &Arc<Self>, socket: TcpStream, script: impl FnOnce(TcpStream) + Send + 'static) {
+        self.lock().running += 1;
+        let books = self.clone();
+        thread::spawn(move || {
+            let outcome = catch_unwind(AssertUnwindSafe(|| script(socket)));
+            let mut state = books.lock();
+            state.running -= 1;
+            if let Err(panic) = outcome {
+                state.panic.get_or_insert(panic);
+            }
+            drop(state);
+            books.ended.notify_all();
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no script runs any more. Whether that came within the limit.
+    fn wait(&self) -> bool {
+        let running = |state: &mut State| state.running > 0;
+        let waited = self.ended.wait_timeout_while(self.lock(), SCRIPT_END_LIMIT, running);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        // What fails already is told of as it is.
+        if thread::panicking() {
+            return;
+        }
+        let ended = self.scripts.wait();
+        if let Some(panic) = self.scripts.lock().panic.take() {
+            resume_unwind(panic);
+        }
+        assert!(ended, "a script of the backend does not end");
     }
 }
 
@@ -144,5 +213,21 @@ impl Connection {
     pub fn hang(mut self) {
         self.closed_by_proxy();
         let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Invariant: an assertion that does not hold fails its test, on whichever thread. Mechanism: the threads of scripts were
+    /// detached, and their panics ended with them. Symptom: what a backend asserted could not fail a test.
+    #[test]
+    #[should_panic(expected = "said in the script")]
+    fn a_panic_in_a_script_fails_the_test() {
+        let backend = Backend::start(|connection| assert_eq!(connection.path(), "/other", "said in the script"));
+        let mut client = TcpStream::connect(backend.address).unwrap();
+        client.write_all(b"GET /path HTTP/1.1\r\n\r\n").unwrap();
+        backend.request();
     }
 }

@@ -2,4 +2,5 @@
 
 pub mod body;
 pub mod chunked;
+pub mod request;
 pub mod trailers;

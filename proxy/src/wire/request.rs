@@ -1,0 +1,469 @@
+//! HTTP/1 request heads (RFC 9112): one strict reading, for every path that a request can take through the proxy.
+//!
+//! Pure: bytes in; incomplete, a head with its length, or a refusal with its status out. What is not certain to mean the same
+//! to every server behind the proxy is refused. httparse splits the fields; the rules are here.
+
+use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
+
+use httparse::Header;
+use thiserror::Error;
+
+/// The most fields that [`HeadLimits::fields`] may allow.
+pub const MAX_FIELDS: usize = 256;
+
+/// Longer than every registered method.
+const MAX_METHOD_BYTES: usize = 32;
+
+/// Options that one `Connection` field may list, less one; the limit of Pingora's own check behind this one.
+const MAX_CONNECTION_OPTIONS: usize = 10;
+
+/// Fields that `Connection` must not name: a client could remove them from a request on its way.
+const PROTECTED: [&[u8]; 4] = [b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"];
+
+/// Room for the fields of one head.
+pub type FieldBuffer<'b> = [MaybeUninit<Header<'b>>; MAX_FIELDS];
+
+/// Limits on a request head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Longest request target, in bytes.
+    pub target_bytes: usize,
+    /// Longest head, from the request line to the empty line, in bytes.
+    pub head_bytes: usize,
+    /// Most fields; at most [`MAX_FIELDS`].
+    pub fields: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        Self { target_bytes: 8 * 1024, head_bytes: 32 * 1024, fields: 100 }
+    }
+}
+
+/// How a request's body is delimited (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyLength {
+    /// So many bytes follow the head.
+    Length(u64),
+    /// Chunks follow the head.
+    Chunked,
+}
+
+/// A complete head that meets every rule.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RequestHead<'h, 'b> {
+    /// Bytes from the start of the input to the end of the head, empty lines in front included.
+    pub length: usize,
+    /// A token.
+    pub method: &'b str,
+    /// In origin-form, absolute-form or asterisk-form.
+    pub target: &'b [u8],
+    /// Whether the version is HTTP/1.0; otherwise it is HTTP/1.1.
+    pub is_http_10: bool,
+    /// What delimits the body.
+    pub body: BodyLength,
+    /// Whether the client offers to switch to another protocol.
+    pub offers_upgrade: bool,
+    /// Fields whose names have an underscore. They are not passed on, and [`RequestHead::fields`] leaves them out.
+    pub dropped_fields: usize,
+    /// Whether the length stands there more than once, or is written as a list.
+    repeats_length: bool,
+    fields: &'h [Header<'b>],
+}
+
+/// Why a request is not served.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The first bytes are those of a TLS handshake.
+    #[error("this port speaks plain HTTP, and the client began a TLS handshake")]
+    TlsOnPlainPort,
+    /// Not `method SP target SP HTTP/1.x` (RFC 9112 §3).
+    #[error("the request line is malformed")]
+    RequestLine,
+    /// A version other than HTTP/1.0 and HTTP/1.1.
+    #[error("the HTTP version is not supported on this connection")]
+    Version,
+    /// A target in none of the forms of RFC 9112 §3.2.
+    #[error("the request target is malformed")]
+    Target,
+    /// A target longer than [`HeadLimits::target_bytes`].
+    #[error("the request target is longer than client.limits.target")]
+    TargetTooLong,
+    /// CONNECT or TRACE.
+    #[error("the method is not allowed")]
+    Method,
+    /// A field line that is malformed or folded (RFC 9112 §5).
+    #[error("a header field is malformed")]
+    Field,
+    /// A head longer than [`HeadLimits::head_bytes`].
+    #[error("the request head is longer than client.limits.header")]
+    HeadTooLarge,
+    /// More fields than [`HeadLimits::fields`].
+    #[error("the request has more header fields than client.limits.fields")]
+    TooManyFields,
+    /// No Host in HTTP/1.1, two of them, or a malformed one (RFC 9112 §3.2).
+    #[error("the Host header field is missing, repeated or malformed")]
+    Host,
+    /// A `Connection` option that is not a token, or names a field that it must not remove (RFC 9110 §7.6.1).
+    #[error("the Connection header field is malformed")]
+    Connection,
+    /// A `Content-Length` that is not one number (RFC 9110 §8.6).
+    #[error("the Content-Length header field is malformed")]
+    ContentLength,
+    /// A `Transfer-Encoding` that does not end the message, or in HTTP/1.0 (RFC 9112 §6.1).
+    #[error("the Transfer-Encoding header field is malformed")]
+    TransferEncoding,
+    /// A transfer coding other than chunked.
+    #[error("the request uses a transfer coding other than chunked")]
+    TransferCoding,
+    /// `Content-Length` and `Transfer-Encoding` in one head, which is how requests are smuggled (RFC 9112 §11.2).
+    #[error("the request has both Content-Length and Transfer-Encoding")]
+    TwoLengths,
+    /// The head took longer than `client.timeouts.header`.
+    #[error("the request head took longer than client.timeouts.header")]
+    HeadTimeout,
+}
+
+impl Refusal {
+    /// The status of the answer.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Method => 405,
+            Self::HeadTimeout => 408,
+            Self::TargetTooLong => 414,
+            Self::HeadTooLarge | Self::TooManyFields => 431,
+            Self::TransferCoding => 501,
+            Self::Version => 505,
+            _ => 400,
+        }
+    }
+
+    /// The name used in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TlsOnPlainPort => "tls_on_plain_port",
+            Self::RequestLine => "bad_request_line",
+            Self::Version => "unsupported_version",
+            Self::Target => "bad_target",
+            Self::TargetTooLong => "target_too_long",
+            Self::Method => "method_not_allowed",
+            Self::Field => "bad_field",
+            Self::HeadTooLarge => "head_too_large",
+            Self::TooManyFields => "too_many_fields",
+            Self::Host => "bad_host",
+            Self::Connection => "bad_connection",
+            Self::ContentLength => "bad_content_length",
+            Self::TransferEncoding => "bad_transfer_encoding",
+            Self::TransferCoding => "unsupported_coding",
+            Self::TwoLengths => "two_lengths",
+            Self::HeadTimeout => "head_timeout",
+        }
+    }
+
+    /// The whole answer. The connection closes behind it.
+    pub fn response(self) -> Vec<u8> {
+        let status = self.status();
+        let phrase = match status {
+            405 => "Method Not Allowed",
+            408 => "Request Timeout",
+            414 => "URI Too Long",
+            431 => "Request Header Fields Too Large",
+            501 => "Not Implemented",
+            505 => "HTTP Version Not Supported",
+            _ => "Bad Request",
+        };
+        // "The origin server MUST generate an Allow header field in a 405 response" (RFC 9110 §15.5.6).
+        let allow = if status == 405 { "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" } else { "" };
+        let body = format!("{status} {self}\n");
+        format!(
+            "HTTP/1.1 {status} {phrase}\r\n{allow}Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
+             Cache-Control: no-store\r\nProxy-Status: sse-proxy; error=http_request_error\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    }
+}
+
+impl<'h, 'b> RequestHead<'h, 'b> {
+    /// Reads the head that `bytes` begin with; `None` where they are too few to tell.
+    ///
+    /// # Errors
+    /// When the request must not be served, as soon as that is certain. A head that is refused is refused for the same reason
+    /// however it is split.
+    pub fn parse(
+        bytes: &'b [u8],
+        limits: &HeadLimits,
+        fields: &'h mut FieldBuffer<'b>,
+    ) -> Result<Option<Self>, Refusal> {
+        let allowed = &bytes[..bytes.len().min(limits.head_bytes)];
+        let too_large = bytes.len() >= limits.head_bytes;
+        let incomplete = || if too_large { Err(Refusal::HeadTooLarge) } else { Ok(None) };
+        let Some((method, target, is_http_10)) = request_line(allowed, limits)? else { return incomplete() };
+        let mut request = httparse::Request::new(&mut []);
+        let length = match request.parse_with_uninit_headers(allowed, &mut fields[..limits.fields.min(MAX_FIELDS)]) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return incomplete(),
+            Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TooManyFields),
+            Err(_) => return Err(Refusal::Field),
+        };
+        let mut rules = Rules { is_http_10, ..Rules::default() };
+        for field in request.headers.iter() {
+            rules.field(field)?;
+        }
+        let body = rules.body()?;
+        if matches!(method, "CONNECT" | "TRACE") {
+            return Err(Refusal::Method);
+        }
+        check_target(method, target, rules.host)?;
+        Ok(Some(Self {
+            length,
+            method,
+            target,
+            is_http_10,
+            body,
+            offers_upgrade: rules.offers_upgrade,
+            dropped_fields: rules.dropped_fields,
+            repeats_length: rules.lengths > 1,
+            fields: request.headers,
+        }))
+    }
+
+    /// The fields that are passed on.
+    pub fn fields(&self) -> impl Iterator<Item = &Header<'b>> {
+        self.fields.iter().filter(|field| !is_dropped(field.name))
+    }
+
+    /// Whether the head is passed on as it came.
+    pub fn is_unchanged(&self) -> bool {
+        self.dropped_fields == 0 && !self.repeats_length
+    }
+
+    /// Appends the head as it is passed on: without dropped fields, and with one `Content-Length`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut line = |parts: &[&[u8]]| {
+            parts.iter().for_each(|part| out.extend_from_slice(part));
+            out.extend_from_slice(b"\r\n");
+        };
+        let version = if self.is_http_10 { b"HTTP/1.0" } else { b"HTTP/1.1" };
+        line(&[self.method.as_bytes(), b" ", self.target, b" ", version]);
+        for field in self.fields().filter(|field| !self.repeats_length || !is(field, "content-length")) {
+            line(&[field.name.as_bytes(), b": ", field.value]);
+        }
+        if let (true, BodyLength::Length(length)) = (self.repeats_length, self.body) {
+            line(&[b"Content-Length: ", length.to_string().as_bytes()]);
+        }
+        line(&[]);
+    }
+}
+
+/// The method, the target, and whether the version is 1.0; `None` where the line is not complete.
+fn request_line<'b>(bytes: &'b [u8], limits: &HeadLimits) -> Result<Option<(&'b str, &'b [u8], bool)>, Refusal> {
+    // "A server that is expecting to receive and parse a request-line SHOULD ignore at least one empty line" (RFC 9112 §2.2).
+    let start = bytes.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(bytes.len());
+    let line = &bytes[start..];
+    if line.first() == Some(&0x16) {
+        return Err(Refusal::TlsOnPlainPort);
+    }
+    let method = &line[..line.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(line.len())];
+    if method.len() > MAX_METHOD_BYTES {
+        return Err(Refusal::RequestLine);
+    }
+    let Some((end, rest)) = line[method.len()..].split_first() else { return Ok(None) };
+    if method.is_empty() || *end != b' ' {
+        return Err(Refusal::RequestLine);
+    }
+    let target = &rest[..rest.iter().position(|byte| !is_target_byte(*byte)).unwrap_or(rest.len())];
+    if target.len() > limits.target_bytes {
+        return Err(Refusal::TargetTooLong);
+    }
+    let Some((end, version)) = rest[target.len()..].split_first() else { return Ok(None) };
+    match end {
+        b' ' if !target.is_empty() => {}
+        b' ' | b'\r' | b'\n' => return Err(Refusal::RequestLine),
+        _ => return Err(Refusal::Target),
+    }
+    let is_http_10 = match version.iter().zip(b"HTTP/d.d\r").position(|(byte, wanted)| match wanted {
+        b'd' => !byte.is_ascii_digit(),
+        // A bare LF ends a line as well (RFC 9112 §2.2).
+        b'\r' => !b"\r\n".contains(byte),
+        wanted => byte != wanted,
+    }) {
+        Some(_) => return Err(Refusal::RequestLine),
+        None if version.len() < 9 => return Ok(None),
+        None => match &version[5..8] {
+            b"1.1" => false,
+            b"1.0" => true,
+            _ => return Err(Refusal::Version),
+        },
+    };
+    // Tokens are ASCII.
+    let method = std::str::from_utf8(method).map_err(|_| Refusal::RequestLine)?;
+    Ok(Some((method, target, is_http_10)))
+}
+
+/// What the fields seen so far amount to.
+#[derive(Default)]
+struct Rules<'b> {
+    is_http_10: bool,
+    host: Option<&'b [u8]>,
+    /// Codings of the body.
+    codings: usize,
+    ends_chunked: bool,
+    all_chunked: bool,
+    length: Option<u64>,
+    /// How often the length stands there.
+    lengths: usize,
+    options: usize,
+    offers_upgrade: bool,
+    dropped_fields: usize,
+}
+
+impl<'b> Rules<'b> {
+    fn field(&mut self, field: &Header<'b>) -> Result<(), Refusal> {
+        if is_dropped(field.name) {
+            self.dropped_fields += 1;
+            return Ok(());
+        }
+        // Most fields are none of these; the first letter tells.
+        match field.name.as_bytes().first().map(u8::to_ascii_lowercase) {
+            Some(b'h') if is(field, "host") => {
+                if self.host.replace(field.value).is_some() || !is_host(field.value) {
+                    return Err(Refusal::Host);
+                }
+            }
+            Some(b't') if is(field, "transfer-encoding") => {
+                for coding in list(field.value) {
+                    self.ends_chunked = coding.eq_ignore_ascii_case(b"chunked");
+                    self.all_chunked = self.ends_chunked && (self.all_chunked || self.codings == 0);
+                    self.codings += 1;
+                }
+                // An empty list says that there is a coding and not which.
+                self.codings = self.codings.max(1);
+            }
+            Some(b'c') if is(field, "content-length") => {
+                for number in field.value.split(|byte| *byte == b',') {
+                    let number = decimal(number.trim_ascii()).ok_or(Refusal::ContentLength)?;
+                    if self.length.replace(number).is_some_and(|other| other != number) {
+                        return Err(Refusal::ContentLength);
+                    }
+                    self.lengths += 1;
+                }
+            }
+            Some(b'c') if is(field, "connection") => {
+                for option in list(field.value) {
+                    self.options += 1;
+                    let is_token = option.iter().all(|byte| is_token_byte(*byte));
+                    let is_protected = PROTECTED.iter().any(|name| option.eq_ignore_ascii_case(name));
+                    if !is_token || is_protected || self.options >= MAX_CONNECTION_OPTIONS {
+                        return Err(Refusal::Connection);
+                    }
+                }
+            }
+            Some(b'u') if is(field, "upgrade") => self.offers_upgrade = true,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn body(&self) -> Result<BodyLength, Refusal> {
+        if self.host.is_none() && !self.is_http_10 {
+            return Err(Refusal::Host);
+        }
+        if self.codings == 0 {
+            return Ok(BodyLength::Length(self.length.unwrap_or(0)));
+        }
+        if self.length.is_some() {
+            return Err(Refusal::TwoLengths);
+        }
+        match (self.all_chunked, self.codings) {
+            _ if self.is_http_10 || !self.ends_chunked => Err(Refusal::TransferEncoding),
+            (true, 1) => Ok(BodyLength::Chunked),
+            (true, _) => Err(Refusal::TransferEncoding),
+            (false, _) => Err(Refusal::TransferCoding),
+        }
+    }
+}
+
+/// RFC 9112 §3.2. An absolute target has to name the same host as `Host`: which of two a server believes is not known here.
+fn check_target(method: &str, target: &[u8], host: Option<&[u8]>) -> Result<(), Refusal> {
+    if target.starts_with(b"/") || (target == b"*" && method == "OPTIONS") {
+        return Ok(());
+    }
+    let after = |scheme: &str| {
+        let (start, rest) = target.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme.as_bytes()).then_some(rest)
+    };
+    let rest = after("http://").or_else(|| after("https://")).ok_or(Refusal::Target)?;
+    let authority = rest.split(|byte| b"/?".contains(byte)).next().unwrap_or_default();
+    if authority.is_empty() || !is_host(authority) {
+        return Err(Refusal::Target);
+    }
+    if host.is_some_and(|host| host != authority) { Err(Refusal::Host) } else { Ok(()) }
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110 §7.2). Empty where the target has no authority; a port alone names no host.
+fn is_host(value: &[u8]) -> bool {
+    if value.is_empty() {
+        return true;
+    }
+    let (host, port) = match value.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+            let literal = std::str::from_utf8(&rest[..end]).ok();
+            if literal.and_then(|literal| literal.parse::<Ipv6Addr>().ok()).is_none() {
+                return false;
+            }
+            (&b"[]"[..], &rest[end + 1..])
+        }
+        None => value.split_at(value.iter().position(|byte| *byte == b':').unwrap_or(value.len())),
+    };
+    let is_port = port.is_empty() || (port[0] == b':' && port[1..].iter().all(u8::is_ascii_digit) && port.len() <= 6);
+    !host.is_empty() && is_port && (host == b"[]" || is_registered_name(host))
+}
+
+/// `reg-name` (RFC 3986 §3.2.2).
+fn is_registered_name(mut name: &[u8]) -> bool {
+    while let Some((byte, rest)) = name.split_first() {
+        name = match byte {
+            b'%' if rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit) => &rest[2..],
+            byte if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte) => rest,
+            _ => return false,
+        };
+    }
+    true
+}
+
+/// Whether a field is not passed on: servers that turn `-` into `_` (CGI) would take it for another one. nginx drops these, too.
+fn is_dropped(name: &str) -> bool {
+    memchr::memchr(b'_', name.as_bytes()).is_some()
+}
+
+fn is(field: &Header<'_>, name: &str) -> bool {
+    field.name.eq_ignore_ascii_case(name)
+}
+
+/// The members of a list that are not empty (RFC 9110 §5.6.1).
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+fn decimal(digits: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    text.parse().ok()
+}
+
+/// `tchar` (RFC 9110 §5.6.2).
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What a target may be made of: all that is visible but the start of a fragment, which is never sent (RFC 9110 §4.2.5). Bytes
+/// beyond ASCII and some of ASCII should be percent-encoded; clients send them, and they mean one thing only.
+fn is_target_byte(byte: u8) -> bool {
+    byte > b' ' && byte != b'#' && byte != 0x7f
+}
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

@@ -1,6 +1,6 @@
 //! Turns what the parser finds into measurements. Reads no clock: the time of arrival is an argument.
 
-use crate::integrity::{Sequence, Verdict};
+use crate::integrity::{Block, Sequence, Verdict};
 use crate::record::Record;
 use crate::sse::parser::Item;
 use crate::stamp;
@@ -60,15 +60,16 @@ impl Track {
         match item {
             Item::Comment(_) => record.counts.heartbeats += 1,
             Item::Retry(_) => record.counts.retries += 1,
-            Item::Event { data, last_event_id, .. } => {
+            Item::Event { name, data, last_event_id, has_own_id } => {
                 let was_stamped = self.sequence.is_stamped();
-                match self.sequence.judge(stamp::read(data), last_event_id) {
-                    Verdict::Fresh(stamp, lost) => {
-                        record.integrity.lost += lost;
-                        self.count_stamp(stamp, now_us, record);
-                    }
+                let id = has_own_id.then_some(last_event_id);
+                let (verdict, lost) = self.sequence.judge(Block { name, id, reading: stamp::read(name, data) });
+                record.integrity.lost += lost;
+                match verdict {
+                    Verdict::Fresh(stamp) => self.count_stamp(stamp, now_us, record),
                     Verdict::Duplicated => record.integrity.duplicated += 1,
                     Verdict::Torn => record.integrity.torn += 1,
+                    Verdict::TornRest => {}
                     Verdict::Corrupted => record.integrity.corrupted += 1,
                     Verdict::Foreign if self.sequence.is_stamped() => record.counts.heartbeats += 1,
                     Verdict::Foreign => {
@@ -94,7 +95,7 @@ impl Track {
         }
         record.events_per_stream.record(self.events);
         if let Some(expected) = expected {
-            record.integrity.lost += (self.first + expected).saturating_sub(self.sequence.last());
+            record.integrity.lost += self.sequence.missing_until(self.first + expected);
         }
         let overdue_us = now_us.saturating_sub(self.last_due_us);
         if self.state == State::Open
@@ -135,12 +136,13 @@ mod tests {
 
     fn stamped(seq: u64) -> Vec<u8> {
         let mut data = Vec::new();
-        Stamp { stream: 1, seq, due_us: seq * 1000, sent_us: seq * 1000 + 10 }.write(100, 1, &mut data);
+        Stamp { stream: 1, seq, due_us: seq * 1000, sent_us: seq * 1000 + 10 }.write(b"message", 100, 1, &mut data);
         data
     }
 
     fn feed(track: &mut Track, record: &mut Record, data: &[u8], id: &str, now_us: u64) {
-        track.count(Item::Event { name: b"", data, last_event_id: id.as_bytes() }, now_us, record);
+        let (name, has_own_id) = if id.is_empty() { (&b""[..], false) } else { (&b"message"[..], true) };
+        track.count(Item::Event { name, data, last_event_id: id.as_bytes(), has_own_id }, now_us, record);
     }
 
     #[test]
@@ -158,7 +160,7 @@ mod tests {
         feed(&mut track, &mut record, b"ping", "", 500);
         assert_eq!((record.counts.events, record.counts.heartbeats), (1, 0));
         feed(&mut track, &mut record, &stamped(1), "1", 1100);
-        feed(&mut track, &mut record, b"ping", "1", 1200);
+        feed(&mut track, &mut record, b"ping", "", 1200);
         track.count(Item::Comment(b""), 1300, &mut record);
         assert_eq!((record.counts.events, record.counts.heartbeats), (1, 3));
     }

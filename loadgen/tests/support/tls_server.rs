@@ -132,8 +132,8 @@ impl Server {
 fn event(seq: u64) -> Vec<u8> {
     let mut data = Vec::new();
     Stamp { stream: 1, seq, due_us: sse_loadgen::clock::unix_us(), sent_us: sse_loadgen::clock::unix_us() }
-        .write(100, 1, &mut data);
-    [format!("id: {seq}\ndata: ").as_bytes(), &data, b"\n\n"].concat()
+        .write(b"message", 100, 1, &mut data);
+    [format!("event: message\nid: {seq}\ndata: ").as_bytes(), &data, b"\n\n"].concat()
 }
 
 /// What is sent before the end that was asked for.

@@ -141,6 +141,16 @@ fn lost_streams_remedy(record: &Record) -> Cow<'static, str> {
         "check that the target listens and that its backlog and limits suffice; use a slower --ramp"
     } else if has("certificate_other_name") {
         "the certificate is for other names than the URL's: use one of those, or do without the check (--insecure)"
+    } else if let Some(coding) = after("content_coding_") {
+        return format!(
+            "the server compresses streams (Content-Encoding: {coding}) that were asked for without: events cannot be read from \
+             them, nor heartbeats added; exempt text/event-stream there, or leave out an Accept-Encoding among -H"
+        )
+        .into();
+    } else if after("head_over_").is_some() {
+        "the response head is larger than is read: have the server send fewer or shorter header fields"
+    } else if has("no_address") {
+        "the URL's name has no address of the family of --source: use a source of the other one"
     } else if after("certificate_").is_some() {
         "give the certificate of the authority that signed the server's (--cacert), or do without the check (--insecure)"
     } else if has("no_http2") {

@@ -104,6 +104,8 @@ fn every_early_end_has_its_reason_and_makes_the_result_invalid() {
         (Speaks::H2, HTTP2, Ends::Missing, "status_404"),
         (Speaks::H2, HTTP2, Ends::Page, "not_event_stream"),
         (Speaks::TLS, &[], Ends::Page, "not_event_stream"),
+        (Speaks::TLS, &[], Ends::Coded, "content_coding_gzip"),
+        (Speaks::H2, HTTP2, Ends::Coded, "content_coding_br"),
     ] {
         let server = Server::start(speaks, ends);
         let (code, document, all) = run_against(&server, &[arguments, &["-c", "3"]].concat());
@@ -112,6 +114,24 @@ fn every_early_end_has_its_reason_and_makes_the_result_invalid() {
         if matches!(ends, Ends::Reset(_) | Ends::GoAway(_) | Ends::Closed) {
             assert_eq!(document["counts"]["stamped"], 3, "what came before it counts: {all}");
         }
+    }
+}
+
+#[test]
+fn an_upload_that_is_refused_early_counts_by_its_status() {
+    // Invariant: an answer counts by what it says. A server that answers before it has read the body, and closes, resets the
+    // connection; the failed write hid the answer, so that a 413 counted as `reset`.
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let body = directory.path().join("body");
+    std::fs::write(&body, vec![b'x'; 8 << 20]).expect("writable");
+    let body = format!("@{}", body.display());
+    let plain = Speaks { name: None, ..Speaks::TLS };
+    for (speaks, arguments) in
+        [(plain, &[][..]), (Speaks::TLS, &[]), (Speaks::H2, &["--http2"]), (Speaks::H2C, &["--http2"])]
+    {
+        let server = Server::start(speaks, Ends::Refused);
+        let (code, document, all) = run_against(&server, &[arguments, &["-c", "5", "--body", &body]].concat());
+        assert_eq!((code, &document["ends"]), (2, &serde_json::json!({"status_413": 5})), "{all}");
     }
 }
 

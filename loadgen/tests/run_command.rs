@@ -96,8 +96,18 @@ fn every_early_end_has_its_reason_and_makes_the_result_invalid() {
         true,
     );
     let noise = backend(b"SSH-2.0-x\r\n\r\n", true);
+    let coded =
+        backend(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b", true);
+    let head = |fields: String| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{fields}\r\n");
+        backend(Box::leak(head.into_boxed_str()).as_bytes(), true)
+    };
+    let (many, long) = (head("x: y\r\n".repeat(120)), head(format!("x: {}\r\n", "y".repeat(70_000))));
     let half = backend(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: half", false);
     for (url, reason) in [
+        (format!("http://{coded}/"), "content_coding_gzip"),
+        (format!("http://{many}/"), "head_over_100_fields"),
+        (format!("http://{long}/"), "head_over_64_kib"),
         (format!("http://{address}/events?interval=1ms&abort_after=2"), "truncated"),
         (format!("http://{address}/events?interval=1ms&abort_after=2&framing=close"), "reset"),
         (format!("http://{address}/status/503"), "status_503"),
@@ -112,6 +122,12 @@ fn every_early_end_has_its_reason_and_makes_the_result_invalid() {
         assert_eq!(code, 2, "{url}: {all}");
         assert_eq!(document["ends"][reason], 3, "{url}: {all}");
         assert_eq!(document["valid"], false);
+        let remedy = match reason {
+            "content_coding_gzip" => "(Content-Encoding: gzip)",
+            "head_over_100_fields" | "head_over_64_kib" => "fewer or shorter header fields",
+            _ => "remedy: ",
+        };
+        assert!(all.contains(remedy), "{url}: {all}");
     }
 }
 

@@ -18,7 +18,7 @@ use super::connect::Route;
 use super::end::EndReason;
 use super::{Io, Shared};
 use crate::sse::parser::Parser;
-use crate::wire::head::names_event_stream;
+use crate::wire::head::{content_coding, names_event_stream};
 use crate::wire::request::Request as Asked;
 
 /// What Chrome announces, for a stream and for all of a connection's. What has come is read at once, so that neither is ever
@@ -162,7 +162,8 @@ pub(super) async fn exchange(
     let begun = connection.send_request(request.head.clone(), !has_body);
     let (response, mut upload) = begun.map_err(|error| reason_of(&error, &mut connection))?;
     if has_body {
-        upload.send_data(request.body.clone(), true).map_err(|error| reason_of(&error, &mut connection))?;
+        // Fails when the server wants no more of it, which its answer tells, or the connection's end.
+        let _ = upload.send_data(request.body.clone(), true);
     }
     let response = response.await.map_err(|error| reason_of(&error, &mut connection))?;
     shared.borrow_mut().record.ttfb_us.record(sent.elapsed().as_micros() as u64);
@@ -172,6 +173,10 @@ pub(super) async fn exchange(
     let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if !content_type.is_some_and(names_event_stream) {
         return Err(EndReason::NotEventStream);
+    }
+    let codings = response.headers().get_all(header::CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    if let Some(coding) = content_coding(codings) {
+        return Err(EndReason::ContentCoding(coding));
     }
     Ok(Response { body: response.into_body(), parser: Parser::default(), connection })
 }

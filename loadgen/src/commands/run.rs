@@ -1,5 +1,6 @@
 //! `sse-loadgen run`: opens streams, holds them, measures, and tells.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -95,18 +96,17 @@ fn check(args: &RunArgs) -> Result<Plan, CommandError> {
     let streams_per_connection = protocol.streams_per_connection(args.streams_per_connection);
     let resolve = |url: &Url| {
         let server_name = url.host().to_owned();
-        Ok(Destination { address: url.resolve()?, server_name, request: template.request(url) })
+        Ok(Destination { addresses: url.resolve()?, server_name, request: template.request(url) })
     };
     let destinations = urls.iter().map(resolve).collect::<Result<Vec<_>, CommandError>>()?;
-    if let Some(source) =
-        sources.iter().find(|source| destinations.iter().any(|to| to.address.is_ipv4() != source.is_ipv4()))
-    {
+    let reaches = |source: &IpAddr, to: &Destination| to.addresses.iter().any(|to| to.is_ipv4() == source.is_ipv4());
+    if let Some(source) = sources.iter().find(|source| !destinations.iter().all(|to| reaches(source, to))) {
         return Err(CommandError::Usage(format!("--source {source}: of another address family than a URL")));
     }
     let descriptor_limit = limits::raise_descriptor_limit();
     let connections = plan::connections(args.connections, args.processes, streams_per_connection);
     limits::check_descriptors(connections, args.processes, descriptor_limit)?;
-    let mut addresses: Vec<_> = destinations.iter().map(|destination| destination.address).collect();
+    let mut addresses: Vec<_> = destinations.iter().map(|destination| destination.addresses[0]).collect();
     addresses.sort_unstable();
     addresses.dedup();
     limits::check_ports(connections, sources.len() as u64, addresses.len() as u64, limits::ephemeral_ports())?;

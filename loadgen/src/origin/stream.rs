@@ -30,6 +30,8 @@ pub(super) struct Stream {
     pub(super) already: u64,
     /// Whether the body may be chunked (HTTP/1.1).
     pub(super) may_chunk: bool,
+    /// Whether only the head is asked for.
+    pub(super) is_head_only: bool,
 }
 
 /// Serves the stream until it ends or the client is gone.
@@ -72,6 +74,9 @@ impl Stream {
             SockRef::from(&self.io).set_send_buffer_size(FLOOD_BUFFER_BYTES)?;
         }
         self.send(self.head().as_bytes()).await?;
+        if self.is_head_only {
+            return Ok(());
+        }
         if spec.bom {
             self.send_content(b"\xEF\xBB\xBF").await?;
         }

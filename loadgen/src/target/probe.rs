@@ -16,6 +16,16 @@ use crate::wire::request::Request;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// The first of a name's addresses that accepts a connection; the first of all when none does, for the error that it gives.
+pub(super) async fn accepting(addresses: &[SocketAddr]) -> SocketAddr {
+    for address in addresses {
+        if matches!(timeout(DEADLINE, TcpStream::connect(address)).await, Ok(Ok(_))) {
+            return *address;
+        }
+    }
+    addresses[0]
+}
+
 /// Sends `METHOD path` and returns the status.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::gauge::{self, Reading};
 use super::origins::{OriginSetup, Origins};
-use super::{Running, Stack, StackConfig, Target, TargetError};
+use super::{Running, Stack, StackConfig, Target, TargetError, probe};
 use crate::client::tls::Trust;
 use crate::url::{Url, UrlError};
 
@@ -76,10 +76,13 @@ impl Subject {
     ///
     /// # Errors
     /// When a name does not resolve.
-    pub fn attach(service: &Service, origin: &Url) -> Result<Self, UrlError> {
-        let gauges = service.gauges.iter().map(Url::resolve).collect::<Result<Vec<_>, _>>()?;
-        let entry = vec![(service.url.resolve()?, service.url.authority.clone())];
-        let gates = vec![origin.resolve()?];
+    pub async fn attach(service: &Service, origin: &Url) -> Result<Self, UrlError> {
+        let mut gauges = Vec::new();
+        for gauge in &service.gauges {
+            gauges.push(probe::accepting(&gauge.resolve()?).await);
+        }
+        let entry = vec![(probe::accepting(&service.url.resolve()?).await, service.url.authority.clone())];
+        let gates = vec![probe::accepting(&origin.resolve()?).await];
         Ok(Self { entry, trust: Trust::System, gates, kind: Kind::Attached { gauges } })
     }
 

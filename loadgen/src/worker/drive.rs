@@ -30,6 +30,8 @@ struct Worker {
     prepared: Prepared,
     shared: RefCell<Shared>,
     connecting: Arc<Semaphore>,
+    /// Of each destination's addresses, the one that has accepted last.
+    preferred: Vec<Cell<usize>>,
     /// When the last connection of a range was no longer in the making, Unix µs.
     opened_us: Cell<u64>,
     /// The connection that takes the next streams, with its number.
@@ -46,7 +48,8 @@ pub async fn run(
     let shared = RefCell::new(Shared::new(SCRATCH_BYTES));
     let connecting = Arc::new(Semaphore::new(job.in_flight.max(1)));
     let filling = RefCell::new((u64::MAX, Rc::default()));
-    let worker = Rc::new(Worker { job, prepared, shared, connecting, opened_us: Cell::new(0), filling });
+    let preferred = job.destinations.iter().map(|_| Cell::new(0)).collect();
+    let worker = Rc::new(Worker { job, prepared, shared, connecting, preferred, opened_us: Cell::new(0), filling });
     let serve = async {
         let mut tasks = JoinSet::new();
         tasks.spawn_local(watch_timers(Rc::clone(&worker)));
@@ -102,7 +105,8 @@ impl Worker {
         let to = &job.destinations[destination];
         let route = Route {
             source: source.map(|source| job.sources[source]),
-            destination: to.address,
+            destinations: &to.addresses,
+            preferred: &self.preferred[destination],
             tls: self.prepared.tls.as_ref().map(|tls| (tls, to.server_name.as_str())),
             timeout: job.connect_timeout,
         };

@@ -46,11 +46,11 @@ pub struct Job {
     pub workers: u64,
 }
 
-/// One address and what is asked of it.
+/// One name and what is asked of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Destination {
-    /// The address.
-    pub address: SocketAddr,
+    /// Its addresses, at least one; the first that accepts is taken.
+    pub addresses: Vec<SocketAddr>,
     /// Whom the certificate has to be for, where TLS is spoken.
     pub server_name: String,
     /// The whole request.

@@ -37,6 +37,10 @@ pub(crate) enum Ends {
     Missing,
     /// A page.
     Page,
+    /// Three events, compressed as it says.
+    Coded,
+    /// 413, before any of the body is read.
+    Refused,
 }
 
 /// What the server speaks.
@@ -140,10 +144,10 @@ fn event(seq: u64) -> Vec<u8> {
 fn content(ends: Ends) -> Vec<u8> {
     let half = |event: Vec<u8>| event[..event.len() / 2].to_vec();
     match ends {
-        Ends::Clean | Ends::Bytewise | Ends::Held => (1..=3).flat_map(event).collect(),
+        Ends::Clean | Ends::Bytewise | Ends::Held | Ends::Coded => (1..=3).flat_map(event).collect(),
         Ends::InsideRecord => half(event(1)),
         Ends::Reset(_) | Ends::GoAway(_) | Ends::Closed => [event(1), half(event(2))].concat(),
-        Ends::Missing | Ends::Page => b"nothing".to_vec(),
+        Ends::Missing | Ends::Page | Ends::Refused => b"nothing".to_vec(),
     }
 }
 
@@ -151,6 +155,7 @@ fn head(ends: Ends) -> (u16, &'static str) {
     match ends {
         Ends::Missing => (404, "text/event-stream"),
         Ends::Page => (200, "text/html"),
+        Ends::Refused => (413, "text/plain"),
         _ => (200, "text/event-stream; charset=utf-8"),
     }
 }
@@ -166,14 +171,16 @@ async fn serve(
 
 async fn serve_http1(mut io: impl AsyncRead + AsyncWrite + Unpin, ends: Ends, log: &Mutex<Vec<String>>) {
     let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
+    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
         if !matches!(io.read_buf(&mut request).await, Ok(1..)) {
             return;
         }
     }
     log.lock().expect("no panic").push(String::from_utf8_lossy(&request).into_owned());
     let (status, media_type) = head(ends);
-    let head = format!("HTTP/1.1 {status} X\r\nContent-Type: {media_type}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let coding = if ends == Ends::Coded { "Content-Encoding: gzip\r\n" } else { "" };
+    let head =
+        format!("HTTP/1.1 {status} X\r\nContent-Type: {media_type}\r\n{coding}Transfer-Encoding: chunked\r\n\r\n");
     let mut send = async |bytes: &[u8]| {
         io.write_all(bytes).await?;
         io.flush().await
@@ -215,7 +222,7 @@ async fn serve_http2(
                 let finished = finished.clone();
                 tokio::spawn(async move {
                     let mut body = request.into_body();
-                    while let Some(Ok(piece)) = body.data().await {
+                    while ends != Ends::Refused && let Some(Ok(piece)) = body.data().await {
                         let _ = body.flow_control().release_capacity(piece.len());
                     }
                     let _ = finished.send(answer(respond, ends).await);
@@ -237,7 +244,9 @@ async fn answer(mut respond: SendResponse<Bytes>, ends: Ends) -> Option<SendStre
     let (status, media_type) = head(ends);
     let early = http::Response::builder().status(103).body(()).expect("valid");
     let _ = respond.send_informational(early);
-    let response = http::Response::builder().status(status).header("content-type", media_type).body(()).expect("valid");
+    let coding = if ends == Ends::Coded { "br" } else { "identity" };
+    let response = http::Response::builder().status(status).header("content-type", media_type);
+    let response = response.header("content-encoding", coding).body(()).expect("valid");
     let mut stream = respond.send_response(response, false).ok()?;
     let content = content(ends);
     let is_split = ends == Ends::Bytewise;
@@ -249,7 +258,9 @@ async fn answer(mut respond: SendResponse<Bytes>, ends: Ends) -> Option<SendStre
     flushed(&mut stream).await;
     match ends {
         Ends::Bytewise => stream.send_trailers([("x-ended", "yes")].into_iter().map(field).collect()).ok()?,
-        Ends::Clean | Ends::InsideRecord | Ends::Missing | Ends::Page => stream.send_data(Bytes::new(), true).ok()?,
+        Ends::Clean | Ends::InsideRecord | Ends::Missing | Ends::Page | Ends::Coded | Ends::Refused => {
+            stream.send_data(Bytes::new(), true).ok()?
+        }
         Ends::Reset(reason) => stream.send_reset(reason),
         Ends::GoAway(_) | Ends::Closed | Ends::Held => return Some(stream),
     }

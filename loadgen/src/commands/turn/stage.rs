@@ -209,7 +209,7 @@ async fn subject(turn: Turn<'_>, directory: &Path) -> Result<Subject, CommandErr
         Source::Attach { services, origin } => {
             let service = services.iter().find(|service| service.target == turn.target);
             let service = service.ok_or_else(|| CommandError::Usage(format!("no service for {}", turn.target)))?;
-            Ok(Subject::attach(service, origin)?)
+            Ok(Subject::attach(service, origin).await?)
         }
     }
 }
@@ -219,7 +219,7 @@ fn job(subject: &Subject, spoken: Spoken, path: &str) -> Job {
     let template = RequestTemplate::get();
     let destination = |(address, authority): &(SocketAddr, String)| {
         let url = Url { scheme: protocol.scheme(), authority: authority.clone(), path: path.to_owned() };
-        Destination { address: *address, server_name: url.host().to_owned(), request: template.request(&url) }
+        Destination { addresses: vec![*address], server_name: url.host().to_owned(), request: template.request(&url) }
     };
     Job {
         destinations: subject.entry.iter().map(destination).collect(),

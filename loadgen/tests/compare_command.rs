@@ -65,6 +65,8 @@ fn a_small_comparison_keeps_its_contract() {
     );
     for target in list {
         let contract = [
+            "connect_from_due_us",
+            "connect_us",
             "cpu_us_per_event",
             "events",
             "heartbeats",
@@ -77,6 +79,7 @@ fn a_small_comparison_keeps_its_contract() {
             "ratio_to_nginx",
             "rounds",
             "streams_held",
+            "ttfb_from_due_us",
             "ttfb_us",
         ];
         assert_eq!(keys(target), contract);

@@ -34,7 +34,10 @@ fn every_event_is_whole_however_small_the_pieces_and_trailers_end_it_cleanly() {
             assert_eq!(document["ends"], serde_json::json!({"clean_end": 7}), "{name} {ends:?}: {all}");
             let integrity = serde_json::json!({"lost": 0, "duplicated": 0, "torn": 0, "corrupted": 0});
             assert_eq!(document["integrity"], integrity, "{name} {ends:?}: {all}");
-            assert_eq!(document["distributions"]["ttfb_us"]["count"], 7, "{name}");
+            for time in ["ttfb_us", "ttfb_from_due_us", "first_event_us", "first_event_from_due_us"] {
+                assert_eq!(document["distributions"][time]["count"], 7, "{name} {time}");
+            }
+            assert_eq!(document["distributions"]["connect_from_due_us"]["count"], document["counts"]["connected"]);
             assert_eq!(document["conditions"]["protocol"], name);
             assert_eq!(
                 document["distributions"]["tls_handshake_us"]["count"],

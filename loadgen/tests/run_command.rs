@@ -48,6 +48,29 @@ fn streams_are_held_and_every_event_is_accounted_for() {
 }
 
 #[test]
+fn opening_counts_from_when_the_ramp_had_a_stream_due() {
+    // Invariant: a target that is slow to open shows in the opening phase. Its times began when a stream had its turn, after
+    // waiting for others to open, so that ten streams in a row of 100 ms each looked like 100 ms (coordinated omission).
+    let (_origin, address) = origin();
+    let url = format!("http://{address}/events?first_byte_delay=100ms&interval=10ms&count=3");
+    let (_, document, all) = run_json(&["-c", "10", "-d", "20s", "--ramp", "100/s", "--in-flight", "1", &url]);
+    let ms = |name: &str, quantile: &str| {
+        document["distributions"][name][quantile].as_u64().unwrap_or_else(|| panic!("{name}: {all}")) / 1000
+    };
+    // The last is due after 90 ms, and has its turn after nine others.
+    for (name, from_due_name, turns) in [
+        ("connect_us", "connect_from_due_us", 9),
+        ("ttfb_us", "ttfb_from_due_us", 10),
+        ("first_event_us", "first_event_from_due_us", 10),
+    ] {
+        let (raw, from_due) = (ms(name, "p50"), ms(from_due_name, "max"));
+        assert!(raw < 400 && from_due >= turns * 100 - 91, "{name}: {raw} ms, from due {from_due} ms: {all}");
+        assert_eq!(document["distributions"][from_due_name]["count"], 10, "{all}");
+    }
+    assert_eq!(all.matches("\n  from due ").count(), 3, "{all}");
+}
+
+#[test]
 fn worker_processes_share_the_streams_and_their_records_are_merged() {
     let (_origin, address) = origin();
     let url = format!("http://{address}/events?interval=10ms&count=20");

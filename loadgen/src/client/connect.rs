@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::end::EndReason;
 use super::tls::Connector;
 use super::{Io, Shared};
+use crate::clock::unix_us;
 
 /// The way to a server.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +28,8 @@ pub struct Route<'a> {
     pub tls: Option<(&'a Connector, &'a str)>,
     /// How long connecting may take, handshakes included.
     pub timeout: Duration,
+    /// When the ramp had the stream due that asks for the connection, Unix µs.
+    pub due_us: u64,
 }
 
 impl Route<'_> {
@@ -44,6 +47,7 @@ impl Route<'_> {
         let connected = timeout(self.timeout, connecting).await.map_err(|_| EndReason::ConnectTimeout)??;
         let record = &mut shared.borrow_mut().record;
         record.connect_us.record(started.elapsed().as_micros() as u64);
+        record.connect_from_due_us.record_between(self.due_us, unix_us());
         record.counts.connected += 1;
         Ok(connected)
     }
@@ -161,7 +165,8 @@ mod tests {
             (vec![ipv6], any, Err(EndReason::NoAddress)),
         ] {
             let (preferred, timeout) = (Cell::new(0), Duration::from_millis(600));
-            let route = Route { source, destinations: &addresses, preferred: &preferred, tls: None, timeout };
+            let route =
+                Route { source, destinations: &addresses, preferred: &preferred, tls: None, timeout, due_us: 0 };
             assert_eq!(establish(route).await, expected, "{addresses:?}");
             if expected.is_ok() {
                 assert_eq!(addresses[preferred.get()], open, "the one that has accepted comes first the next time");

@@ -5,12 +5,12 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::end::EndReason;
 use super::{Io, Shared};
+use crate::clock::unix_us;
 use crate::sse::parser::Parser;
 use crate::wire::body::Body;
 use crate::wire::head::{self, Head};
@@ -26,11 +26,19 @@ pub(super) struct Response {
     parser: Parser,
     /// Body bytes that came along with the head.
     early: Vec<u8>,
+    /// When the request had been sent, Unix µs.
+    pub(super) asked_us: u64,
 }
 
-/// Sends the request and reads the final head.
-pub(super) async fn exchange(mut io: Io, request: &[u8], shared: &RefCell<Shared>) -> Result<Response, EndReason> {
-    let (head, early) = exchange_heads(&mut io, request, shared).await?;
+/// Sends the request of a stream that was due at `due_us`, and reads the final head.
+pub(super) async fn exchange(
+    mut io: Io,
+    request: &[u8],
+    due_us: u64,
+    shared: &RefCell<Shared>,
+) -> Result<Response, EndReason> {
+    let mut upload = Upload { unsent: request, sent_us: None, failure: None };
+    let (head, early) = exchange_heads(&mut io, &mut upload, due_us, shared).await?;
     if head.status != 200 {
         return Err(EndReason::Status(head.status));
     }
@@ -40,12 +48,17 @@ pub(super) async fn exchange(mut io: Io, request: &[u8], shared: &RefCell<Shared
     if let Some(coding) = head.coding {
         return Err(EndReason::ContentCoding(coding));
     }
-    Ok(Response { io, body: Body::new(head.framing), parser: Parser::default(), early })
+    let asked_us = upload.sent_us.unwrap_or_else(unix_us);
+    Ok(Response { io, body: Body::new(head.framing), parser: Parser::default(), early, asked_us })
 }
 
 /// A server may answer before it has read all of the request, and close: what it says counts, not that it has closed.
-async fn exchange_heads(io: &mut Io, request: &[u8], shared: &RefCell<Shared>) -> Result<(Head, Vec<u8>), EndReason> {
-    let mut upload = Upload { unsent: request, sent: None, failure: None };
+async fn exchange_heads(
+    io: &mut Io,
+    upload: &mut Upload<'_>,
+    due_us: u64,
+    shared: &RefCell<Shared>,
+) -> Result<(Head, Vec<u8>), EndReason> {
     let mut buffer = Vec::new();
     let mut accepted = None;
     let mut is_first = true;
@@ -65,8 +78,7 @@ async fn exchange_heads(io: &mut Io, request: &[u8], shared: &RefCell<Shared>) -
             },
         }
         if std::mem::take(&mut is_first) {
-            let record = &mut shared.borrow_mut().record;
-            upload.sent.iter().for_each(|sent| record.ttfb_us.record(sent.elapsed().as_micros() as u64));
+            shared.borrow_mut().record.first_byte(due_us, upload.sent_us, unix_us());
         }
         while accepted.is_none()
             && let Some(head) = head::parse(&buffer).map_err(EndReason::from_head)?
@@ -84,8 +96,8 @@ async fn exchange_heads(io: &mut Io, request: &[u8], shared: &RefCell<Shared>) -
 /// A request that is being sent while its answer may already come.
 struct Upload<'a> {
     unsent: &'a [u8],
-    /// When the last byte was handed on.
-    sent: Option<Instant>,
+    /// When the last byte was handed on, Unix µs.
+    sent_us: Option<u64>,
     /// Why the rest cannot be sent.
     failure: Option<EndReason>,
 }
@@ -102,7 +114,7 @@ enum Step {
 
 impl Upload<'_> {
     fn is_over(&self) -> bool {
-        self.sent.is_some() || self.failure.is_some()
+        self.sent_us.is_some() || self.failure.is_some()
     }
 
     /// Sends what can be sent, and reads into `buffer` if there is one.
@@ -114,7 +126,7 @@ impl Upload<'_> {
     ) -> Poll<Result<Step, EndReason>> {
         if !self.is_over() {
             match self.poll_send(io, context) {
-                Poll::Ready(Ok(())) => self.sent = Some(Instant::now()),
+                Poll::Ready(Ok(())) => self.sent_us = Some(unix_us()),
                 Poll::Ready(Err(error)) => self.failure = Some(EndReason::from_read(&error)),
                 Poll::Pending => {}
             }

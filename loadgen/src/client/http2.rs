@@ -5,7 +5,6 @@ use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
@@ -17,6 +16,7 @@ use tokio::sync::OnceCell;
 use super::connect::Route;
 use super::end::EndReason;
 use super::{Io, Shared};
+use crate::clock::unix_us;
 use crate::sse::parser::Parser;
 use crate::wire::head::{content_coding, names_event_stream};
 use crate::wire::request::Request as Asked;
@@ -61,6 +61,8 @@ pub(super) struct Response {
     parser: Parser,
     /// Knows why the connection was lost, which the stream is not told.
     connection: SendRequest<Bytes>,
+    /// When the request had been handed on, Unix µs.
+    pub(super) asked_us: u64,
 }
 
 impl Request {
@@ -151,14 +153,15 @@ pub async fn status(io: Io, request: &Request) -> Result<u16, EndReason> {
     }
 }
 
-/// Sends the request and waits for the final head.
+/// Sends the request of a stream that was due at `due_us`, and waits for the final head.
 pub(super) async fn exchange(
     mut connection: SendRequest<Bytes>,
     request: &Request,
+    due_us: u64,
     shared: &RefCell<Shared>,
 ) -> Result<Response, EndReason> {
     let has_body = !request.body.is_empty();
-    let sent = Instant::now();
+    let asked_us = unix_us();
     let begun = connection.send_request(request.head.clone(), !has_body);
     let (response, mut upload) = begun.map_err(|error| reason_of(&error, &mut connection))?;
     if has_body {
@@ -166,7 +169,7 @@ pub(super) async fn exchange(
         let _ = upload.send_data(request.body.clone(), true);
     }
     let response = response.await.map_err(|error| reason_of(&error, &mut connection))?;
-    shared.borrow_mut().record.ttfb_us.record(sent.elapsed().as_micros() as u64);
+    shared.borrow_mut().record.first_byte(due_us, Some(asked_us), unix_us());
     if response.status() != StatusCode::OK {
         return Err(EndReason::Status(response.status().as_u16()));
     }
@@ -178,7 +181,7 @@ pub(super) async fn exchange(
     if let Some(coding) = content_coding(codings) {
         return Err(EndReason::ContentCoding(coding));
     }
-    Ok(Response { body: response.into_body(), parser: Parser::default(), connection })
+    Ok(Response { body: response.into_body(), parser: Parser::default(), connection, asked_us })
 }
 
 impl Response {

@@ -13,6 +13,10 @@ const STALL_SLACK_US: u64 = 1_000_000;
 pub struct Track {
     sequence: Sequence,
     first: u64,
+    /// When the ramp had the stream due, Unix µs.
+    stream_due_us: u64,
+    /// When its request had been sent, Unix µs.
+    asked_us: u64,
     last_event_us: u64,
     last_due_us: u64,
     interval_us: u64,
@@ -30,12 +34,14 @@ enum State {
 }
 
 impl Track {
-    /// A stream that continues after event `already` (0 for a new one).
+    /// A stream that continues after event `already` (0 for a new one), and that the ramp has due at `stream_due_us`.
     #[must_use]
-    pub fn after(already: u64) -> Self {
+    pub fn after(already: u64, stream_due_us: u64) -> Self {
         Self {
             sequence: Sequence::after(already),
             first: already,
+            stream_due_us,
+            asked_us: 0,
             last_event_us: 0,
             last_due_us: 0,
             interval_us: 0,
@@ -45,9 +51,10 @@ impl Track {
         }
     }
 
-    /// The head has come.
-    pub fn opened(&mut self) {
+    /// The head has come, to a request that had been sent at `asked_us`.
+    pub fn opened(&mut self, asked_us: u64) {
         self.state = State::Open;
+        self.asked_us = asked_us;
     }
 
     /// The stream is over.
@@ -124,6 +131,9 @@ impl Track {
         record.counts.events += 1;
         if self.last_event_us > 0 {
             record.gap_us.record_between(self.last_event_us, now_us);
+        } else {
+            record.first_event_us.record_between(self.asked_us, now_us);
+            record.first_event_from_due_us.record_between(self.stream_due_us, now_us);
         }
         self.last_event_us = now_us;
     }
@@ -147,7 +157,7 @@ mod tests {
 
     #[test]
     fn both_latencies_and_the_origins_lateness_are_recorded() {
-        let (mut track, mut record) = (Track::after(0), Record::default());
+        let (mut track, mut record) = (Track::after(0, 200), Record::default());
         feed(&mut track, &mut record, &stamped(1), "1", 1100);
         assert_eq!(record.latency_us.max(), Some(100));
         assert_eq!(record.transit_us.max(), Some(90));
@@ -156,7 +166,7 @@ mod tests {
 
     #[test]
     fn unstamped_events_are_heartbeats_as_soon_as_a_stamp_shows_up() {
-        let (mut track, mut record) = (Track::after(0), Record::default());
+        let (mut track, mut record) = (Track::after(0, 200), Record::default());
         feed(&mut track, &mut record, b"ping", "", 500);
         assert_eq!((record.counts.events, record.counts.heartbeats), (1, 0));
         feed(&mut track, &mut record, &stamped(1), "1", 1100);
@@ -167,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_backend_without_stamps_has_events_and_gaps() {
-        let (mut track, mut record) = (Track::after(0), Record::default());
+        let (mut track, mut record) = (Track::after(0, 200), Record::default());
         for now_us in [1000, 3000, 5000] {
             feed(&mut track, &mut record, b"{\"price\":1}", "", now_us);
         }
@@ -176,9 +186,22 @@ mod tests {
     }
 
     #[test]
+    fn the_first_event_counts_from_the_request_and_from_when_the_stream_was_due() {
+        let (mut track, mut record) = (Track::after(0, 200), Record::default());
+        track.opened(300);
+        feed(&mut track, &mut record, &stamped(1), "1", 1100);
+        feed(&mut track, &mut record, &stamped(2), "2", 2100);
+        assert_eq!((record.first_event_us.max(), record.first_event_us.histogram().len()), (Some(800), 1));
+        assert_eq!(
+            (record.first_event_from_due_us.max(), record.first_event_from_due_us.histogram().len()),
+            (Some(900), 1)
+        );
+    }
+
+    #[test]
     fn a_missing_tail_is_lost_when_the_number_is_known() {
-        let (mut track, mut record) = (Track::after(0), Record::default());
-        track.opened();
+        let (mut track, mut record) = (Track::after(0, 200), Record::default());
+        track.opened(300);
         feed(&mut track, &mut record, &stamped(1), "1", 1100);
         feed(&mut track, &mut record, &stamped(3), "3", 3100);
         track.close(9000, Some(5), &mut record);
@@ -187,8 +210,8 @@ mod tests {
 
     #[test]
     fn a_stream_whose_next_event_is_long_overdue_is_stalled() {
-        let (mut track, mut record) = (Track::after(0), Record::default());
-        track.opened();
+        let (mut track, mut record) = (Track::after(0, 200), Record::default());
+        track.opened(300);
         feed(&mut track, &mut record, &stamped(1), "1", 1100);
         feed(&mut track, &mut record, &stamped(2), "2", 2100);
         track.close(3100, None, &mut record);

@@ -59,11 +59,15 @@ pub async fn run(
         Err(reason) => return reason,
     };
     drop(opening);
+    let asked_us = match &opened {
+        Opened::Http1(response) => response.asked_us,
+        Opened::Http2(response) => response.asked_us,
+    };
     {
         let shared = &mut *shared.borrow_mut();
         shared.record.counts.streams += 1;
         shared.record.counts.open += 1;
-        shared.tracks[slot].opened();
+        shared.tracks[slot].opened(asked_us);
     }
     let reason = match &mut opened {
         Opened::Http1(response) => response.read_to_end(slot, shared).await,
@@ -80,12 +84,13 @@ async fn open(request: &Request<'_>, shared: &RefCell<Shared>) -> Result<Opened,
     match request.exchange {
         Exchange::Http1 { request: asked } => {
             let io = request.route.establish(shared, async |io| Ok(io)).await?;
-            let response = timeout(request.head_timeout, http1::exchange(io, asked, shared));
+            let response = timeout(request.head_timeout, http1::exchange(io, asked, request.route.due_us, shared));
             response.await.map_err(|_| EndReason::HeadTimeout)?.map(Opened::Http1)
         }
         Exchange::Http2 { request: asked, connection, position } => {
             let connection = connection.begin(position, &request.route, shared).await?;
-            let response = timeout(request.head_timeout, http2::exchange(connection, asked, shared));
+            let response =
+                timeout(request.head_timeout, http2::exchange(connection, asked, request.route.due_us, shared));
             response.await.map_err(|_| EndReason::HeadTimeout)?.map(Opened::Http2)
         }
     }

@@ -9,6 +9,7 @@ use super::figures::{Figures, RoundFigures, median};
 use super::opening::Opening;
 use super::ratios::{RatioSpreads, Ratios};
 use super::round::RoundReport;
+use crate::distribution::Distribution;
 use crate::integrity::Integrity;
 use crate::record::Record;
 use crate::target::Target;
@@ -65,7 +66,16 @@ pub struct TargetReport {
     /// From due to read, over all rounds.
     pub latency_us: Latency,
     /// From request sent to first byte.
-    pub ttfb_us: FirstByte,
+    pub ttfb_us: Percentiles,
+    /// To the same from when the ramp had the stream due.
+    #[serde(default)]
+    pub ttfb_from_due_us: Percentiles,
+    /// Connecting, handshakes included.
+    #[serde(default)]
+    pub connect_us: Percentiles,
+    /// To the same from when the ramp had the stream due.
+    #[serde(default)]
+    pub connect_from_due_us: Percentiles,
     /// What opening a stream takes, the median of the rounds.
     #[serde(default)]
     pub opening: Opening,
@@ -105,13 +115,19 @@ pub struct Latency {
     pub max: Option<u64>,
 }
 
-/// Time to first byte in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FirstByte {
+/// Two percentiles of a time, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Percentiles {
     /// Median.
     pub p50: Option<u64>,
     /// 99 %.
     pub p99: Option<u64>,
+}
+
+impl From<&Distribution> for Percentiles {
+    fn from(distribution: &Distribution) -> Self {
+        Self { p50: distribution.quantile(0.5), p99: distribution.quantile(0.99) }
+    }
 }
 
 impl Latency {
@@ -183,7 +199,10 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
         },
         cpu_us_per_event: cpu_us.filter(|_| events > 0).map(|cpu_us| cpu_us as f64 / events as f64),
         latency_us: Latency::of(record),
-        ttfb_us: FirstByte { p50: record.ttfb_us.quantile(0.5), p99: record.ttfb_us.quantile(0.99) },
+        ttfb_us: (&record.ttfb_us).into(),
+        ttfb_from_due_us: (&record.ttfb_from_due_us).into(),
+        connect_us: (&record.connect_us).into(),
+        connect_from_due_us: (&record.connect_from_due_us).into(),
         opening: Opening {
             per_second: median(rounds.iter().filter_map(|round| round.opening.per_second)),
             cpu_us_per_stream: median(rounds.iter().filter_map(|round| round.opening.cpu_us_per_stream)),

@@ -6,7 +6,7 @@ use super::compare::{CompareReport, TargetReport};
 use super::figures::median;
 use super::units::{bytes, time_us};
 
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "streams",
     "memory/stream",
     "all-in",
@@ -20,6 +20,7 @@ const COLUMNS: [&str; 15] = [
     "p99.9",
     "max",
     "first byte p99",
+    "from due p99",
     "heartbeats",
     "faults",
 ];
@@ -87,6 +88,10 @@ pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()
         "CPU/open: the target's CPU time per stream opened; opened/s: only where they were opened as fast as it went"
     )?;
     writeln!(out, "latency: from when an event was due at the origin until the client had read it")?;
+    writeln!(
+        out,
+        "first byte: from the request sent; from due: to the same byte from when the ramp had the stream due"
+    )?;
     if let Some(spoken) = conditions.spoken() {
         writeln!(
             out,
@@ -126,6 +131,7 @@ fn values(target: &TargetReport) -> Vec<String> {
         time(latency.p999),
         time(latency.max),
         time(target.ttfb_us.p99),
+        time(target.ttfb_from_due_us.p99),
         target.heartbeats.to_string(),
         format!("{}/{}/{}/{}", integrity.lost, integrity.duplicated, integrity.torn, integrity.corrupted),
     ]

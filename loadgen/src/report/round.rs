@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::compare::{FirstByte, Latency};
+use super::compare::{Latency, Percentiles};
 use super::figures::{Charged, Churn, Kernel, RoundFigures, Sample, Stalled, User, per_stream};
 use super::opening::Opening;
 use crate::distribution::{Distribution, HistogramError};
@@ -53,7 +53,7 @@ pub struct RoundReport {
     /// From due to read.
     pub latency_us: Latency,
     /// From sent to read, 50 % and 99 %.
-    pub transit_us: FirstByte,
+    pub transit_us: Percentiles,
     /// Latencies above an hour, counted as an hour.
     pub latency_clipped: u64,
     /// Latencies below zero, counted as zero.
@@ -86,7 +86,7 @@ impl RoundReport {
             machine_cpu_share: round.machine_share,
             worker_cpu_share: round.worker_share,
             latency_us: Latency::of(record),
-            transit_us: FirstByte { p50: record.transit_us.quantile(0.5), p99: record.transit_us.quantile(0.99) },
+            transit_us: (&record.transit_us).into(),
             latency_clipped: record.latency_us.clipped,
             latency_negative: record.latency_us.negative,
             latency_hdr_v2: record.latency_us.to_v2_base64(),

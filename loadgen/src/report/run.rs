@@ -189,7 +189,11 @@ fn write_table(out: &mut dyn Write, record: &Record) -> io::Result<()> {
     for (label, distribution) in [
         ("connect", &record.connect_us),
         ("  TLS handshake", &record.tls_handshake_us),
+        ("  from due", &record.connect_from_due_us),
         ("first byte", &record.ttfb_us),
+        ("  from due", &record.ttfb_from_due_us),
+        ("first event", &record.first_event_us),
+        ("  from due", &record.first_event_from_due_us),
         ("due → read", &record.latency_us),
         ("sent → read", &record.transit_us),
         ("due → sent", &record.origin_late_us),
@@ -205,7 +209,10 @@ fn write_table(out: &mut dyn Write, record: &Record) -> io::Result<()> {
         }
         writeln!(out, "{:>12}", distribution.histogram().len())?;
     }
-    Ok(())
+    writeln!(
+        out,
+        "\nfrom due: from when the ramp had the stream due, whatever it then waited for; above it, from when it had its turn"
+    )
 }
 
 /// Writes reasons to doubt.

@@ -98,7 +98,7 @@ impl Worker {
     }
 
     /// Runs stream `number` to its end; the tracks have a place for it at `slot`.
-    async fn stream(&self, number: u64, slot: usize, permit: OwnedSemaphorePermit) -> EndReason {
+    async fn stream(&self, number: u64, slot: usize, due_us: u64, permit: OwnedSemaphorePermit) -> EndReason {
         let job = &self.job;
         let (connection, position) = plan::share(number, job.workers, job.streams_per_connection);
         let (source, destination) = plan::pair(connection, job.sources.len(), job.destinations.len());
@@ -109,6 +109,7 @@ impl Worker {
             preferred: &self.preferred[destination],
             tls: self.prepared.tls.as_ref().map(|tls| (tls, to.server_name.as_str())),
             timeout: job.connect_timeout,
+            due_us,
         };
         let head_timeout = job.head_timeout;
         match &self.prepared.requests[destination] {
@@ -137,20 +138,23 @@ impl Worker {
 /// Opens this worker's share of streams `from..to`, each at its intended time or as soon after as the limit on streams in the
 /// making allows.
 async fn open(worker: Rc<Worker>, from: u64, to: u64, ramp: Ramp) {
-    let start = Instant::now();
+    let (start, start_us) = (Instant::now(), unix_us());
     let mut streams = JoinSet::new();
     let Job { worker: own, workers, .. } = worker.job;
     for number in (from..to).filter(|number| number % workers == own) {
-        sleep_until(start + ramp.offset(number - from, to - from)).await;
+        let offset = ramp.offset(number - from, to - from);
+        // What it waits for its turn counts: a ramp that the target cannot keep up with would otherwise hide that.
+        let due_us = start_us + offset.as_micros() as u64;
+        sleep_until(start + offset).await;
         let Ok(permit) = Arc::clone(&worker.connecting).acquire_owned().await else { return };
         let worker = Rc::clone(&worker);
         let slot = {
             let tracks = &mut worker.shared.borrow_mut().tracks;
-            tracks.push(Track::after(worker.job.already));
+            tracks.push(Track::after(worker.job.already, due_us));
             tracks.len() - 1
         };
         streams.spawn_local(async move {
-            let reason = worker.stream(number, slot, permit).await;
+            let reason = worker.stream(number, slot, due_us, permit).await;
             *worker.shared.borrow_mut().record.ends.entry(reason.to_string()).or_default() += 1;
         });
         while streams.try_join_next().is_some() {}

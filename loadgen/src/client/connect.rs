@@ -11,8 +11,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::end::EndReason;
+use super::io::Io;
+use super::shared::Shared;
 use super::tls::Connector;
-use super::{Io, Shared};
 use crate::clock::unix_us;
 
 /// The way to a server.

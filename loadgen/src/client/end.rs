@@ -6,7 +6,6 @@ use std::io;
 use h2::Reason;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError};
 
-use super::tls;
 use crate::wire::head::{HeadError, MAX_FIELDS, MAX_HEAD_BYTES};
 
 /// The one reason a stream ended. Its text is what reports count by.
@@ -79,7 +78,7 @@ impl EndReason {
             // What a TLS connection says that ends without saying so.
             io::ErrorKind::UnexpectedEof => Self::Truncated,
             _ if is(Errno::MFILE) || is(Errno::NFILE) => Self::NoDescriptor,
-            _ if tls::cause(error).is_some() => Self::Tls,
+            _ if tls_cause(error).is_some() => Self::Tls,
             _ => Self::Io,
         }
     }
@@ -107,7 +106,7 @@ impl EndReason {
     /// The same for a TLS handshake.
     #[must_use]
     pub fn from_handshake(error: &io::Error) -> Self {
-        match tls::cause(error) {
+        match tls_cause(error) {
             Some(TlsError::InvalidCertificate(fault)) => Self::Certificate(certificate_fault(fault)),
             Some(TlsError::InvalidMessage(_)) => Self::NotTls,
             Some(TlsError::AlertReceived(AlertDescription::NoApplicationProtocol)) => Self::NoHttp2,
@@ -116,6 +115,11 @@ impl EndReason {
             None => Self::from_io(error),
         }
     }
+}
+
+/// The error of the TLS library inside one of the system's, if there is one.
+fn tls_cause(error: &io::Error) -> Option<&TlsError> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// The faults that have different remedies by name.

@@ -9,7 +9,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::end::EndReason;
-use super::{Io, Shared};
+use super::io::Io;
+use super::shared::Shared;
 use crate::clock::unix_us;
 use crate::sse::parser::Parser;
 use crate::wire::body::Body;

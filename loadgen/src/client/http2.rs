@@ -15,7 +15,8 @@ use tokio::sync::OnceCell;
 
 use super::connect::Route;
 use super::end::EndReason;
-use super::{Io, Shared};
+use super::io::Io;
+use super::shared::Shared;
 use crate::clock::unix_us;
 use crate::sse::parser::Parser;
 use crate::wire::head::{content_coding, names_event_stream};

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 
 use super::connect::Route;
 use super::end::EndReason;
-use super::{Shared, http1, http2};
+use super::shared::Shared;
+use super::{http1, http2};
 
 /// What is asked for, and on which connection.
 #[derive(Debug, Clone, Copy)]

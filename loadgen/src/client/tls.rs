@@ -1,6 +1,5 @@
 //! The client's half of TLS: whose certificates are believed, and what ALPN offers.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -173,9 +172,4 @@ impl std::fmt::Debug for Connector {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Connector").field("wants_http2", &self.wants_http2).finish_non_exhaustive()
     }
-}
-
-/// The error of the TLS library inside one of the system's, if there is one.
-pub(super) fn cause(error: &io::Error) -> Option<&RustlsError> {
-    error.get_ref()?.downcast_ref()
 }

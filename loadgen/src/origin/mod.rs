@@ -1,5 +1,6 @@
 //! The built-in backend: streams whose every event says when it was due, and the pages an existing backend also has.
 
+mod context;
 mod event;
 mod gate;
 mod pages;

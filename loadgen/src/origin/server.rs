@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
+use super::context::ThreadContext;
 use super::gate::Gates;
 use super::pages::{self, Content, Page};
 use super::request::{self, Request, RequestError};
@@ -62,22 +63,6 @@ pub struct Origin {
     addresses: Vec<SocketAddr>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<io::Result<()>>>,
-}
-
-/// What the streams of one thread share.
-#[derive(Debug)]
-pub(super) struct Thread {
-    pub(super) timer: Rc<Timer>,
-    pub(super) gates: Arc<Gates>,
-    pub(super) scratch: RefCell<Scratch>,
-    streams: Arc<AtomicU64>,
-}
-
-/// Buffers that are only used between two waits, so that one pair serves all streams.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    pub(super) content: Vec<u8>,
-    pub(super) wire: Vec<u8>,
 }
 
 impl Origin {
@@ -180,7 +165,7 @@ fn serve_thread(
     block_on_local(async move {
         let timer = Timer::new()?;
         tokio::task::spawn_local(Rc::clone(&timer).drive());
-        let thread = Rc::new(Thread { timer, gates, scratch: RefCell::default(), streams });
+        let thread = Rc::new(ThreadContext { timer, gates, scratch: RefCell::default(), streams });
         loop {
             tokio::select! {
                 _ = stopped.wait_for(|stop| *stop) => return Ok(()),
@@ -193,7 +178,7 @@ fn serve_thread(
 }
 
 /// Serves the pages of one connection. A stream gets a task of its own, without what reading requests needs.
-async fn connection(mut io: TcpStream, thread: Rc<Thread>) {
+async fn connection(mut io: TcpStream, thread: Rc<ThreadContext>) {
     let _ = io.set_nodelay(true);
     let mut buffer = Vec::new();
     loop {
@@ -219,7 +204,7 @@ async fn connection(mut io: TcpStream, thread: Rc<Thread>) {
     }
 }
 
-fn new_stream(io: TcpStream, spec: Box<StreamSpec>, request: &Request, thread: &Thread) -> Stream {
+fn new_stream(io: TcpStream, spec: Box<StreamSpec>, request: &Request, thread: &ThreadContext) -> Stream {
     let number = thread.streams.fetch_add(1, Ordering::Relaxed) + 1;
     let (already, may_chunk) = (request.last_event_id.unwrap_or(0), !request.is_http10);
     Stream { io, spec, number, already, may_chunk, is_head_only: request.method == "HEAD" }

@@ -7,15 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::conditions::Conditions;
 use super::figures::{Figures, RoundFigures, median};
 use super::opening::Opening;
-use super::ratios::{RatioSpreads, Ratios};
+use super::percentiles::{Latency, Percentiles};
+use super::ratios::{RatioSpreads, Ratios, Spread, multiple};
 use super::round::RoundReport;
-use crate::distribution::Distribution;
 use crate::integrity::Integrity;
 use crate::record::Record;
 use crate::target::Target;
 use crate::validity::Doubt;
-
-pub use super::compare_table::write_table;
 
 /// The `kind` of the document.
 pub const KIND: &str = "compare";
@@ -102,47 +100,6 @@ pub struct Memory {
     pub idle_bytes: Option<u64>,
 }
 
-/// Delivery latency in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Latency {
-    /// Median.
-    pub p50: Option<u64>,
-    /// 99 %.
-    pub p99: Option<u64>,
-    /// 99.9 %.
-    pub p999: Option<u64>,
-    /// The largest.
-    pub max: Option<u64>,
-}
-
-/// Two percentiles of a time, in microseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Percentiles {
-    /// Median.
-    pub p50: Option<u64>,
-    /// 99 %.
-    pub p99: Option<u64>,
-}
-
-impl From<&Distribution> for Percentiles {
-    fn from(distribution: &Distribution) -> Self {
-        Self { p50: distribution.quantile(0.5), p99: distribution.quantile(0.99) }
-    }
-}
-
-impl Latency {
-    /// The percentiles of a record.
-    pub(super) fn of(record: &Record) -> Self {
-        let latency = &record.latency_us;
-        Self {
-            p50: latency.quantile(0.5),
-            p99: latency.quantile(0.99),
-            p999: latency.quantile(0.999),
-            max: latency.max(),
-        }
-    }
-}
-
 impl CompareReport {
     /// Sums up all turns.
     #[must_use]
@@ -165,8 +122,8 @@ impl CompareReport {
         }
         let nginx = targets.iter().find(|target| target.name == Target::Nginx).cloned();
         for target in &mut targets {
-            target.ratio_to_nginx = nginx.as_ref().map(|nginx| Ratios::between(target, nginx)).unwrap_or_default();
-            target.ratio_spread = nginx.as_ref().map(|nginx| RatioSpreads::between(target, nginx)).unwrap_or_default();
+            target.ratio_to_nginx = nginx.as_ref().map(|nginx| ratios(target, nginx)).unwrap_or_default();
+            target.ratio_spread = nginx.as_ref().map(|nginx| ratio_spreads(target, nginx)).unwrap_or_default();
         }
         let valid = !warnings.iter().any(|doubt| doubt.invalidates);
         let (kind, version) = (KIND.to_owned(), super::FORM);
@@ -210,6 +167,36 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
         ratio_to_nginx: Ratios::default(),
         ratio_spread: RatioSpreads::default(),
         rounds,
+    }
+}
+
+/// The ratios of all rounds together.
+fn ratios(target: &TargetReport, nginx: &TargetReport) -> Ratios {
+    let whole = |mine: Option<u64>, theirs: Option<u64>| multiple(mine.map(|us| us as f64), theirs.map(|us| us as f64));
+    Ratios {
+        memory: multiple(target.memory.user_bytes_per_stream, nginx.memory.user_bytes_per_stream),
+        cpu: multiple(target.cpu_us_per_event, nginx.cpu_us_per_event),
+        p50: whole(target.latency_us.p50, nginx.latency_us.p50),
+        p99: whole(target.latency_us.p99, nginx.latency_us.p99),
+        opening: multiple(target.opening.per_second, nginx.opening.per_second),
+    }
+}
+
+/// The ratios round by round, as far as both have been measured.
+fn ratio_spreads(target: &TargetReport, nginx: &TargetReport) -> RatioSpreads {
+    let spread = |of: &dyn Fn(&RoundReport) -> Option<f64>| {
+        let pairs = target.rounds.iter().zip(&nginx.rounds);
+        let ratios: Vec<f64> = pairs.filter_map(|(mine, theirs)| multiple(of(mine), of(theirs))).collect();
+        Spread::of(&ratios)
+    };
+    RatioSpreads {
+        memory: spread(&|round| round.user_bytes_per_stream),
+        all_in: spread(&|round| round.user_bytes_per_stream_in_traffic),
+        cpu: spread(&|round| round.cpu_us_per_event),
+        p50: spread(&|round| Some(round.latency_us.p50? as f64)),
+        p99: spread(&|round| Some(round.latency_us.p99? as f64)),
+        opening: spread(&|round| round.opening.per_second),
+        opening_cpu: spread(&|round| round.opening.cpu_us_per_stream),
     }
 }
 

@@ -13,8 +13,6 @@ use crate::record::Record;
 use crate::target::Target;
 use crate::validity::Doubt;
 
-pub use super::knee_table::write_table;
-
 /// The `kind` of the document.
 pub const KIND: &str = "knee";
 

@@ -2,17 +2,17 @@
 
 pub mod bench;
 pub mod compare;
-mod compare_table;
+pub mod compare_table;
 pub mod conditions;
 pub mod figures;
 pub mod hgrm;
 pub mod knee;
-mod knee_table;
-
+pub mod knee_table;
 pub mod markdown;
 pub mod merge;
 pub mod micro;
 pub mod opening;
+pub mod percentiles;
 pub mod progress;
 pub mod ratios;
 pub mod round;

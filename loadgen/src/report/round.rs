@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::compare::{Latency, Percentiles};
 use super::figures::{Charged, Churn, Kernel, RoundFigures, Sample, Stalled, User, per_stream};
 use super::opening::Opening;
+use super::percentiles::{Latency, Percentiles};
 use crate::distribution::{Distribution, HistogramError};
 
 /// One round of one target.

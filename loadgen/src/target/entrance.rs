@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::TargetError;
+use super::error::TargetError;
 use crate::client::tls::Trust;
 use crate::protocol::Spoken;
 

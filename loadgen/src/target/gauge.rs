@@ -11,7 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::cgroup::{self, CgroupMemory};
-use super::{TargetError, probe, tree};
+use super::error::TargetError;
+use super::{probe, tree};
 
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_REQUEST_BYTES: usize = 16 * 1024;

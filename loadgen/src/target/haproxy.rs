@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::config_file::{read, readdress};
-use super::{Running, TargetError, address, probe};
+use super::error::TargetError;
+use super::process::Running;
+use super::{address, probe};
 
 const LISTEN: &str = "bind :8080";
 const UPSTREAM: &str = "server origin:9000 origin:9000";

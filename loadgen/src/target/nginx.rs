@@ -7,7 +7,9 @@ use std::path::Path;
 
 use super::config_file::{directive, read, readdress, replace};
 use super::entrance::Entrance;
-use super::{Running, TargetError, address, probe};
+use super::error::TargetError;
+use super::process::Running;
+use super::{address, probe};
 
 const LISTEN: &str = "listen 8080";
 const WORKERS: &str = "worker_processes";

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{Running, TargetError, address};
+use super::address;
+use super::error::TargetError;
+use super::process::Running;
 
 /// Last byte of their loopback addresses.
 const HOST: u8 = 11;

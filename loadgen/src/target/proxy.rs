@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::entrance::Entrance;
-use super::{Running, TargetError, address, probe};
+use super::error::TargetError;
+use super::process::Running;
+use super::{address, probe};
 use crate::protocol::Protocol;
 
 /// An sse-proxy to start.

@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::entrance::Entrance;
+use super::error::TargetError;
 use super::haproxy::Haproxy;
 use super::nginx::Nginx;
+use super::process::Running;
 use super::proxy::SseProxy;
-use super::{Running, TargetError, tree};
+use super::tree;
 use crate::client::tls::Trust;
 use crate::protocol::Spoken;
 

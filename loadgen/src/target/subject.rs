@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 
+use super::error::TargetError;
 use super::gauge::{self, Reading};
 use super::origins::{OriginSetup, Origins};
-use super::{Running, Stack, StackConfig, Target, TargetError, probe};
+use super::probe;
+use super::process::Running;
+use super::stack::{Stack, StackConfig, Target, UnknownTarget};
 use crate::client::tls::Trust;
 use crate::url::{Url, UrlError};
 
@@ -45,7 +48,7 @@ impl FromStr for Service {
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let refuse = |why: String| TargetError::Service { text: text.to_owned(), why };
         let (name, urls) = text.split_once('=').ok_or_else(|| refuse("expected NAME=URL[,GAUGE_URL...]".to_owned()))?;
-        let target = name.parse().map_err(|error: super::UnknownTarget| refuse(error.to_string()))?;
+        let target = name.parse().map_err(|error: UnknownTarget| refuse(error.to_string()))?;
         let urls = urls.split(',').map(str::parse).collect::<Result<Vec<Url>, UrlError>>();
         let mut urls = urls.map_err(|error| refuse(error.to_string()))?.into_iter();
         let url = urls.next().ok_or_else(|| refuse("expected a URL".to_owned()))?;

@@ -9,8 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, interval, sleep_until};
 
+use super::job::{Command, Job, Report, Snapshot};
 use super::prepared::{Message, Prepared};
-use super::{Command, Job, Report, Snapshot};
 use crate::client::connect::Route;
 use crate::client::end::EndReason;
 use crate::client::meter::Track;

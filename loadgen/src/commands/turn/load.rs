@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::plan::Ramp;
 use crate::protocol::Spoken;
-use crate::target::{OriginSetup, Service, StackConfig};
+use crate::target::{OriginSetup, Service, StackConfig, Target};
 use crate::url::Url;
 
 /// Between opening the gate and the first event: time for every stream to be told.
@@ -61,6 +61,14 @@ pub(in crate::commands) enum Source {
         /// The origin.
         origin: Url,
     },
+}
+
+/// One target, about to be measured.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::commands) struct Turn<'a> {
+    pub(in crate::commands) target: Target,
+    pub(in crate::commands) source: &'a Source,
+    pub(in crate::commands) load: &'a Load,
 }
 
 impl Load {

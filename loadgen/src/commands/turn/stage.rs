@@ -7,8 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::Turn;
-use super::load::{GATE_LEAD, Load, Source};
+use super::load::{GATE_LEAD, Load, Source, Turn};
 use crate::clock::unix_us;
 use crate::commands::request::RequestTemplate;
 use crate::commands::run::busiest_share;

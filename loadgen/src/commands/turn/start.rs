@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Source;
+use super::load::Source;
 use super::programs;
 use crate::cli::StackArgs;
 use crate::error::CommandError;

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::conditions::Conditions;
-use super::run::{MERGE, Part, RunReport, summaries};
+use super::part::{Part, seconds_together};
+use super::run::{MERGE, RunReport, summaries};
 use super::saved::SavedError;
 use crate::record::Record;
 use crate::validity::Doubt;
@@ -31,7 +32,7 @@ pub fn merge(
         let part = part.map_err(|(name, source)| SavedError::Histogram { path: path.clone(), name, source })?;
         record.merge(&part);
     }
-    let parts: Vec<Part> = runs.iter().map(|(path, run)| Part::new(path, run)).collect();
+    let parts: Vec<Part> = runs.iter().map(|(path, run)| part(path, run)).collect();
     let urls: BTreeSet<String> = runs.iter().flat_map(|(_, run)| run.urls.iter().cloned()).collect();
     let mut warnings = between(&parts, runs);
     for (part, (_, run)) in parts.iter().zip(runs) {
@@ -63,33 +64,15 @@ pub fn merge(
     Ok((report, record))
 }
 
-/// How long all of the runs were active at once, in seconds; `None` when there are none.
-pub(super) fn seconds_together(parts: &[Part]) -> Option<f64> {
-    let start = parts.iter().map(Part::start).reduce(f64::max)?;
-    let end = parts.iter().map(Part::end).reduce(f64::min)?;
-    Some((end - start).max(0.0))
-}
-
-impl Part {
-    fn new(path: &Path, run: &RunReport) -> Self {
-        Self {
-            file: path.display().to_string(),
-            run_id: run.run_id.clone(),
-            conditions: run.conditions.clone(),
-            connections: run.connections,
-            seconds: run.seconds,
-            interrupted: run.interrupted,
-            valid: run.valid,
-        }
-    }
-
-    /// Unix time in seconds.
-    fn start(&self) -> f64 {
-        self.conditions.started_us as f64 / 1e6
-    }
-
-    fn end(&self) -> f64 {
-        self.start() + self.seconds
+fn part(path: &Path, run: &RunReport) -> Part {
+    Part {
+        file: path.display().to_string(),
+        run_id: run.run_id.clone(),
+        conditions: run.conditions.clone(),
+        connections: run.connections,
+        seconds: run.seconds,
+        interrupted: run.interrupted,
+        valid: run.valid,
     }
 }
 

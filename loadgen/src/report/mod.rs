@@ -12,6 +12,7 @@ pub mod markdown;
 pub mod merge;
 pub mod micro;
 pub mod opening;
+pub mod part;
 pub mod percentiles;
 pub mod progress;
 pub mod ratios;

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use super::conditions::Conditions;
+use super::part::{Part, seconds_together};
 use super::units::{bytes, time_us};
 use crate::distribution::{Distribution, HistogramError};
 use crate::integrity::Integrity;
@@ -58,25 +59,6 @@ pub struct RunReport {
     /// The runs of a merge, in the order in which they were given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
-}
-
-/// One of the runs that were merged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Part {
-    /// The file it came from.
-    pub file: String,
-    /// Its `run_id`.
-    pub run_id: String,
-    /// Its own conditions.
-    pub conditions: Conditions,
-    /// Streams it was asked for.
-    pub connections: u64,
-    /// How long it took, in seconds.
-    pub seconds: f64,
-    /// Whether Ctrl-C cut it short.
-    pub interrupted: bool,
-    /// Whether its result could be trusted.
-    pub valid: bool,
 }
 
 /// A distribution in a few numbers, and whole.
@@ -153,7 +135,7 @@ pub fn write_text(out: &mut dyn Write, report: &RunReport, record: &Record) -> i
         writeln!(out, "{spoken}: {} connections established", report.counts.connected)?;
     }
     writeln!(out, "{:.1}s{}\n", report.seconds, if report.interrupted { ", interrupted" } else { "" })?;
-    if let Some(together) = super::merge::seconds_together(&report.parts) {
+    if let Some(together) = seconds_together(&report.parts) {
         writeln!(out, "merged      {} runs, all of them active for {together:.1}s", report.parts.len())?;
     }
     writeln!(

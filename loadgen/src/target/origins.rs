@@ -11,7 +11,7 @@ use super::process::Running;
 const HOST: u8 = 11;
 
 /// Which origins to start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OriginSetup {
     /// Streams that all of them together are to hold.
     pub streams: u64,

@@ -13,7 +13,7 @@ pub(super) const GATE_LEAD: Duration = Duration::from_secs(1);
 const USUAL_OPENINGS_PER_SECOND: u64 = 3000;
 
 /// The load, the same for every target.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::commands) struct Load {
     /// Streams at the lower end of the memory slope.
     pub(in crate::commands) low: u64,

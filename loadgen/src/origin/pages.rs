@@ -4,8 +4,8 @@ use super::gate::Gates;
 use super::request::Request;
 
 const MAX_LARGE_BYTES: u64 = 16 * 1024 * 1024 * 1024;
-/// The example page, so that there is one copy of it.
-const INDEX: &str = include_str!("../../../examples/clients/browser/index.html");
+/// The example page: a link to examples/clients/browser, so that there is one copy of it.
+const INDEX: &str = include_str!("index.html");
 
 /// A response with a body of known length.
 #[derive(Debug, PartialEq, Eq)]

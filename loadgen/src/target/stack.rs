@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::entrance::Entrance;
 use super::error::TargetError;
 use super::haproxy::Haproxy;
-use super::nginx::Nginx;
+use super::nginx::{BASELINE_UPSTREAM, FRONT_UPSTREAM, Nginx};
 use super::process::Running;
 use super::proxy::SseProxy;
 use super::tree;
@@ -173,8 +173,8 @@ impl Stack {
         }
         if target.has_nginx() {
             let (name, config_file, upstream_line, host) = match target {
-                Target::NginxSseProxy => ("front", &config.front_conf, "server proxy:8080", FRONT_HOST),
-                _ => ("nginx", &config.nginx_conf, "server origin:9000", NGINX_HOST),
+                Target::NginxSseProxy => ("front", &config.front_conf, FRONT_UPSTREAM, FRONT_HOST),
+                _ => ("nginx", &config.nginx_conf, BASELINE_UPSTREAM, NGINX_HOST),
             };
             let nginx = Nginx {
                 name,

@@ -46,11 +46,12 @@ pub(in crate::commands) fn started(
         Server { processes: haproxy_processes, ..haproxy_server }.check(streams, descriptor_limit)?;
         haproxy::check_config(&args.programs.haproxy_conf)?;
     }
-    for (target, config) in
-        [(Target::Nginx, &args.programs.nginx_conf), (Target::NginxSseProxy, &args.programs.front_conf)]
-    {
+    for (target, config, upstream_line) in [
+        (Target::Nginx, &args.programs.nginx_conf, nginx::BASELINE_UPSTREAM),
+        (Target::NginxSseProxy, &args.programs.front_conf, nginx::FRONT_UPSTREAM),
+    ] {
         if targets.contains(&target) {
-            nginx::check_config(config, streams, args.workers, descriptor_limit)?;
+            nginx::check_config(config, upstream_line, streams, args.workers, descriptor_limit)?;
         }
     }
     Ok(Source::Start(StackConfig {

@@ -78,9 +78,9 @@ pub struct Counts {
 impl Record {
     /// Records the first byte of an answer that came at `now_us` to a stream that was due at `due_us`; `asked_us` is when its
     /// request had been sent, if that was before.
-    pub fn first_byte(&mut self, due_us: u64, asked_us: Option<u64>, now_us: u64) {
-        if let Some(asked_us) = asked_us {
-            self.ttfb_us.record_between(asked_us, now_us);
+    pub fn first_byte(&mut self, due_us: u64, request_sent_us: Option<u64>, now_us: u64) {
+        if let Some(request_sent_us) = request_sent_us {
+            self.ttfb_us.record_between(request_sent_us, now_us);
         }
         self.ttfb_from_due_us.record_between(due_us, now_us);
     }

@@ -56,7 +56,7 @@ pub enum Command {
     Worker,
     /// Becomes another program that ends when the one that started it does
     #[command(hide = true)]
-    Tether(TetherArgs),
+    ExecWithParent(ExecWithParentArgs),
 }
 
 const RUN_EXAMPLES: &str = "Examples:
@@ -226,10 +226,10 @@ pub struct GaugeArgs {
 
 /// Options of the hidden `tether`.
 #[derive(Debug, Args)]
-pub struct TetherArgs {
+pub struct ExecWithParentArgs {
     /// Ask it to end instead of killing it
     #[arg(long)]
-    pub gently: bool,
+    pub sigterm: bool,
     /// The program and its arguments
     #[arg(required = true, last = true)]
     pub program: Vec<std::ffi::OsString>,

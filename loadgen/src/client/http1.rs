@@ -28,7 +28,7 @@ pub(super) struct Response {
     /// Body bytes that came along with the head.
     early: Vec<u8>,
     /// When the request had been sent, Unix µs.
-    pub(super) asked_us: u64,
+    pub(super) request_sent_us: u64,
 }
 
 /// Sends the request of a stream that was due at `due_us`, and reads the final head.
@@ -49,8 +49,8 @@ pub(super) async fn exchange(
     if let Some(coding) = head.coding {
         return Err(EndReason::ContentCoding(coding));
     }
-    let asked_us = upload.sent_us.unwrap_or_else(unix_us);
-    Ok(Response { io, body: Body::new(head.framing), parser: Parser::default(), early, asked_us })
+    let request_sent_us = upload.sent_us.unwrap_or_else(unix_us);
+    Ok(Response { io, body: Body::new(head.framing), parser: Parser::default(), early, request_sent_us })
 }
 
 /// A server may answer before it has read all of the request, and close: what it says counts, not that it has closed.

@@ -20,7 +20,7 @@ use super::shared::Shared;
 use crate::clock::unix_us;
 use crate::sse::parser::Parser;
 use crate::wire::head::{content_coding, names_event_stream};
-use crate::wire::request::Request as Asked;
+use crate::wire::request::Request as PlainRequest;
 
 /// What Chrome announces, for a stream and for all of a connection's. What has come is read at once, so that neither is ever
 /// used up, and window updates are few.
@@ -63,7 +63,7 @@ pub(super) struct Response {
     /// Knows why the connection was lost, which the stream is not told.
     connection: SendRequest<Bytes>,
     /// When the request had been handed on, Unix µs.
-    pub(super) asked_us: u64,
+    pub(super) request_sent_us: u64,
 }
 
 impl Request {
@@ -71,7 +71,7 @@ impl Request {
     ///
     /// # Errors
     /// When a field or the URL has a form that HTTP/2 does not allow.
-    pub fn new(asked: &Asked, scheme: &str) -> Result<Self, RequestError> {
+    pub fn new(asked: &PlainRequest, scheme: &str) -> Result<Self, RequestError> {
         let authority = asked.header("host").unwrap_or_default();
         let uri = http::Uri::builder().scheme(scheme).authority(authority).path_and_query(asked.path.as_str());
         let mut head = http::Request::builder().method(asked.method.as_str()).uri(uri.build()?);
@@ -162,7 +162,7 @@ pub(super) async fn exchange(
     shared: &RefCell<Shared>,
 ) -> Result<Response, EndReason> {
     let has_body = !request.body.is_empty();
-    let asked_us = unix_us();
+    let request_sent_us = unix_us();
     let begun = connection.send_request(request.head.clone(), !has_body);
     let (response, mut upload) = begun.map_err(|error| reason_of(&error, &mut connection))?;
     if has_body {
@@ -170,7 +170,7 @@ pub(super) async fn exchange(
         let _ = upload.send_data(request.body.clone(), true);
     }
     let response = response.await.map_err(|error| reason_of(&error, &mut connection))?;
-    shared.borrow_mut().record.first_byte(due_us, Some(asked_us), unix_us());
+    shared.borrow_mut().record.first_byte(due_us, Some(request_sent_us), unix_us());
     if response.status() != StatusCode::OK {
         return Err(EndReason::Status(response.status().as_u16()));
     }
@@ -182,7 +182,7 @@ pub(super) async fn exchange(
     if let Some(coding) = content_coding(codings) {
         return Err(EndReason::ContentCoding(coding));
     }
-    Ok(Response { body: response.into_body(), parser: Parser::default(), connection, asked_us })
+    Ok(Response { body: response.into_body(), parser: Parser::default(), connection, request_sent_us })
 }
 
 impl Response {
@@ -236,9 +236,9 @@ fn goaway_before(connection: &mut SendRequest<Bytes>) -> Option<EndReason> {
 mod tests {
     use super::*;
 
-    fn asked(headers: &[(&str, &str)]) -> Asked {
+    fn asked(headers: &[(&str, &str)]) -> PlainRequest {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Asked { method: "POST".to_owned(), path: "/chat?x=1".to_owned(), headers, body: b"{}".to_vec() }
+        PlainRequest { method: "POST".to_owned(), path: "/chat?x=1".to_owned(), headers, body: b"{}".to_vec() }
     }
 
     #[test]

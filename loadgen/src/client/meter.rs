@@ -10,13 +10,13 @@ const STALL_SLACK_US: u64 = 1_000_000;
 
 /// What is remembered of one stream between two events.
 #[derive(Debug, Clone, Copy)]
-pub struct Track {
+pub struct StreamMeter {
     sequence: Sequence,
     first: u64,
     /// When the ramp had the stream due, Unix µs.
     stream_due_us: u64,
     /// When its request had been sent, Unix µs.
-    asked_us: u64,
+    request_sent_us: u64,
     last_event_us: u64,
     last_due_us: u64,
     interval_us: u64,
@@ -33,7 +33,7 @@ enum State {
     Ended,
 }
 
-impl Track {
+impl StreamMeter {
     /// A stream that continues after event `already` (0 for a new one), and that the ramp has due at `stream_due_us`.
     #[must_use]
     pub fn after(already: u64, stream_due_us: u64) -> Self {
@@ -41,7 +41,7 @@ impl Track {
             sequence: Sequence::after(already),
             first: already,
             stream_due_us,
-            asked_us: 0,
+            request_sent_us: 0,
             last_event_us: 0,
             last_due_us: 0,
             interval_us: 0,
@@ -52,9 +52,9 @@ impl Track {
     }
 
     /// The head has come, to a request that had been sent at `asked_us`.
-    pub fn opened(&mut self, asked_us: u64) {
+    pub fn opened(&mut self, request_sent_us: u64) {
         self.state = State::Open;
-        self.asked_us = asked_us;
+        self.request_sent_us = request_sent_us;
     }
 
     /// The stream is over.
@@ -132,7 +132,7 @@ impl Track {
         if self.last_event_us > 0 {
             record.gap_us.record_between(self.last_event_us, now_us);
         } else {
-            record.first_event_us.record_between(self.asked_us, now_us);
+            record.first_event_us.record_between(self.request_sent_us, now_us);
             record.first_event_from_due_us.record_between(self.stream_due_us, now_us);
         }
         self.last_event_us = now_us;
@@ -150,15 +150,15 @@ mod tests {
         data
     }
 
-    fn feed(track: &mut Track, record: &mut Record, data: &[u8], id: &str, now_us: u64) {
+    fn feed(meter: &mut StreamMeter, record: &mut Record, data: &[u8], id: &str, now_us: u64) {
         let (name, has_own_id) = if id.is_empty() { (&b""[..], false) } else { (&b"message"[..], true) };
-        track.count(Item::Event { name, data, last_event_id: id.as_bytes(), has_own_id }, now_us, record);
+        meter.count(Item::Event { name, data, last_event_id: id.as_bytes(), has_own_id }, now_us, record);
     }
 
     #[test]
     fn both_latencies_and_the_origins_lateness_are_recorded() {
-        let (mut track, mut record) = (Track::after(0, 200), Record::default());
-        feed(&mut track, &mut record, &stamped(1), "1", 1100);
+        let (mut meter, mut record) = (StreamMeter::after(0, 200), Record::default());
+        feed(&mut meter, &mut record, &stamped(1), "1", 1100);
         assert_eq!(record.latency_us.max(), Some(100));
         assert_eq!(record.transit_us.max(), Some(90));
         assert_eq!(record.origin_late_us.max(), Some(10));
@@ -166,20 +166,20 @@ mod tests {
 
     #[test]
     fn unstamped_events_are_heartbeats_as_soon_as_a_stamp_shows_up() {
-        let (mut track, mut record) = (Track::after(0, 200), Record::default());
-        feed(&mut track, &mut record, b"ping", "", 500);
+        let (mut meter, mut record) = (StreamMeter::after(0, 200), Record::default());
+        feed(&mut meter, &mut record, b"ping", "", 500);
         assert_eq!((record.counts.events, record.counts.heartbeats), (1, 0));
-        feed(&mut track, &mut record, &stamped(1), "1", 1100);
-        feed(&mut track, &mut record, b"ping", "", 1200);
-        track.count(Item::Comment(b""), 1300, &mut record);
+        feed(&mut meter, &mut record, &stamped(1), "1", 1100);
+        feed(&mut meter, &mut record, b"ping", "", 1200);
+        meter.count(Item::Comment(b""), 1300, &mut record);
         assert_eq!((record.counts.events, record.counts.heartbeats), (1, 3));
     }
 
     #[test]
     fn a_backend_without_stamps_has_events_and_gaps() {
-        let (mut track, mut record) = (Track::after(0, 200), Record::default());
+        let (mut meter, mut record) = (StreamMeter::after(0, 200), Record::default());
         for now_us in [1000, 3000, 5000] {
-            feed(&mut track, &mut record, b"{\"price\":1}", "", now_us);
+            feed(&mut meter, &mut record, b"{\"price\":1}", "", now_us);
         }
         assert_eq!((record.counts.events, record.counts.stamped, record.gap_us.max()), (3, 0, Some(2000)));
         assert!(record.integrity.is_clean());
@@ -187,10 +187,10 @@ mod tests {
 
     #[test]
     fn the_first_event_counts_from_the_request_and_from_when_the_stream_was_due() {
-        let (mut track, mut record) = (Track::after(0, 200), Record::default());
-        track.opened(300);
-        feed(&mut track, &mut record, &stamped(1), "1", 1100);
-        feed(&mut track, &mut record, &stamped(2), "2", 2100);
+        let (mut meter, mut record) = (StreamMeter::after(0, 200), Record::default());
+        meter.opened(300);
+        feed(&mut meter, &mut record, &stamped(1), "1", 1100);
+        feed(&mut meter, &mut record, &stamped(2), "2", 2100);
         assert_eq!((record.first_event_us.max(), record.first_event_us.histogram().len()), (Some(800), 1));
         assert_eq!(
             (record.first_event_from_due_us.max(), record.first_event_from_due_us.histogram().len()),
@@ -200,23 +200,23 @@ mod tests {
 
     #[test]
     fn a_missing_tail_is_lost_when_the_number_is_known() {
-        let (mut track, mut record) = (Track::after(0, 200), Record::default());
-        track.opened(300);
-        feed(&mut track, &mut record, &stamped(1), "1", 1100);
-        feed(&mut track, &mut record, &stamped(3), "3", 3100);
-        track.close(9000, Some(5), &mut record);
+        let (mut meter, mut record) = (StreamMeter::after(0, 200), Record::default());
+        meter.opened(300);
+        feed(&mut meter, &mut record, &stamped(1), "1", 1100);
+        feed(&mut meter, &mut record, &stamped(3), "3", 3100);
+        meter.close(9000, Some(5), &mut record);
         assert_eq!(record.integrity.lost, 1 + 2);
     }
 
     #[test]
     fn a_stream_whose_next_event_is_long_overdue_is_stalled() {
-        let (mut track, mut record) = (Track::after(0, 200), Record::default());
-        track.opened(300);
-        feed(&mut track, &mut record, &stamped(1), "1", 1100);
-        feed(&mut track, &mut record, &stamped(2), "2", 2100);
-        track.close(3100, None, &mut record);
+        let (mut meter, mut record) = (StreamMeter::after(0, 200), Record::default());
+        meter.opened(300);
+        feed(&mut meter, &mut record, &stamped(1), "1", 1100);
+        feed(&mut meter, &mut record, &stamped(2), "2", 2100);
+        meter.close(3100, None, &mut record);
         assert_eq!(record.stalled, 0);
-        track.close(2_100_000, None, &mut record);
+        meter.close(2_100_000, None, &mut record);
         assert_eq!(record.stalled, 1);
     }
 }

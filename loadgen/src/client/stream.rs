@@ -60,15 +60,15 @@ pub async fn run(
         Err(reason) => return reason,
     };
     drop(opening);
-    let asked_us = match &opened {
-        Opened::Http1(response) => response.asked_us,
-        Opened::Http2(response) => response.asked_us,
+    let request_sent_us = match &opened {
+        Opened::Http1(response) => response.request_sent_us,
+        Opened::Http2(response) => response.request_sent_us,
     };
     {
         let shared = &mut *shared.borrow_mut();
         shared.record.counts.streams += 1;
         shared.record.counts.open += 1;
-        shared.tracks[slot].opened(asked_us);
+        shared.meters[slot].opened(request_sent_us);
     }
     let reason = match &mut opened {
         Opened::Http1(response) => response.read_to_end(slot, shared).await,
@@ -76,7 +76,7 @@ pub async fn run(
     };
     let shared = &mut *shared.borrow_mut();
     shared.record.counts.open -= 1;
-    shared.tracks[slot].ended();
+    shared.meters[slot].ended();
     reason
 }
 

@@ -28,8 +28,8 @@ pub enum Trust {
     System,
     /// Those of the authorities in this PEM file, and no others.
     File(PathBuf),
-    /// Anybody's.
-    Anybody,
+    /// Any's.
+    Any,
 }
 
 /// Why TLS cannot be spoken.
@@ -75,9 +75,9 @@ impl Connector {
         let mut config = match trust {
             Trust::System => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
             Trust::File(path) => builder.with_root_certificates(file_roots(path)?).with_no_client_auth(),
-            Trust::Anybody => {
-                let believer = Arc::new(Believer { provider });
-                builder.dangerous().with_custom_certificate_verifier(believer).with_no_client_auth()
+            Trust::Any => {
+                let verifier = Arc::new(NoVerifier { provider });
+                builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
             }
         };
         config.alpn_protocols = vec![if wants_http2 { HTTP_2 } else { HTTP_1_1 }.to_vec()];
@@ -129,11 +129,11 @@ fn file_roots(path: &Path) -> Result<RootCertStore, TlsError> {
 
 /// Believes every certificate. Signatures are still checked, so that a handshake costs what it always costs.
 #[derive(Debug)]
-struct Believer {
+struct NoVerifier {
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Believer {
+impl ServerCertVerifier for NoVerifier {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

@@ -12,7 +12,7 @@ use crate::error::{CommandError, Outcome};
 use crate::report::progress::{Progress, Terminal};
 use crate::report::run::write_warnings;
 use crate::target::Target;
-use crate::validity::Doubt;
+use crate::validity::Warning;
 
 /// What is measured of every target.
 pub(super) trait Measurement {
@@ -71,7 +71,7 @@ impl Comparison<'_> {
 /// Shows a result, and writes it where that is asked for: the table has been written to the terminal's output by `table`.
 pub(super) fn show(
     report: &impl Serialize,
-    warnings: &[Doubt],
+    warnings: &[Warning],
     json: Option<&Path>,
     terminal: &mut Terminal,
     table: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,

@@ -8,7 +8,7 @@ use super::turn::{Load, Source, Turn, find_targets, programs, started};
 use crate::cli::KneeArgs;
 use crate::error::{CommandError, Outcome};
 use crate::limits;
-use crate::protocol::Spoken;
+use crate::protocol::ClientProtocol;
 use crate::report::conditions::Conditions;
 use crate::report::knee::{KneeReport, KneeRound, KneeStep};
 use crate::report::knee_table::write_table;
@@ -119,7 +119,7 @@ pub(super) fn check(args: &KneeArgs) -> Result<Plan, CommandError> {
         );
     }
     let descriptor_limit = limits::raise_descriptor_limit();
-    let source = started(&args.stack, &targets, args.streams, Spoken::default(), HEARTBEAT, descriptor_limit)?;
+    let source = started(&args.stack, &targets, args.streams, ClientProtocol::default(), HEARTBEAT, descriptor_limit)?;
     Ok(Plan { targets, source, descriptor_limit })
 }
 
@@ -128,7 +128,7 @@ fn load(args: &KneeArgs, rate: f64) -> Load {
     Load {
         low: 0,
         streams: args.streams,
-        spoken: Spoken::default(),
+        client_protocol: ClientProtocol::default(),
         ramp_per_second: 0,
         settle: Duration::ZERO,
         hold: Duration::ZERO,

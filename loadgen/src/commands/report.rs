@@ -1,6 +1,6 @@
 //! `sse-loadgen report`: shows a saved result again.
 
-use super::conclude::{Wanted, conclude};
+use super::conclude::{Outputs, conclude};
 use crate::cli::ReportArgs;
 use crate::error::{CommandError, Outcome};
 use crate::record::Record;
@@ -19,7 +19,7 @@ pub fn run(args: &ReportArgs, terminal: &mut Terminal) -> Result<Outcome, Comman
     match saved::read(&args.file)? {
         Saved::Run(report) => {
             let record = report.record().map_err(unreadable)?;
-            conclude(&report, &record, &Wanted { hgrm: args.hgrm.as_deref(), ..Wanted::default() }, terminal)
+            conclude(&report, &record, &Outputs { hgrm: args.hgrm.as_deref(), ..Outputs::default() }, terminal)
         }
         Saved::Compare(report) => {
             let latencies = latencies(&report).map_err(unreadable)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::conclude::{Wanted, conclude};
+use super::conclude::{Outputs, conclude};
 use super::request::RequestTemplate;
 use super::signals::Interrupt;
 use crate::cli::RunArgs;
@@ -64,14 +64,14 @@ pub async fn run(args: &RunArgs, terminal: &mut Terminal) -> Result<Outcome, Com
     let warnings = validity::judge(record, evidence);
     let report = RunReport {
         kind: RUN.to_owned(),
-        version: report::FORM,
+        version: report::SCHEMA_VERSION,
         run_id: super::random_id(),
         conditions,
         urls: plan.urls.iter().map(ToString::to_string).collect(),
         connections: args.connections,
         seconds: measured.seconds,
         interrupted: measured.interrupted,
-        valid: !warnings.iter().any(|doubt| doubt.invalidates),
+        valid: !warnings.iter().any(|warning| warning.invalidates),
         counts: record.counts,
         integrity: record.integrity,
         ends: record.ends.clone(),
@@ -81,7 +81,7 @@ pub async fn run(args: &RunArgs, terminal: &mut Terminal) -> Result<Outcome, Com
         warnings,
         parts: Vec::new(),
     };
-    let wanted = Wanted { json: args.json.as_deref(), hgrm: args.hgrm.as_deref(), thresholds: &plan.thresholds };
+    let wanted = Outputs { json: args.json.as_deref(), hgrm: args.hgrm.as_deref(), thresholds: &plan.thresholds };
     let outcome = conclude(&report, record, &wanted, terminal)?;
     Ok(if measured.interrupted { Outcome::Interrupted } else { outcome })
 }
@@ -144,7 +144,7 @@ fn protocol(args: &RunArgs, urls: &[Url]) -> Result<Protocol, CommandError> {
 
 fn trust(args: &RunArgs) -> Trust {
     match &args.cacert {
-        _ if args.insecure => Trust::Anybody,
+        _ if args.insecure => Trust::Any,
         Some(path) => Trust::File(path.clone()),
         None => Trust::System,
     }

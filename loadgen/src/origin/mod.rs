@@ -1,6 +1,5 @@
 //! The built-in backend: streams whose every event says when it was due, and the pages an existing backend also has.
 
-mod context;
 mod event;
 mod gate;
 mod pages;
@@ -10,6 +9,7 @@ mod schedule;
 mod server;
 mod spec;
 mod stream;
+mod thread_context;
 mod timer;
 
 pub use query::SpecError;

@@ -16,12 +16,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
-use super::context::ThreadContext;
 use super::gate::Gates;
 use super::pages::{self, Content, Page};
 use super::request::{self, Request, RequestError};
 use super::spec::StreamSpec;
 use super::stream::{self, Stream};
+use super::thread_context::ThreadContext;
 use super::timer::Timer;
 
 const BACKLOG: i32 = 4096;

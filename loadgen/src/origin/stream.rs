@@ -6,10 +6,10 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::context::ThreadContext;
 use super::event::{content_bytes, write_comment, write_event, write_retry};
 use super::schedule::first_due_us;
 use super::spec::{Ending, Mode, Pieces, StreamSpec, TransferFraming};
+use super::thread_context::ThreadContext;
 use crate::clock::unix_us;
 use crate::stamp::Stamp;
 

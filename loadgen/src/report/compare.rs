@@ -13,7 +13,7 @@ use super::round::RoundReport;
 use crate::integrity::Integrity;
 use crate::record::Record;
 use crate::target::Target;
-use crate::validity::Doubt;
+use crate::validity::Warning;
 
 /// The `kind` of the document.
 pub const KIND: &str = "compare";
@@ -23,7 +23,7 @@ pub const KIND: &str = "compare";
 pub struct CompareReport {
     /// Tells this document from others: [`KIND`].
     pub kind: String,
-    /// Version of the document's form, [`super::FORM`].
+    /// Version of the document's form, [`super::SCHEMA_VERSION`].
     pub version: u32,
     /// Under what conditions.
     pub conditions: Conditions,
@@ -41,7 +41,7 @@ pub struct CompareReport {
     /// One entry per target.
     pub targets: Vec<TargetReport>,
     /// Reasons to doubt.
-    pub warnings: Vec<Doubt>,
+    pub warnings: Vec<Warning>,
 }
 
 /// One target. Numbers that cannot be measured for it are `null`.
@@ -117,7 +117,7 @@ impl CompareReport {
         let mut targets: Vec<TargetReport> = Vec::new();
         for figures in figures {
             let record = figures.record();
-            warnings.extend(figures.doubts(&record));
+            warnings.extend(figures.warnings(&record));
             targets.push(target_report(figures, &record, direct_kernel));
         }
         let nginx = targets.iter().find(|target| target.name == Target::Nginx).cloned();
@@ -125,14 +125,14 @@ impl CompareReport {
             target.ratio_to_nginx = nginx.as_ref().map(|nginx| ratios(target, nginx)).unwrap_or_default();
             target.ratio_spread = nginx.as_ref().map(|nginx| ratio_spreads(target, nginx)).unwrap_or_default();
         }
-        let valid = !warnings.iter().any(|doubt| doubt.invalidates);
-        let (kind, version) = (KIND.to_owned(), super::FORM);
+        let valid = !warnings.iter().any(|warning| warning.invalidates);
+        let (kind, version) = (KIND.to_owned(), super::SCHEMA_VERSION);
         Self { kind, version, conditions, versions, services, streams, interrupted, valid, targets, warnings }
     }
 }
 
 fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>) -> TargetReport {
-    let telling = figures.telling_of_memory();
+    let memory_rounds = figures.memory_rounds();
     let rounds: Vec<RoundReport> = figures.rounds.iter().map(RoundReport::of).collect();
     let cpu_us: Option<u64> = figures.rounds.iter().map(|round| round.cpu_us).sum();
     let events = record.counts.events;
@@ -146,12 +146,12 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
         heartbeats: record.counts.heartbeats,
         integrity: record.integrity,
         memory: Memory {
-            user_bytes_per_stream: median(telling.iter().filter_map(RoundFigures::user_slope)),
+            user_bytes_per_stream: median(memory_rounds.iter().filter_map(RoundFigures::user_slope)),
             kernel_bytes_per_stream: figures
                 .charged_kernel_slope()
                 .or(own_kernel.filter(|_| figures.target != Target::Direct)),
             cgroup_bytes_per_stream: figures.charged_slope(),
-            idle_bytes: median(telling.iter().filter_map(|round| Some(round.user?.idle as f64)))
+            idle_bytes: median(memory_rounds.iter().filter_map(|round| Some(round.user?.idle as f64)))
                 .map(|idle| idle as u64),
         },
         cpu_us_per_event: cpu_us.filter(|_| events > 0).map(|cpu_us| cpu_us as f64 / events as f64),

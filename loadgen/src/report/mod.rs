@@ -23,4 +23,4 @@ pub mod threshold;
 pub mod units;
 
 /// The form of the JSON documents. It grows when a field changes its meaning or goes away, not when one is added.
-pub const FORM: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 1;

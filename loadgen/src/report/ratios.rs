@@ -7,7 +7,7 @@ use super::figures::median;
 /// Multiples of nginx's numbers; below 1 is better than nginx, but for `opening`, where it is worse.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ratios {
-    /// User memory per stream.
+    /// PssReadings memory per stream.
     pub memory: Option<f64>,
     /// CPU time per event.
     pub cpu: Option<f64>,
@@ -35,9 +35,9 @@ pub struct Spread {
 /// while disturbs one round and not the median.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct RatioSpreads {
-    /// User memory per stream.
+    /// PssReadings memory per stream.
     pub memory: Option<Spread>,
-    /// User memory per stream in traffic, one-time costs included.
+    /// PssReadings memory per stream in traffic, one-time costs included.
     pub all_in: Option<Spread>,
     /// CPU time per event.
     pub cpu: Option<Spread>,

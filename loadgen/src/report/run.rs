@@ -11,7 +11,7 @@ use super::units::{bytes, time_us};
 use crate::distribution::{Distribution, HistogramError};
 use crate::integrity::Integrity;
 use crate::record::{Counts, Record};
-use crate::validity::Doubt;
+use crate::validity::Warning;
 
 const QUANTILES: [(&str, f64); 6] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999), ("max", 1.0)];
@@ -26,7 +26,7 @@ pub const MERGE: &str = "merge";
 pub struct RunReport {
     /// Tells this document from others: [`RUN`] or [`MERGE`].
     pub kind: String,
-    /// Version of the document's form, [`super::FORM`].
+    /// Version of the document's form, [`super::SCHEMA_VERSION`].
     pub version: u32,
     /// Tells this run from every other: 128 random bits.
     pub run_id: String,
@@ -55,7 +55,7 @@ pub struct RunReport {
     /// The distributions, by name.
     pub distributions: BTreeMap<String, Summary>,
     /// Reasons to doubt.
-    pub warnings: Vec<Doubt>,
+    pub warnings: Vec<Warning>,
     /// The runs of a merge, in the order in which they were given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
@@ -131,8 +131,8 @@ impl RunReport {
 pub fn write_text(out: &mut dyn Write, report: &RunReport, record: &Record) -> io::Result<()> {
     let counts = report.counts;
     writeln!(out, "{} streams to {}", report.connections, report.urls.join(" "))?;
-    if let Some(spoken) = report.conditions.spoken() {
-        writeln!(out, "{spoken}: {} connections established", report.counts.connected)?;
+    if let Some(client_protocol) = report.conditions.client_protocol() {
+        writeln!(out, "{client_protocol}: {} connections established", report.counts.connected)?;
     }
     writeln!(out, "{:.1}s{}\n", report.seconds, if report.interrupted { ", interrupted" } else { "" })?;
     if let Some(together) = seconds_together(&report.parts) {
@@ -201,15 +201,15 @@ fn write_table(out: &mut dyn Write, record: &Record) -> io::Result<()> {
 ///
 /// # Errors
 /// What the stream says.
-pub fn write_warnings(err: &mut dyn Write, warnings: &[Doubt], has_colour: bool) -> io::Result<()> {
-    for doubt in warnings {
-        let (on, off) = match (has_colour, doubt.invalidates) {
+pub fn write_warnings(err: &mut dyn Write, warnings: &[Warning], has_colour: bool) -> io::Result<()> {
+    for warning in warnings {
+        let (on, off) = match (has_colour, warning.invalidates) {
             (false, _) => ("", ""),
             (true, true) => ("\x1b[31m", "\x1b[0m"),
             (true, false) => ("\x1b[33m", "\x1b[0m"),
         };
-        let level = if doubt.invalidates { "Not valid" } else { "Warning" };
-        writeln!(err, "{on}{level}{off}: {}\n  remedy: {}", doubt.cause, doubt.remedy)?;
+        let level = if warning.invalidates { "Not valid" } else { "Warning" };
+        writeln!(err, "{on}{level}{off}: {}\n  remedy: {}", warning.cause, warning.remedy)?;
     }
     Ok(())
 }

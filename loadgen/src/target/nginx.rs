@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::config_file::{directive, read, readdress, replace};
-use super::entrance::Entrance;
 use super::error::TargetError;
+use super::listener_spec::ListenerSpec;
 use super::process::Running;
 use super::{address, probe};
 
@@ -30,7 +30,7 @@ pub(super) struct Nginx<'a> {
     pub(super) workers: Option<u64>,
     /// The beginning of the line that names the upstream.
     pub(super) upstream_line: &'static str,
-    pub(super) entrance: &'a Entrance,
+    pub(super) listener_spec: &'a ListenerSpec,
     /// Last byte of its loopback addresses.
     pub(super) host: u8,
 }
@@ -49,7 +49,7 @@ impl Nginx<'_> {
         }
         let count = u8::try_from(upstreams.len()).unwrap_or(u8::MAX);
         let listen = address::free(self.host, count).map_err(refuse)?;
-        let text = replace(&text, self.config, LISTEN, |rest| listener(self.entrance, &listen, rest))?;
+        let text = replace(&text, self.config, LISTEN, |rest| listener(self.listener_spec, &listen, rest))?;
         let text = readdress(&text, self.config, self.upstream_line, |address| format!("server {address}"), upstreams)?;
         let prefix = directory.join(self.name);
         std::fs::create_dir_all(&prefix).map_err(refuse)?;
@@ -67,25 +67,25 @@ impl Nginx<'_> {
         ];
         let mut running = Running::start(self.name, self.program, &arguments, directory, true)?;
         let entry = listen[0];
-        running.ready(async |_: &Running| probe::is_open(entry, self.entrance).await).await?;
+        running.ready(async |_: &Running| probe::is_open(entry, self.listener_spec).await).await?;
         Ok((running, listen))
     }
 }
 
 /// A line for each address, with `rest` of the line that they replace, and what belongs to them.
-fn listener(entrance: &Entrance, listen: &[SocketAddr], rest: &str) -> String {
+fn listener(listener_spec: &ListenerSpec, listen: &[SocketAddr], rest: &str) -> String {
     let (mut parameters, mut lines) = (String::new(), Vec::new());
-    if let Some(certificate) = &entrance.certificate {
+    if let Some(certificate) = &listener_spec.certificate {
         parameters += " ssl";
         lines.push(format!("ssl_certificate {:?};", certificate.cert));
         lines.push(format!("ssl_certificate_key {:?};", certificate.key));
         // As in nginx/front-tls.conf.
         lines.push("ssl_buffer_size 4k;".to_owned());
     }
-    if entrance.spoken.protocol.is_http2() {
+    if listener_spec.client_protocol.protocol.is_http2() {
         // A parameter up to 1.25.0; newer ones want a directive, and still take this.
         parameters += " http2";
-        let streams = entrance.spoken.streams_per_connection.max(MIN_CONCURRENT_STREAMS);
+        let streams = listener_spec.client_protocol.streams_per_connection.max(MIN_CONCURRENT_STREAMS);
         lines.push(format!("http2_max_concurrent_streams {streams};"));
         // Streams count as requests, after so many of which the connection is closed.
         lines.push("keepalive_requests 1000000;".to_owned());
@@ -129,7 +129,7 @@ pub fn check_config(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Protocol, Spoken};
+    use crate::protocol::{ClientProtocol, Protocol};
 
     const CONFIG: &str =
         "worker_processes 3;\nevents {\n  worker_connections 1000;\n}\nlisten 8080 reuseport;\nserver origin:9000;\n";
@@ -139,8 +139,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let addresses = ["127.0.0.12:81", "127.0.1.12:82"].map(|text| text.parse().expect("valid"));
         let speaks = |protocol: Protocol| {
-            let entrance = Entrance::prepare(Spoken::new(protocol, Some(300)), directory.path()).expect("writable");
-            listener(&entrance, &addresses, " reuseport;")
+            let listener_spec =
+                ListenerSpec::prepare(ClientProtocol::new(protocol, Some(300)), directory.path()).expect("writable");
+            listener(&listener_spec, &addresses, " reuseport;")
         };
         let plain = "        listen 127.0.0.12:81 reuseport;\n        listen 127.0.1.12:82 reuseport;\n";
         assert_eq!(speaks(Protocol::H1), plain);

@@ -9,15 +9,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::entrance::Entrance;
 use super::error::TargetError;
 use super::haproxy::Haproxy;
+use super::listener_spec::ListenerSpec;
 use super::nginx::{BASELINE_UPSTREAM, FRONT_UPSTREAM, Nginx};
 use super::process::Running;
 use super::proxy::SseProxy;
 use super::tree;
 use crate::client::tls::Trust;
-use crate::protocol::Spoken;
+use crate::protocol::ClientProtocol;
 
 const NGINX_HOST: u8 = 12;
 const PROXY_HOST: u8 = 13;
@@ -78,7 +78,7 @@ pub struct StackConfig {
     /// Heartbeat interval of sse-proxy.
     pub heartbeat: Duration,
     /// How clients come in.
-    pub spoken: Spoken,
+    pub client_protocol: ClientProtocol,
 }
 
 /// A started target.
@@ -86,7 +86,7 @@ pub struct StackConfig {
 pub struct Stack {
     /// Where clients connect to.
     pub entry: Vec<SocketAddr>,
-    entrance: Entrance,
+    listener_spec: ListenerSpec,
     programs: Vec<Running>,
 }
 
@@ -156,15 +156,15 @@ impl Stack {
         origin: &[SocketAddr],
         directory: &Path,
     ) -> Result<Self, TargetError> {
-        let entrance = Entrance::prepare(config.spoken, directory)?;
-        let mut stack = Self { entry: origin.to_vec(), entrance, programs: Vec::new() };
+        let listener_spec = ListenerSpec::prepare(config.client_protocol, directory)?;
+        let mut stack = Self { entry: origin.to_vec(), listener_spec, programs: Vec::new() };
         let StackConfig { programs, workers, heartbeat, .. } = config;
         if target.has_proxy() {
-            let behind_nginx = Entrance::default();
+            let behind_nginx = ListenerSpec::default();
             let proxy = SseProxy {
                 program: &programs.proxy,
                 heartbeat: *heartbeat,
-                entrance: if target.has_nginx() { &behind_nginx } else { &stack.entrance },
+                listener_spec: if target.has_nginx() { &behind_nginx } else { &stack.listener_spec },
                 workers: *workers,
                 host: PROXY_HOST,
             };
@@ -182,7 +182,7 @@ impl Stack {
                 config: config_file,
                 workers: *workers,
                 upstream_line,
-                entrance: &stack.entrance,
+                listener_spec: &stack.listener_spec,
                 host,
             };
             let (process, entry) = nginx.start(&stack.entry, directory).await?;
@@ -205,13 +205,13 @@ impl Stack {
     /// Whose certificates clients have to believe.
     #[must_use]
     pub fn trust(&self) -> Trust {
-        self.entrance.trust()
+        self.listener_spec.trust()
     }
 
     /// The `Host` to ask for at `address`.
     #[must_use]
     pub fn authority(&self, address: SocketAddr) -> String {
-        self.entrance.authority(address)
+        self.listener_spec.authority(address)
     }
 
     /// Proportional set size of all its processes; `None` when there are none.

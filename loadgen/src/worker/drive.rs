@@ -13,7 +13,7 @@ use super::job::{Command, Job, Report, Snapshot};
 use super::prepared::{Message, Prepared};
 use crate::client::connect::Route;
 use crate::client::end::EndReason;
-use crate::client::meter::Track;
+use crate::client::meter::StreamMeter;
 use crate::client::stream::{self, Exchange, Request};
 use crate::client::{Shared, http2};
 use crate::clock::{thread_cpu_us, unix_us};
@@ -91,8 +91,8 @@ impl Worker {
     fn close(&self, expected: Option<u64>) -> Record {
         let now_us = unix_us();
         let shared = &mut *self.shared.borrow_mut();
-        for track in &shared.tracks {
-            track.close(now_us, expected, &mut shared.record);
+        for meter in &shared.meters {
+            meter.close(now_us, expected, &mut shared.record);
         }
         shared.record.clone()
     }
@@ -149,9 +149,9 @@ async fn open(worker: Rc<Worker>, from: u64, to: u64, ramp: Ramp) {
         let Ok(permit) = Arc::clone(&worker.connecting).acquire_owned().await else { return };
         let worker = Rc::clone(&worker);
         let slot = {
-            let tracks = &mut worker.shared.borrow_mut().tracks;
-            tracks.push(Track::after(worker.job.already, due_us));
-            tracks.len() - 1
+            let meters = &mut worker.shared.borrow_mut().meters;
+            meters.push(StreamMeter::after(worker.job.already, due_us));
+            meters.len() - 1
         };
         streams.spawn_local(async move {
             let reason = worker.stream(number, slot, due_us, permit).await;

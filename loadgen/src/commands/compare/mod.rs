@@ -11,7 +11,7 @@ use super::turn::{Load, Source, Turn, programs, started};
 use crate::cli::CompareArgs;
 use crate::error::{CommandError, Outcome};
 use crate::limits;
-use crate::protocol::Spoken;
+use crate::protocol::ClientProtocol;
 use crate::report::compare::CompareReport;
 use crate::report::compare_table::write_table;
 use crate::report::conditions::Conditions;
@@ -49,7 +49,7 @@ pub(super) async fn measure(
     prefix: &str,
 ) -> Result<CompareReport, CommandError> {
     let plan = check(args)?;
-    let Spoken { protocol, streams_per_connection } = plan.load.spoken;
+    let ClientProtocol { protocol, streams_per_connection } = plan.load.client_protocol;
     let conditions = Conditions::read(plan.descriptor_limit).of_load(protocol, streams_per_connection);
     let (mut versions, mut services) = (BTreeMap::new(), BTreeMap::new());
     match &plan.source {
@@ -106,7 +106,7 @@ pub(super) fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
         true => protocol::targets(args)?,
         false => services.iter().map(|service| service.target).collect(),
     };
-    let spoken = protocol::spoken(args)?;
+    let client_protocol = protocol::client_protocol(args)?;
     let low = args.low.unwrap_or((args.streams / 5).max(1));
     if low >= args.streams || low == 0 {
         return usage("--low has to be between 1 and --streams: memory per stream is the slope between the two");
@@ -122,13 +122,13 @@ pub(super) fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
     let descriptor_limit = limits::raise_descriptor_limit();
     let source = match &args.origin {
         Some(origin) => attached(args, services, origin, descriptor_limit)?,
-        None => started(&args.stack, &targets, args.streams, spoken, args.heartbeat, descriptor_limit)?,
+        None => started(&args.stack, &targets, args.streams, client_protocol, args.heartbeat, descriptor_limit)?,
     };
     let hold = args.hold.unwrap_or(args.heartbeat * 2 + Duration::from_secs(1));
     let load = Load {
         low,
         streams: args.streams,
-        spoken,
+        client_protocol,
         ramp_per_second: args.ramp_rate,
         settle: args.settle,
         hold,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::plan::Ramp;
-use crate::protocol::Spoken;
+use crate::protocol::ClientProtocol;
 use crate::target::{OriginSetup, Service, StackConfig, Target};
 use crate::url::Url;
 
@@ -20,7 +20,7 @@ pub(in crate::commands) struct Load {
     /// All streams.
     pub(in crate::commands) streams: u64,
     /// What they are asked for in.
-    pub(in crate::commands) spoken: Spoken,
+    pub(in crate::commands) client_protocol: ClientProtocol,
     /// Connections opened per second; 0 for as fast as it goes.
     pub(in crate::commands) ramp_per_second: u64,
     /// How long memory is left alone before it is read.
@@ -107,6 +107,6 @@ impl Load {
     /// What a stream begins with. Over TLS and HTTP/2 nginx keeps a response head until data follows it (seen with 1.22.1): one
     /// that is silent from the start would not open.
     fn first(&self) -> &'static str {
-        if self.spoken.protocol.is_http2() { "&retry=3s" } else { "" }
+        if self.client_protocol.protocol.is_http2() { "&retry=3s" } else { "" }
     }
 }

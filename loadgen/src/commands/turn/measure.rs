@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::load::{Load, Turn};
-use super::stage::{Closed, Stage};
+use super::session::{Closed, Session};
 use super::stalled;
 use crate::error::CommandError;
-use crate::report::figures::{Charged, Churn, Kernel, RoundFigures, Stalled, User};
+use crate::report::figures::{CgroupReadings, Churn, KernelReadings, PssReadings, RoundFigures, Stalled};
 use crate::report::knee::StepFigures;
 use crate::report::progress::Progress;
 use crate::target::gauge::Reading;
@@ -31,27 +31,27 @@ impl Turn<'_> {
         label: &str,
     ) -> Result<RoundFigures, CommandError> {
         let load = self.load;
-        let mut stage = Stage::start(self, label, progress).await?;
+        let mut session = Session::start(self, label, progress).await?;
         // What ran already has the turn before to give back, and less than a core to do it with.
-        let settle = if stage.subject.is_started_here() { load.settle } else { load.settle * 3 };
-        stage.watch(settle).await?;
-        let idle = stage.subject.read().await?;
-        stage.open(0, load.low, progress).await?;
-        stage.watch(settle).await?;
-        let (low, low_kernel) = (stage.subject.read().await?, machine_kernel(&stage.subject)?);
+        let settle = if session.subject.is_started_here() { load.settle } else { load.settle * 3 };
+        session.watch(settle).await?;
+        let idle = session.subject.read().await?;
+        session.open(0, load.low, progress).await?;
+        session.watch(settle).await?;
+        let (low, low_kernel) = (session.subject.read().await?, machine_kernel(&session.subject)?);
 
-        let opening = stage.open(load.low, load.streams, progress).await?;
-        let opened = stage.subject.read().await?;
+        let opening = session.open(load.low, load.streams, progress).await?;
+        let opened = session.subject.read().await?;
         progress.update(|| {
             format!("{label}: {} streams silent for {}", load.streams, humantime::format_duration(load.hold))
         });
-        stage.watch(load.hold).await?;
-        stage.subject.check()?;
-        let (full, full_kernel) = (stage.subject.read().await?, machine_kernel(&stage.subject)?);
+        session.watch(load.hold).await?;
+        session.subject.check()?;
+        let (full, full_kernel) = (session.subject.read().await?, machine_kernel(&session.subject)?);
 
-        let traffic = stage.traffic(progress).await?;
-        stage.subject.check()?;
-        let (record, mut target) = stage.close(Some(load.events)).await?;
+        let traffic = session.traffic(progress).await?;
+        session.subject.check()?;
+        let (record, mut target) = session.close(Some(load.events)).await?;
         progress.update(|| format!("{label}: all streams closed"));
         sleep(load.closed_settle()).await;
         let closed = target.subject.read().await?;
@@ -62,11 +62,11 @@ impl Turn<'_> {
         Ok(RoundFigures {
             low: load.low,
             streams: load.streams,
-            streams_per_connection: load.spoken.streams_per_connection,
+            streams_per_connection: load.client_protocol.streams_per_connection,
             expected_events: load.streams * load.events,
             user: user([&idle, &low, &full, &traffic.reading], &opened, &closed),
             samples: traffic.samples,
-            kernel: low_kernel.zip(full_kernel).map(|(low, full)| Kernel { low, full }),
+            kernel: low_kernel.zip(full_kernel).map(|(low, full)| KernelReadings { low, full }),
             charged: charged([&idle, &low, &full, &traffic.reading]),
             unread: traffic.reading.unread,
             opening,
@@ -87,12 +87,12 @@ impl Turn<'_> {
         label: &str,
     ) -> Result<StepFigures, CommandError> {
         let load = self.load;
-        let mut stage = Stage::start(self, label, progress).await?;
-        stage.watch(STEP_SETTLE).await?;
-        stage.open(0, load.streams, progress).await?;
-        let traffic = stage.traffic(progress).await?;
-        stage.subject.check()?;
-        let (record, target) = stage.close(Some(load.events)).await?;
+        let mut session = Session::start(self, label, progress).await?;
+        session.watch(STEP_SETTLE).await?;
+        session.open(0, load.streams, progress).await?;
+        let traffic = session.traffic(progress).await?;
+        session.subject.check()?;
+        let (record, target) = session.close(Some(load.events)).await?;
         target.stop().await;
         Ok(StepFigures {
             streams: load.streams,
@@ -148,13 +148,13 @@ fn machine_kernel(subject: &Subject) -> Result<Option<KernelMemory>, CommandErro
     Ok(if subject.is_started_here() { Some(kernel::read()?) } else { None })
 }
 
-fn user([idle, low, full, traffic]: [&Reading; 4], opened: &Reading, closed: &Reading) -> Option<User> {
+fn user([idle, low, full, traffic]: [&Reading; 4], opened: &Reading, closed: &Reading) -> Option<PssReadings> {
     let (idle, low) = (idle.pss_bytes?, low.pss_bytes?);
     let (full, traffic) = (full.pss_bytes?, traffic.pss_bytes?);
-    Some(User { idle, low, full, traffic, opened: opened.pss_bytes, closed: closed.pss_bytes })
+    Some(PssReadings { idle, low, full, traffic, opened: opened.pss_bytes, closed: closed.pss_bytes })
 }
 
-fn charged([idle, low, full, traffic]: [&Reading; 4]) -> Option<Charged> {
+fn charged([idle, low, full, traffic]: [&Reading; 4]) -> Option<CgroupReadings> {
     let (idle, low) = (idle.cgroup?, low.cgroup?);
-    Some(Charged { idle, low, full: full.cgroup?, traffic: traffic.cgroup? })
+    Some(CgroupReadings { idle, low, full: full.cgroup?, traffic: traffic.cgroup? })
 }

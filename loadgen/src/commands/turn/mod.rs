@@ -3,7 +3,7 @@
 mod load;
 mod measure;
 pub(super) mod programs;
-mod stage;
+mod session;
 mod stalled;
 mod start;
 

@@ -141,9 +141,9 @@ fn measured(suite: &SuiteReport) -> String {
         SuiteResult::Compare(report) => compare::tables(suite.name, report),
         SuiteResult::Knee(report) => knee::tables(report),
     });
-    for doubt in result.warnings() {
-        let kind = if doubt.invalidates { "Not valid" } else { "Warning" };
-        text.push_str(&format!("- {kind}: {}\n  (remedy: {})\n", doubt.cause, doubt.remedy));
+    for warning in result.warnings() {
+        let kind = if warning.invalidates { "Not valid" } else { "Warning" };
+        text.push_str(&format!("- {kind}: {}\n  (remedy: {})\n", warning.cause, warning.remedy));
     }
     if !result.warnings().is_empty() {
         text.push('\n');

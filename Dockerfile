@@ -31,17 +31,18 @@ FROM debian:12.13-slim AS root
 ARG SOURCE_DATE_EPOCH
 COPY --chmod=755 docker/take /usr/local/bin/
 
-# The instrument also runs the script `measure`, which moves files, and writes to /tmp what it starts.
+# The instrument also runs the script `measure`, which moves files, becomes the user that owns the report folder, and writes
+# to /tmp what it starts.
 FROM root AS loadgen-root
 COPY --from=build /out/sse-loadgen /out/healthcheck /out/measure /root-fs/usr/local/bin/
-RUN install -d -m 1777 /root-fs/tmp && take /root-fs /bin/bash /bin/mv
+RUN install -d -m 1777 /root-fs/tmp && take /root-fs /bin/bash /bin/mv /usr/bin/stat /usr/bin/setpriv
 
 FROM scratch AS sse-loadgen
 LABEL org.opencontainers.image.title="sse-loadgen" \
       org.opencontainers.image.description="Load generator and measuring instrument for Server-Sent Events" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=loadgen-root /root-fs /
-ENV PATH=/usr/local/bin:/bin
+ENV PATH=/usr/local/bin:/usr/bin:/bin
 # A user that owns nothing, by number, so that Kubernetes can see that it is not root.
 USER 65532:65532
 EXPOSE 9000

@@ -35,11 +35,11 @@ fn main() -> ExitCode {
 fn execute(cli: &Cli) -> anyhow::Result<Outcome> {
     match &cli.command {
         Command::Worker => {
-            target::tether::end_with_parent(false).context("cannot follow the parent process")?;
+            target::parent_death::end_with_parent(false).context("cannot follow the parent process")?;
             worker::serve(BufReader::new(std::io::stdin()), std::io::stdout().lock()).map_err(CommandError::from)?;
             return Ok(Outcome::Good);
         }
-        Command::Tether(args) => return Err(target::tether::run(&args.program, args.gently).into()),
+        Command::ExecWithParent(args) => return Err(target::parent_death::run(&args.program, args.sigterm).into()),
         _ => {}
     }
     let runtime =
@@ -57,7 +57,7 @@ fn execute(cli: &Cli) -> anyhow::Result<Outcome> {
         Command::Merge(args) => merge::run(args, &mut terminal),
         Command::Report(args) => report::run(args, &mut terminal),
         Command::Gauge(args) => runtime.block_on(gauge::run(args, &mut *terminal.out)),
-        Command::Worker | Command::Tether(_) => return Ok(Outcome::Good),
+        Command::Worker | Command::ExecWithParent(_) => return Ok(Outcome::Good),
     };
     // What is left to close is closed by the system.
     runtime.shutdown_background();

@@ -29,21 +29,21 @@ pub enum Protocol {
 
 /// How clients come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spoken {
+pub struct ClientProtocol {
     /// What they speak.
     pub protocol: Protocol,
     /// How many of their streams share a connection.
     pub streams_per_connection: u64,
 }
 
-impl Default for Spoken {
+impl Default for ClientProtocol {
     /// HTTP/1.1, which has no connections to share.
     fn default() -> Self {
         Self::new(Protocol::H1, None)
     }
 }
 
-impl Spoken {
+impl ClientProtocol {
     /// `protocol`, with as many streams on a connection as are asked for, where it can have more than one.
     #[must_use]
     pub fn new(protocol: Protocol, asked: Option<u64>) -> Self {

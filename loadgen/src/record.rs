@@ -13,11 +13,23 @@ pub struct Record {
     /// From `connect` to a connection that requests can be sent on: with TLS after its handshake, with HTTP/2 after the
     /// server's settings.
     pub connect_us: Distribution,
-    /// The TLS handshake's part of that.
+    /// The same from when the ramp had the connection's first stream due: with what it waited for its turn.
+    #[serde(default)]
+    pub connect_from_due_us: Distribution,
+    /// The TLS handshake's part of connecting.
     #[serde(default)]
     pub tls_handshake_us: Distribution,
     /// From the request sent to the first byte of the answer; with HTTP/2 to its final head.
     pub ttfb_us: Distribution,
+    /// To the same moment from when the ramp had the stream due.
+    #[serde(default)]
+    pub ttfb_from_due_us: Distribution,
+    /// From the request sent to the first event.
+    #[serde(default)]
+    pub first_event_us: Distribution,
+    /// To the first event from when the ramp had the stream due.
+    #[serde(default)]
+    pub first_event_from_due_us: Distribution,
     /// From when an event was due until it was read.
     pub latency_us: Distribution,
     /// From when an event was sent by the origin until it was read.
@@ -64,6 +76,15 @@ pub struct Counts {
 }
 
 impl Record {
+    /// Records the first byte of an answer that came at `now_us` to a stream that was due at `due_us`; `asked_us` is when its
+    /// request had been sent, if that was before.
+    pub fn first_byte(&mut self, due_us: u64, request_sent_us: Option<u64>, now_us: u64) {
+        if let Some(request_sent_us) = request_sent_us {
+            self.ttfb_us.record_between(request_sent_us, now_us);
+        }
+        self.ttfb_from_due_us.record_between(due_us, now_us);
+    }
+
     /// Adds everything another worker measured.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.distributions_mut().into_iter().zip(other.distributions()) {
@@ -79,11 +100,15 @@ impl Record {
 
     /// All distributions with their names.
     #[must_use]
-    pub fn distributions(&self) -> [(&'static str, &Distribution); 9] {
+    pub fn distributions(&self) -> [(&'static str, &Distribution); 13] {
         [
             ("connect_us", &self.connect_us),
+            ("connect_from_due_us", &self.connect_from_due_us),
             ("tls_handshake_us", &self.tls_handshake_us),
             ("ttfb_us", &self.ttfb_us),
+            ("ttfb_from_due_us", &self.ttfb_from_due_us),
+            ("first_event_us", &self.first_event_us),
+            ("first_event_from_due_us", &self.first_event_from_due_us),
             ("latency_us", &self.latency_us),
             ("transit_us", &self.transit_us),
             ("origin_late_us", &self.origin_late_us),
@@ -99,11 +124,15 @@ impl Record {
         self.distributions_mut().into_iter().nth(at)
     }
 
-    fn distributions_mut(&mut self) -> [&mut Distribution; 9] {
+    fn distributions_mut(&mut self) -> [&mut Distribution; 13] {
         [
             &mut self.connect_us,
+            &mut self.connect_from_due_us,
             &mut self.tls_handshake_us,
             &mut self.ttfb_us,
+            &mut self.ttfb_from_due_us,
+            &mut self.first_event_us,
+            &mut self.first_event_from_due_us,
             &mut self.latency_us,
             &mut self.transit_us,
             &mut self.origin_late_us,
@@ -150,6 +179,17 @@ mod tests {
         merged.merge(&right);
         assert_eq!(merged.latency_us, record(&[1, 50, 900_000, 7, 7, 123_456]).latency_us);
         assert_eq!((merged.counts.events, merged.ends["reset"]), (6, 2));
+    }
+
+    #[test]
+    fn a_distribution_is_found_by_the_name_that_it_is_reported_by() {
+        let names: Vec<&str> = Record::default().distributions().iter().map(|(name, _)| *name).collect();
+        for name in names {
+            let mut record = Record::default();
+            record.distribution_mut(name).expect("there").record(7);
+            let filled = record.distributions().into_iter().filter(|(_, distribution)| distribution.max() == Some(7));
+            assert_eq!(filled.map(|(name, _)| name).collect::<Vec<_>>(), [name]);
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! The text is one JSON object, so that a web page can read it too, with its members always in this order:
 //! `{"s":STREAM,"n":SEQ,"due":US,"sent":US,"len":BYTES,"pad":"…","crc":"89abcdef"}`. `len` counts the whole text and `crc`
-//! (CRC-32) covers everything before it, padding included: a text that is too short was torn, one that is damaged corrupted.
+//! (CRC-32) covers the event's name and then everything before `crc`, padding included: a text that is too short was torn,
+//! one that is damaged corrupted.
 
 use std::io::Write as _;
 
@@ -34,7 +35,12 @@ pub enum Reading {
     /// A stamp, complete and undamaged.
     Whole(Stamp),
     /// Part of a stamp: the event was cut.
-    Torn,
+    Torn {
+        /// Whether the part begins where the stamp does.
+        has_start: bool,
+        /// Whether it ends where the stamp does.
+        has_end: bool,
+    },
     /// A stamp whose checksum or length does not fit.
     Corrupted,
     /// Nothing of ours.
@@ -42,8 +48,9 @@ pub enum Reading {
 }
 
 impl Stamp {
-    /// Appends the data text to `out`: `size` bytes (more when the stamp itself needs more) in `lines` lines parted by LF.
-    pub fn write(&self, size: usize, lines: usize, out: &mut Vec<u8>) {
+    /// Appends the data text of an event called `name` to `out`: `size` bytes (more when the stamp itself needs more) in
+    /// `lines` lines parted by LF.
+    pub fn write(&self, name: &[u8], size: usize, lines: usize, out: &mut Vec<u8>) {
         let start = out.len();
         let _ = write!(
             out,
@@ -60,33 +67,42 @@ impl Stamp {
         if lines > 1 {
             out.push(b'\n');
         }
-        let crc = crc32fast::hash(&out[start..]);
+        let crc = checksum(name, &out[start..]);
         let _ = write!(out, "\"crc\":\"{crc:08x}\"}}");
     }
 }
 
-/// Reads a data text as a client received it (lines joined by LF).
+/// Reads the data text of an event called `name` as a client received it (lines joined by LF).
 #[must_use]
-pub fn read(data: &[u8]) -> Reading {
+pub fn read(name: &[u8], data: &[u8]) -> Reading {
+    let has_end = has_tail(data);
     if !data.starts_with(HEAD) {
-        let is_part = has_tail(data) || data.starts_with(PAD_OPEN) || data.starts_with(LINE_KEY);
-        return if is_part { Reading::Torn } else { Reading::Foreign };
+        let is_part = has_end || data.starts_with(PAD_OPEN) || data.starts_with(LINE_KEY);
+        return if is_part { Reading::Torn { has_start: false, has_end } } else { Reading::Foreign };
     }
+    let torn = Reading::Torn { has_start: true, has_end };
     let Some((stamp, len)) = parse_head(data) else {
-        return if has_tail(data) { Reading::Corrupted } else { Reading::Torn };
+        return if has_end { Reading::Corrupted } else { torn };
     };
     if data.len() < len {
-        return Reading::Torn;
+        return torn;
     }
-    if data.len() > len || !has_tail(data) {
+    if data.len() > len || !has_end {
         return Reading::Corrupted;
     }
     let (covered, tail) = data.split_at(len - TAIL_BYTES);
     let written = std::str::from_utf8(&tail[TAIL_KEY.len()..TAIL_KEY.len() + 8]).ok();
     match written.and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
-        Some(crc) if crc == crc32fast::hash(covered) => Reading::Whole(stamp),
+        Some(crc) if crc == checksum(name, covered) => Reading::Whole(stamp),
         _ => Reading::Corrupted,
     }
+}
+
+fn checksum(name: &[u8], text: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(name);
+    hasher.update(text);
+    hasher.finalize()
 }
 
 fn has_tail(data: &[u8]) -> bool {
@@ -153,9 +169,11 @@ mod tests {
 
     const STAMP: Stamp = Stamp { stream: 7, seq: 42, due_us: 1_795_000_000_000_000, sent_us: 1_795_000_000_000_123 };
 
+    const NAME: &[u8] = b"message";
+
     fn text(size: usize, lines: usize) -> Vec<u8> {
         let mut out = Vec::new();
-        STAMP.write(size, lines, &mut out);
+        STAMP.write(NAME, size, lines, &mut out);
         out
     }
 
@@ -164,7 +182,7 @@ mod tests {
         for size in (0..1200).chain([9_999, 10_000, 100_000]) {
             for lines in [1, 2, 3, 12] {
                 let text = text(size, lines);
-                assert_eq!(read(&text), Reading::Whole(STAMP), "size {size}, lines {lines}");
+                assert_eq!(read(NAME, &text), Reading::Whole(STAMP), "size {size}, lines {lines}");
                 assert!(text.len() >= size);
                 assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), lines - 1);
             }
@@ -188,10 +206,14 @@ mod tests {
     fn every_prefix_is_torn_and_every_suffix_with_its_tail_too() {
         let text = text(200, 1);
         for end in HEAD.len()..text.len() {
-            assert_eq!(read(&text[..end]), Reading::Torn, "prefix of {end}");
+            assert_eq!(read(NAME, &text[..end]), Reading::Torn { has_start: true, has_end: false }, "prefix of {end}");
         }
         for start in 1..text.len() - TAIL_BYTES {
-            assert_eq!(read(&text[start..]), Reading::Torn, "suffix from {start}");
+            assert_eq!(
+                read(NAME, &text[start..]),
+                Reading::Torn { has_start: false, has_end: true },
+                "suffix from {start}"
+            );
         }
     }
 
@@ -201,14 +223,15 @@ mod tests {
         for index in 0..text.len() {
             let mut damaged = text.clone();
             damaged[index] ^= 1;
-            assert!(!matches!(read(&damaged), Reading::Whole(_)), "byte {index}");
+            assert!(!matches!(read(NAME, &damaged), Reading::Whole(_)), "byte {index}");
         }
+        assert_eq!(read(b"messagf", &text), Reading::Corrupted);
     }
 
     #[test]
     fn other_texts_are_foreign() {
         for text in ["", "ping", "{}", "{\"type\":\"ping\"}", "[DONE]"] {
-            assert_eq!(read(text.as_bytes()), Reading::Foreign, "{text}");
+            assert_eq!(read(NAME, text.as_bytes()), Reading::Foreign, "{text}");
         }
     }
 }

@@ -115,11 +115,11 @@ impl Url {
         }
     }
 
-    /// The first address the host resolves to; the scheme's port (80, 443) unless one is given.
+    /// All addresses the host resolves to, in the resolver's order; the scheme's port (80, 443) unless one is given.
     ///
     /// # Errors
     /// When there is none.
-    pub fn resolve(&self) -> Result<SocketAddr, UrlError> {
+    pub fn resolve(&self) -> Result<Vec<SocketAddr>, UrlError> {
         let has_port = self.authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok())
             && (!self.authority.starts_with('[') || self.authority.contains("]:"));
         let with_port = if has_port {
@@ -128,8 +128,8 @@ impl Url {
             format!("{}:{}", self.authority, self.scheme.default_port())
         };
         let refuse = |source| UrlError::Resolve { authority: self.authority.clone(), source };
-        let mut addresses = with_port.to_socket_addrs().map_err(refuse)?;
-        addresses.next().ok_or_else(|| refuse(std::io::ErrorKind::NotFound.into()))
+        let addresses: Vec<SocketAddr> = with_port.to_socket_addrs().map_err(refuse)?.collect();
+        if addresses.is_empty() { Err(refuse(std::io::ErrorKind::NotFound.into())) } else { Ok(addresses) }
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
             ("http://127.0.0.1:81/", "127.0.0.1:81"),
         ] {
             let url: Url = text.parse().expect(text);
-            assert_eq!(url.resolve().expect(text).to_string(), address);
+            assert_eq!(url.resolve().expect(text), [address.parse().expect("an address")], "{text}");
         }
     }
 

@@ -17,7 +17,7 @@ const MAX_MACHINE_SHARE: f64 = 0.95;
 
 /// One reason to doubt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Doubt {
+pub struct Warning {
     /// Whether the result as a whole cannot be trusted, or only needs a second look.
     pub invalidates: bool,
     /// What was seen.
@@ -41,13 +41,14 @@ pub struct Evidence {
 
 /// Judges a result.
 #[must_use]
-pub fn judge(record: &Record, evidence: Evidence) -> Vec<Doubt> {
-    let mut doubts = Vec::new();
-    let mut doubt =
-        |invalidates, cause: String, remedy: &str| doubts.push(Doubt { invalidates, cause, remedy: remedy.to_owned() });
+pub fn judge(record: &Record, evidence: Evidence) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warning = |invalidates, cause: String, remedy: &str| {
+        warnings.push(Warning { invalidates, cause, remedy: remedy.to_owned() })
+    };
     let missing = evidence.wanted.saturating_sub(evidence.held);
     if missing > 0 {
-        doubt(
+        warning(
             true,
             format!("{missing} of {} streams were not held: {}", evidence.wanted, reasons(record)),
             &lost_streams_remedy(record),
@@ -55,7 +56,7 @@ pub fn judge(record: &Record, evidence: Evidence) -> Vec<Doubt> {
     }
     let integrity = record.integrity;
     if !integrity.is_clean() {
-        doubt(
+        warning(
             true,
             format!(
                 "events did not come through unharmed: {} lost, {} duplicated, {} torn, {} corrupted",
@@ -65,21 +66,21 @@ pub fn judge(record: &Record, evidence: Evidence) -> Vec<Doubt> {
         );
     }
     if record.stalled > 0 {
-        doubt(
+        warning(
             true,
             format!("{} open streams had stopped delivering", record.stalled),
             "latencies do not contain what never came; look at the target's log and backpressure",
         );
     }
     if let Some(share) = evidence.worker_cpu_share.filter(|share| *share >= MAX_CPU_SHARE) {
-        doubt(
+        warning(
             true,
             format!("the busiest client worker used {:.0} % of a core: latencies contain its own queue", share * 100.0),
             "use more --processes, fewer connections or a longer interval",
         );
     }
     if let Some(late_us) = record.timer_late_us.quantile(0.99).filter(|late_us| *late_us > MAX_TIMER_LATE_US) {
-        doubt(
+        warning(
             true,
             format!("the client's own timers fired {:.1} ms late at p99: latencies contain that", late_us as f64 / 1e3),
             "free the machine of other work, or use more --processes or less load",
@@ -88,7 +89,7 @@ pub fn judge(record: &Record, evidence: Evidence) -> Vec<Doubt> {
     let latency = &record.latency_us;
     let negative = latency.negative + record.transit_us.negative + record.origin_late_us.negative;
     if negative > 0 {
-        doubt(
+        warning(
             true,
             format!("{negative} latencies were negative: the origin's clock is ahead of this one, or was set back"),
             "run origin and client on one machine, or synchronise their clocks",
@@ -96,10 +97,10 @@ pub fn judge(record: &Record, evidence: Evidence) -> Vec<Doubt> {
     }
     let clipped: u64 = record.distributions().iter().map(|(_, distribution)| distribution.clipped).sum();
     if clipped > 0 {
-        doubt(true, format!("{clipped} values above an hour were clipped"), "check the origin's clock");
+        warning(true, format!("{clipped} values above an hour were clipped"), "check the origin's clock");
     }
     if let Some(late_us) = record.origin_late_us.quantile(0.99).filter(|late_us| *late_us > MAX_ORIGIN_LATE_US) {
-        doubt(
+        warning(
             false,
             format!(
                 "the origin sent events {:.1} ms late at p99: it is slow, or held back by a slow reader",
@@ -109,13 +110,13 @@ pub fn judge(record: &Record, evidence: Evidence) -> Vec<Doubt> {
         );
     }
     if let Some(share) = evidence.machine_cpu_share.filter(|share| *share >= MAX_MACHINE_SHARE) {
-        doubt(
+        warning(
             false,
             format!("the machine was {:.0} % busy: latencies contain waiting for a core", share * 100.0),
             "compare ratios only, or use a machine with more cores or less load",
         );
     }
-    doubts
+    warnings
 }
 
 fn reasons(record: &Record) -> String {
@@ -141,6 +142,16 @@ fn lost_streams_remedy(record: &Record) -> Cow<'static, str> {
         "check that the target listens and that its backlog and limits suffice; use a slower --ramp"
     } else if has("certificate_other_name") {
         "the certificate is for other names than the URL's: use one of those, or do without the check (--insecure)"
+    } else if let Some(coding) = after("content_coding_") {
+        return format!(
+            "the server compresses streams (Content-Encoding: {coding}) that were asked for without: events cannot be read from \
+             them, nor heartbeats added; exempt text/event-stream there, or leave out an Accept-Encoding among -H"
+        )
+        .into();
+    } else if after("head_over_").is_some() {
+        "the response head is larger than is read: have the server send fewer or shorter header fields"
+    } else if has("no_address") {
+        "the URL's name has no address of the family of --source: use a source of the other one"
     } else if after("certificate_").is_some() {
         "give the certificate of the authority that signed the server's (--cacert), or do without the check (--insecure)"
     } else if has("no_http2") {
@@ -162,7 +173,7 @@ mod tests {
     const FINE: Evidence = Evidence { wanted: 10, held: 10, worker_cpu_share: Some(0.4), machine_cpu_share: Some(0.5) };
 
     fn causes(record: &Record, evidence: Evidence) -> Vec<(bool, String)> {
-        judge(record, evidence).into_iter().map(|doubt| (doubt.invalidates, doubt.cause)).collect()
+        judge(record, evidence).into_iter().map(|warning| (warning.invalidates, warning.cause)).collect()
     }
 
     #[test]
@@ -177,9 +188,9 @@ mod tests {
     fn lost_streams_invalidate_and_name_the_reason() {
         let mut record = Record::default();
         record.ends.insert("no_port".to_owned(), 3);
-        let doubts = judge(&record, Evidence { held: 7, ..FINE });
-        assert!(doubts[0].invalidates && doubts[0].cause.contains("3 no_port"));
-        assert!(doubts[0].remedy.contains("--source"));
+        let warnings = judge(&record, Evidence { held: 7, ..FINE });
+        assert!(warnings[0].invalidates && warnings[0].cause.contains("3 no_port"));
+        assert!(warnings[0].remedy.contains("--source"));
     }
 
     #[test]
@@ -191,8 +202,8 @@ mod tests {
         record.latency_us.record_between(10, 5);
         record.latency_us.record(u64::MAX);
         record.origin_late_us.record(90_000);
-        let doubts = causes(&record, Evidence { worker_cpu_share: Some(0.95), machine_cpu_share: Some(1.0), ..FINE });
-        assert_eq!(doubts.iter().filter(|(invalidates, _)| *invalidates).count(), 6, "{doubts:?}");
-        assert_eq!(doubts.iter().filter(|(invalidates, _)| !*invalidates).count(), 2, "{doubts:?}");
+        let warnings = causes(&record, Evidence { worker_cpu_share: Some(0.95), machine_cpu_share: Some(1.0), ..FINE });
+        assert_eq!(warnings.iter().filter(|(invalidates, _)| *invalidates).count(), 6, "{warnings:?}");
+        assert_eq!(warnings.iter().filter(|(invalidates, _)| !*invalidates).count(), 2, "{warnings:?}");
     }
 }

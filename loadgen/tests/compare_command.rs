@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use sse_loadgen::target::tree;
+use sse_loadgen::target::{haproxy, nginx, tree};
 use support::{built_proxy, configuration, eventually, installed, origin, program, text};
 
 /// Short phases: this is about what is counted, not how fast it goes.
@@ -65,6 +65,8 @@ fn a_small_comparison_keeps_its_contract() {
     );
     for target in list {
         let contract = [
+            "connect_from_due_us",
+            "connect_us",
             "cpu_us_per_event",
             "events",
             "heartbeats",
@@ -77,6 +79,7 @@ fn a_small_comparison_keeps_its_contract() {
             "ratio_to_nginx",
             "rounds",
             "streams_held",
+            "ttfb_from_due_us",
             "ttfb_us",
         ];
         assert_eq!(keys(target), contract);
@@ -110,6 +113,16 @@ fn a_small_comparison_keeps_its_contract() {
     let again = program().arg("report").arg(&json).arg("--hgrm").arg(&prefix).output().expect("the program starts");
     assert_eq!((again.status.code(), &again.stdout), (output.status.code(), &output.stdout), "{}", text(&again.stderr));
     assert!(directory.path().join("out/again.direct.latency_us.hgrm").exists());
+}
+
+#[test]
+fn the_configurations_that_are_shipped_have_the_lines_that_are_replaced() {
+    haproxy::check_config(&configuration("haproxy/baseline.cfg")).expect("shipped");
+    for (file, upstream) in [("baseline.conf", nginx::BASELINE_UPSTREAM), ("front.conf", nginx::FRONT_UPSTREAM)] {
+        let path = configuration(&format!("nginx/{file}"));
+        nginx::check_config(&path, upstream, 100, Some(7), 20_000).expect(file);
+        assert!(nginx::check_config(&path, "server elsewhere", 100, None, 20_000).is_err(), "{file}");
+    }
 }
 
 #[test]

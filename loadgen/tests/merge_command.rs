@@ -10,7 +10,7 @@ use sse_loadgen::record::Record;
 use sse_loadgen::report::conditions::Conditions;
 use sse_loadgen::report::merge::merge;
 use sse_loadgen::report::run::{RUN, RunReport, summaries};
-use sse_loadgen::report::{FORM, saved};
+use sse_loadgen::report::{SCHEMA_VERSION, saved};
 use support::{origin, program, text};
 
 const START_US: u64 = 1_700_000_000_000_000;
@@ -36,7 +36,7 @@ fn record(latencies: &[u64]) -> Record {
 fn report(record: &Record, run_id: &str, offset_s: u64) -> RunReport {
     RunReport {
         kind: RUN.to_owned(),
-        version: FORM,
+        version: SCHEMA_VERSION,
         run_id: run_id.to_owned(),
         conditions: Conditions { started_us: START_US + offset_s * 1_000_000, ..Conditions::read(1024) },
         urls: vec!["http://proxy:8080/events".to_owned()],

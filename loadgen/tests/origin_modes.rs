@@ -204,6 +204,60 @@ fn pages_answer_like_an_existing_backend() {
 }
 
 #[test]
+fn head_answers_with_the_head_that_get_would_have() {
+    // A stream was answered 404, which a proxy that asks with HEAD passes on.
+    let (_origin, address) = origin();
+    for target in [
+        "/events?count=2&interval=1ms",
+        "/events?count=2&interval=1ms&framing=length",
+        "/json",
+        "/status/503",
+        "/events?x",
+    ] {
+        let mut io = connect(address);
+        io.write_all(format!("HEAD {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+            .expect("sent");
+        let mut answer = Vec::new();
+        io.read_to_end(&mut answer).expect("the connection's end in time");
+        let whole = get(address, target, "Connection: close\r\n").head_text;
+        assert_eq!(text(&answer), whole, "{target}");
+    }
+    assert_eq!(exchange(address, "PUT /events HTTP/1.1\r\nHost: x\r\n\r\n").head.status, 405);
+}
+
+#[test]
+fn a_target_in_absolute_form_is_that_of_its_path() {
+    // RFC 9112 §3.2.2: a server must accept it; the whole URL was looked for as a path, and not found.
+    let (_origin, address) = origin();
+    for (target, content) in [
+        ("http://x/json", "items"),
+        (&format!("HTTP://{address}/events?count=1&interval=1ms"), "\"n\":1"),
+        ("https://x", "EventSource"),
+        ("http://x?y=1", "EventSource"),
+    ] {
+        let response = get(address, target, "");
+        assert_eq!(response.head.status, 200, "{target}");
+        assert!(text(&response.body).contains(content), "{target}: {}", text(&response.body));
+    }
+}
+
+#[test]
+fn what_is_too_large_is_refused_with_the_limit() {
+    let (_origin, address) = origin();
+    let head = |fields: &str| format!("POST /echo HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+    let body = format!("{}{}", head("Content-Length: 70000000\r\n"), "x".repeat(70_000_000));
+    for (request, status, limit) in [
+        (head(&"x: y\r\n".repeat(100)), 431, "100 fields"),
+        (head(&format!("x: {}\r\n", "y".repeat(70_000))), 431, "65536 bytes"),
+        (body, 413, "67108864 bytes"),
+    ] {
+        let response = exchange(address, &request);
+        assert_eq!(response.head.status, status, "{limit}");
+        assert!(text(&response.body).contains(limit), "{}", text(&response.body));
+    }
+}
+
+#[test]
 fn bodies_are_echoed_whatever_their_framing() {
     let (_origin, address) = origin();
     for request in [

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use h2::Reason;
 use serde_json::Value;
 use support::{is_only_busy, origin, program, run, run_json, text};
-use tls_server::{Ends, Server, Speaks};
+use tls_server::{Behaviour, Server, ServerProtocol};
 
 /// Runs against the server, believing its certificate.
 fn run_against(server: &Server, arguments: &[&str]) -> (i32, Value, String) {
@@ -20,25 +20,31 @@ fn run_against(server: &Server, arguments: &[&str]) -> (i32, Value, String) {
     run_json(&[duration, trust, arguments, &[url.as_str()]].concat())
 }
 
-const ALL: [(Speaks, &[&str], &str); 3] =
-    [(Speaks::TLS, &[], "tls"), (Speaks::H2, &["--http2"], "h2"), (Speaks::H2C, &["--http2"], "h2c")];
+const ALL: [(ServerProtocol, &[&str], &str); 3] = [
+    (ServerProtocol::TLS, &[], "tls"),
+    (ServerProtocol::H2, &["--http2"], "h2"),
+    (ServerProtocol::H2C, &["--http2"], "h2c"),
+];
 
 #[test]
 fn every_event_is_whole_however_small_the_pieces_and_trailers_end_it_cleanly() {
-    for (speaks, arguments, name) in ALL {
-        for ends in [Ends::Clean, Ends::Bytewise] {
-            let server = Server::start(speaks.clone(), ends);
+    for (protocol, arguments, name) in ALL {
+        for behaviour in [Behaviour::Clean, Behaviour::Bytewise] {
+            let server = Server::start(protocol.clone(), behaviour);
             let (code, document, all) = run_against(&server, &[arguments, &["-c", "7"]].concat());
-            assert!(code == 0 || is_only_busy(&document), "{name} {ends:?}: {all}");
-            assert_eq!(document["counts"]["stamped"], 7 * 3, "{name} {ends:?}: {all}");
-            assert_eq!(document["ends"], serde_json::json!({"clean_end": 7}), "{name} {ends:?}: {all}");
+            assert!(code == 0 || is_only_busy(&document), "{name} {behaviour:?}: {all}");
+            assert_eq!(document["counts"]["stamped"], 7 * 3, "{name} {behaviour:?}: {all}");
+            assert_eq!(document["ends"], serde_json::json!({"clean_end": 7}), "{name} {behaviour:?}: {all}");
             let integrity = serde_json::json!({"lost": 0, "duplicated": 0, "torn": 0, "corrupted": 0});
-            assert_eq!(document["integrity"], integrity, "{name} {ends:?}: {all}");
-            assert_eq!(document["distributions"]["ttfb_us"]["count"], 7, "{name}");
+            assert_eq!(document["integrity"], integrity, "{name} {behaviour:?}: {all}");
+            for time in ["ttfb_us", "ttfb_from_due_us", "first_event_us", "first_event_from_due_us"] {
+                assert_eq!(document["distributions"][time]["count"], 7, "{name} {time}");
+            }
+            assert_eq!(document["distributions"]["connect_from_due_us"]["count"], document["counts"]["connected"]);
             assert_eq!(document["conditions"]["protocol"], name);
             assert_eq!(
                 document["distributions"]["tls_handshake_us"]["count"],
-                if speaks.name.is_some() { document["counts"]["connected"].clone() } else { 0.into() }
+                if protocol.name.is_some() { document["counts"]["connected"].clone() } else { 0.into() }
             );
         }
     }
@@ -47,7 +53,7 @@ fn every_event_is_whole_however_small_the_pieces_and_trailers_end_it_cleanly() {
 #[test]
 fn streams_fill_one_connection_after_the_other() {
     for (streams, processes, each, connections) in [("10", "1", "4", 3), ("10", "2", "4", 4), ("3", "1", "100", 1)] {
-        let server = Server::start(Speaks::H2, Ends::Held);
+        let server = Server::start(ServerProtocol::H2, Behaviour::Held);
         let (_, document, all) = run_against(
             &server,
             &["--http2", "--streams-per-connection", each, "-c", streams, "--processes", processes, "-d", "100ms"],
@@ -62,62 +68,85 @@ fn streams_fill_one_connection_after_the_other() {
 
 #[test]
 fn host_and_sni_are_those_of_the_url_and_the_request_is_what_was_asked() {
-    for (speaks, arguments, name) in ALL {
-        let server = Server::start(speaks.clone(), Ends::Clean);
+    for (protocol, arguments, name) in ALL {
+        let server = Server::start(protocol.clone(), Behaviour::Clean);
         run_against(&server, &[arguments, &["-c", "1", "-H", "X-Key: v"]].concat());
-        let (asked, host) = (server.asked(), format!("localhost:{}", server.address.port()));
-        assert_eq!(asked.contains("sni localhost"), speaks.name.is_some(), "{asked}");
-        let expected = if speaks.http2 {
-            let scheme = if speaks.name.is_some() { "https" } else { "http" };
+        let (requests, host) = (server.requests(), format!("localhost:{}", server.address.port()));
+        assert_eq!(requests.contains("sni localhost"), protocol.name.is_some(), "{requests}");
+        let expected = if protocol.http2 {
+            let scheme = if protocol.name.is_some() { "https" } else { "http" };
             vec![format!("GET {scheme}://{host}/events?x=1 "), "\"x-key\": \"v\"".to_owned()]
         } else {
             vec!["GET /events?x=1 HTTP/1.1\r\n".to_owned(), format!("Host: {host}\r\n"), "X-Key: v\r\n".to_owned()]
         };
-        assert!(expected.iter().all(|part| asked.contains(part.as_str())), "{name}: {asked}");
-        assert!(asked.contains("text/event-stream"), "{name}: {asked}");
+        assert!(expected.iter().all(|part| requests.contains(part.as_str())), "{name}: {requests}");
+        assert!(requests.contains("text/event-stream"), "{name}: {requests}");
     }
 }
 
 #[test]
 fn a_body_is_sent_over_http2() {
-    let server = Server::start(Speaks::H2C, Ends::Clean);
+    let server = Server::start(ServerProtocol::H2C, Behaviour::Clean);
     let (_, document, all) = run_against(&server, &["--http2", "-c", "2", "--body", "{\"stream\":true}"]);
     assert_eq!(document["ends"]["clean_end"], 2, "{all}");
-    let asked = server.asked();
-    assert!(asked.contains("POST ") && asked.contains("\"content-length\": \"15\""), "{asked}");
+    let requests = server.requests();
+    assert!(requests.contains("POST ") && requests.contains("\"content-length\": \"15\""), "{requests}");
 }
 
 #[test]
 fn every_early_end_has_its_reason_and_makes_the_result_invalid() {
     const HTTP2: &[&str] = &["--http2"];
     const ALONE: &[&str] = &["--http2", "--streams-per-connection", "1"];
-    let reset = |reason, name| (Speaks::H2, HTTP2, Ends::Reset(reason), name);
-    let goaway = |speaks, reason, name| (speaks, ALONE, Ends::GoAway(reason), name);
-    for (speaks, arguments, ends, reason) in [
-        (Speaks::TLS, &[][..], Ends::Closed, "truncated"),
+    let reset = |reason, name| (ServerProtocol::H2, HTTP2, Behaviour::Reset(reason), name);
+    let goaway = |protocol, reason, name| (protocol, ALONE, Behaviour::GoAway(reason), name);
+    for (protocol, arguments, behaviour, reason) in [
+        (ServerProtocol::TLS, &[][..], Behaviour::Closed, "truncated"),
         reset(Reason::INTERNAL_ERROR, "rst_stream_internal_error"),
         reset(Reason::CANCEL, "rst_stream_cancel"),
         reset(Reason::NO_ERROR, "rst_stream_no_error"),
-        goaway(Speaks::H2, Reason::NO_ERROR, "goaway_no_error"),
-        goaway(Speaks::H2C, Reason::ENHANCE_YOUR_CALM, "goaway_enhance_your_calm"),
-        (Speaks::H2C, HTTP2, Ends::InsideRecord, "end_inside_record"),
-        (Speaks::H2, HTTP2, Ends::Missing, "status_404"),
-        (Speaks::H2, HTTP2, Ends::Page, "not_event_stream"),
-        (Speaks::TLS, &[], Ends::Page, "not_event_stream"),
+        goaway(ServerProtocol::H2, Reason::NO_ERROR, "goaway_no_error"),
+        goaway(ServerProtocol::H2C, Reason::ENHANCE_YOUR_CALM, "goaway_enhance_your_calm"),
+        (ServerProtocol::H2C, HTTP2, Behaviour::InsideRecord, "end_inside_record"),
+        (ServerProtocol::H2, HTTP2, Behaviour::Missing, "status_404"),
+        (ServerProtocol::H2, HTTP2, Behaviour::Page, "not_event_stream"),
+        (ServerProtocol::TLS, &[], Behaviour::Page, "not_event_stream"),
+        (ServerProtocol::TLS, &[], Behaviour::Coded, "content_coding_gzip"),
+        (ServerProtocol::H2, HTTP2, Behaviour::Coded, "content_coding_br"),
     ] {
-        let server = Server::start(speaks, ends);
+        let server = Server::start(protocol, behaviour);
         let (code, document, all) = run_against(&server, &[arguments, &["-c", "3"]].concat());
-        assert_eq!(code, 2, "{ends:?}: {all}");
-        assert_eq!(document["ends"], serde_json::json!({reason: 3}), "{ends:?}: {all}");
-        if matches!(ends, Ends::Reset(_) | Ends::GoAway(_) | Ends::Closed) {
+        assert_eq!(code, 2, "{behaviour:?}: {all}");
+        assert_eq!(document["ends"], serde_json::json!({reason: 3}), "{behaviour:?}: {all}");
+        if matches!(behaviour, Behaviour::Reset(_) | Behaviour::GoAway(_) | Behaviour::Closed) {
             assert_eq!(document["counts"]["stamped"], 3, "what came before it counts: {all}");
         }
     }
 }
 
 #[test]
+fn an_upload_that_is_refused_early_counts_by_its_status() {
+    // Invariant: an answer counts by what it says. A server that answers before it has read the body, and closes, resets the
+    // connection; the failed write hid the answer, so that a 413 counted as `reset`.
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let body = directory.path().join("body");
+    std::fs::write(&body, vec![b'x'; 8 << 20]).expect("writable");
+    let body = format!("@{}", body.display());
+    let plain = ServerProtocol { name: None, ..ServerProtocol::TLS };
+    for (protocol, arguments) in [
+        (plain, &[][..]),
+        (ServerProtocol::TLS, &[]),
+        (ServerProtocol::H2, &["--http2"]),
+        (ServerProtocol::H2C, &["--http2"]),
+    ] {
+        let server = Server::start(protocol, Behaviour::Refused);
+        let (code, document, all) = run_against(&server, &[arguments, &["-c", "5", "--body", &body]].concat());
+        assert_eq!((code, &document["ends"]), (2, &serde_json::json!({"status_413": 5})), "{all}");
+    }
+}
+
+#[test]
 fn a_goaway_ends_all_streams_of_its_connection_and_no_others() {
-    let server = Server::start(Speaks::H2, Ends::GoAway(Reason::NO_ERROR));
+    let server = Server::start(ServerProtocol::H2, Behaviour::GoAway(Reason::NO_ERROR));
     let (code, document, all) =
         run_against(&server, &["--http2", "--streams-per-connection", "2", "-c", "4", "--in-flight", "1"]);
     assert_eq!(code, 2, "{all}");
@@ -126,7 +155,7 @@ fn a_goaway_ends_all_streams_of_its_connection_and_no_others() {
 
 #[test]
 fn a_server_that_allows_fewer_streams_is_told_with_what_would_fit() {
-    let server = Server::start(Speaks { max_streams: Some(5), ..Speaks::H2 }, Ends::Held);
+    let server = Server::start(ServerProtocol { max_streams: Some(5), ..ServerProtocol::H2 }, Behaviour::Held);
     let (code, document, all) =
         run_against(&server, &["--http2", "--streams-per-connection", "8", "-c", "12", "-d", "100ms"]);
     assert_eq!((code, &document["counts"]["open"]), (2, &9.into()), "{all}");
@@ -139,8 +168,9 @@ fn a_server_that_allows_fewer_streams_is_told_with_what_would_fit() {
 
 #[test]
 fn certificates_are_verified_as_they_should_be() {
-    let stranger = Server::start(Speaks::TLS, Ends::Clean);
-    let other = Server::start(Speaks { name: Some("elsewhere.example"), ..Speaks::TLS }, Ends::Clean);
+    let stranger = Server::start(ServerProtocol::TLS, Behaviour::Clean);
+    let other =
+        Server::start(ServerProtocol { name: Some("elsewhere.example"), ..ServerProtocol::TLS }, Behaviour::Clean);
     let file = |server: &Server| server.certificate.display().to_string();
     let (unknown, wrong_name) = ("certificate_unknown_issuer", "certificate_other_name");
     for (server, trust, reason, remedy) in [
@@ -173,8 +203,8 @@ fn certificates_are_verified_as_they_should_be() {
 fn a_server_that_does_not_speak_what_was_asked_for_is_told_so() {
     let (_origin, address) = origin();
     let plain = format!("http://{address}/events?count=1");
-    let tls_only_http1 = Server::start(Speaks::TLS, Ends::Clean);
-    let without_alpn = Server::start(Speaks { alpn: &[], ..Speaks::TLS }, Ends::Clean);
+    let tls_only_http1 = Server::start(ServerProtocol::TLS, Behaviour::Clean);
+    let without_alpn = Server::start(ServerProtocol { alpn: &[], ..ServerProtocol::TLS }, Behaviour::Clean);
     for (url, arguments, reason, remedy) in [
         (plain.clone(), &["--http2"][..], "no_http2", "leave out --http2"),
         (tls_only_http1.url(), &["--http2", "-k"], "no_http2", "leave out --http2"),

@@ -48,6 +48,29 @@ fn streams_are_held_and_every_event_is_accounted_for() {
 }
 
 #[test]
+fn opening_counts_from_when_the_ramp_had_a_stream_due() {
+    // Invariant: a target that is slow to open shows in the opening phase. Its times began when a stream had its turn, after
+    // waiting for others to open, so that ten streams in a row of 100 ms each looked like 100 ms (coordinated omission).
+    let (_origin, address) = origin();
+    let url = format!("http://{address}/events?first_byte_delay=100ms&interval=10ms&count=3");
+    let (_, document, all) = run_json(&["-c", "10", "-d", "20s", "--ramp", "100/s", "--in-flight", "1", &url]);
+    let ms = |name: &str, quantile: &str| {
+        document["distributions"][name][quantile].as_u64().unwrap_or_else(|| panic!("{name}: {all}")) / 1000
+    };
+    // The last is due after 90 ms, and has its turn after nine others.
+    for (name, from_due_name, turns) in [
+        ("connect_us", "connect_from_due_us", 9),
+        ("ttfb_us", "ttfb_from_due_us", 10),
+        ("first_event_us", "first_event_from_due_us", 10),
+    ] {
+        let (raw, from_due) = (ms(name, "p50"), ms(from_due_name, "max"));
+        assert!(raw < 400 && from_due >= turns * 100 - 91, "{name}: {raw} ms, from due {from_due} ms: {all}");
+        assert_eq!(document["distributions"][from_due_name]["count"], 10, "{all}");
+    }
+    assert_eq!(all.matches("\n  from due ").count(), 3, "{all}");
+}
+
+#[test]
 fn worker_processes_share_the_streams_and_their_records_are_merged() {
     let (_origin, address) = origin();
     let url = format!("http://{address}/events?interval=10ms&count=20");
@@ -96,8 +119,18 @@ fn every_early_end_has_its_reason_and_makes_the_result_invalid() {
         true,
     );
     let noise = backend(b"SSH-2.0-x\r\n\r\n", true);
+    let coded =
+        backend(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b", true);
+    let head = |fields: String| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{fields}\r\n");
+        backend(Box::leak(head.into_boxed_str()).as_bytes(), true)
+    };
+    let (many, long) = (head("x: y\r\n".repeat(120)), head(format!("x: {}\r\n", "y".repeat(70_000))));
     let half = backend(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: half", false);
     for (url, reason) in [
+        (format!("http://{coded}/"), "content_coding_gzip"),
+        (format!("http://{many}/"), "head_over_100_fields"),
+        (format!("http://{long}/"), "head_over_64_kib"),
         (format!("http://{address}/events?interval=1ms&abort_after=2"), "truncated"),
         (format!("http://{address}/events?interval=1ms&abort_after=2&framing=close"), "reset"),
         (format!("http://{address}/status/503"), "status_503"),
@@ -112,6 +145,12 @@ fn every_early_end_has_its_reason_and_makes_the_result_invalid() {
         assert_eq!(code, 2, "{url}: {all}");
         assert_eq!(document["ends"][reason], 3, "{url}: {all}");
         assert_eq!(document["valid"], false);
+        let remedy = match reason {
+            "content_coding_gzip" => "(Content-Encoding: gzip)",
+            "head_over_100_fields" | "head_over_64_kib" => "fewer or shorter header fields",
+            _ => "remedy: ",
+        };
+        assert!(all.contains(remedy), "{url}: {all}");
     }
 }
 
@@ -120,7 +159,7 @@ fn a_torn_event_is_told_from_a_damaged_one() {
     // A heartbeat between `id` and `data` makes two records of one; a changed byte breaks the checksum.
     let (_origin, address) = origin();
     let whole = support::get(address, "/events?count=1&interval=1ms", "").body;
-    let torn = text(&whole).replace("\ndata:", "\n\ndata:").replace("id: 1", "id: 9");
+    let torn = text(&whole).replace("\ndata:", "\n\ndata:");
     let damaged = text(&whole).replace("\"pad\":\"b", "\"pad\":\"B").replace("\"len\":100, ", "\"len\":100,X");
     for (body, fault) in [(torn, "torn"), (damaged, "corrupted")] {
         let response = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n{body}");

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EXIT_CODES, ProgramArgs};
+use super::compare::ProgramArgs;
+use super::exit_codes::EXIT_CODES;
 
 const BENCH_HELP: &str = "Examples:
   sse-loadgen bench

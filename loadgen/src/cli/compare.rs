@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::EXIT_CODES;
+use super::exit_codes::EXIT_CODES;
 use crate::protocol::Protocol;
 
 const COMPARE_HELP: &str = "Examples:

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod exit_codes;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,15 +10,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::exit_codes::EXIT_CODES;
 pub use bench::BenchArgs;
 pub use compare::{CompareArgs, KneeArgs, ProgramArgs, StackArgs};
-
-const EXIT_CODES: &str = "Exit codes:
-  0    the result stands
-  1    something failed, or a --fail-if threshold was crossed
-  2    the result cannot be trusted; the warnings say why and what would help
-  64   the command line is wrong, or the load does not fit the machine
-  130  interrupted; what was measured so far was shown";
 
 const EXAMPLES: &str = "Examples:
   sse-loadgen origin --listen 127.0.0.1:9000
@@ -61,7 +56,7 @@ pub enum Command {
     Worker,
     /// Becomes another program that ends when the one that started it does
     #[command(hide = true)]
-    Tether(TetherArgs),
+    ExecWithParent(ExecWithParentArgs),
 }
 
 const RUN_EXAMPLES: &str = "Examples:
@@ -231,10 +226,10 @@ pub struct GaugeArgs {
 
 /// Options of the hidden `tether`.
 #[derive(Debug, Args)]
-pub struct TetherArgs {
+pub struct ExecWithParentArgs {
     /// Ask it to end instead of killing it
     #[arg(long)]
-    pub gently: bool,
+    pub sigterm: bool,
     /// The program and its arguments
     #[arg(required = true, last = true)]
     pub program: Vec<std::ffi::OsString>,

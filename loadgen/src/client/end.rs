@@ -6,7 +6,7 @@ use std::io;
 use h2::Reason;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError};
 
-use super::tls;
+use crate::wire::head::{HeadError, MAX_FIELDS, MAX_HEAD_BYTES};
 
 /// The one reason a stream ended. Its text is what reports count by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub enum EndReason {
     Reset,
     /// Nobody listens.
     Refused,
+    /// No address of the name is of the source's family.
+    NoAddress,
     /// There is no free source port.
     NoPort,
     /// There is no free file descriptor.
@@ -33,6 +35,12 @@ pub enum EndReason {
     Status(u16),
     /// A 200 of another media type.
     NotEventStream,
+    /// A stream in this content coding, which nobody has asked for and events cannot be read from.
+    ContentCoding(&'static str),
+    /// The answer's head has more fields than are read.
+    TooManyFields,
+    /// The answer's head is longer than is read.
+    HeadTooLong,
     /// Not HTTP, broken chunked coding, or what HTTP/2 forbids.
     Malformed,
     /// The server's certificate was not believed.
@@ -70,7 +78,7 @@ impl EndReason {
             // What a TLS connection says that ends without saying so.
             io::ErrorKind::UnexpectedEof => Self::Truncated,
             _ if is(Errno::MFILE) || is(Errno::NFILE) => Self::NoDescriptor,
-            _ if tls::cause(error).is_some() => Self::Tls,
+            _ if tls_cause(error).is_some() => Self::Tls,
             _ => Self::Io,
         }
     }
@@ -85,10 +93,20 @@ impl EndReason {
         }
     }
 
+    /// Reads the reason out of a head that cannot be used.
+    #[must_use]
+    pub fn from_head(error: HeadError) -> Self {
+        match error {
+            HeadError::Malformed => Self::Malformed,
+            HeadError::TooManyFields => Self::TooManyFields,
+            HeadError::TooLong => Self::HeadTooLong,
+        }
+    }
+
     /// The same for a TLS handshake.
     #[must_use]
     pub fn from_handshake(error: &io::Error) -> Self {
-        match tls::cause(error) {
+        match tls_cause(error) {
             Some(TlsError::InvalidCertificate(fault)) => Self::Certificate(certificate_fault(fault)),
             Some(TlsError::InvalidMessage(_)) => Self::NotTls,
             Some(TlsError::AlertReceived(AlertDescription::NoApplicationProtocol)) => Self::NoHttp2,
@@ -97,6 +115,11 @@ impl EndReason {
             None => Self::from_io(error),
         }
     }
+}
+
+/// The error of the TLS library inside one of the system's, if there is one.
+fn tls_cause(error: &io::Error) -> Option<&TlsError> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// The faults that have different remedies by name.
@@ -128,12 +151,16 @@ impl fmt::Display for EndReason {
             Self::Truncated => "truncated",
             Self::Reset => "reset",
             Self::Refused => "refused",
+            Self::NoAddress => "no_address",
             Self::NoPort => "no_port",
             Self::NoDescriptor => "no_descriptor",
             Self::ConnectTimeout => "connect_timeout",
             Self::HeadTimeout => "head_timeout",
             Self::Status(status) => return write!(formatter, "status_{status}"),
             Self::NotEventStream => "not_event_stream",
+            Self::ContentCoding(coding) => return write!(formatter, "content_coding_{coding}"),
+            Self::TooManyFields => return write!(formatter, "head_over_{MAX_FIELDS}_fields"),
+            Self::HeadTooLong => return write!(formatter, "head_over_{}_kib", MAX_HEAD_BYTES / 1024),
             Self::Malformed => "malformed",
             Self::Certificate(fault) => return write!(formatter, "certificate_{fault}"),
             Self::NotTls => "not_tls",

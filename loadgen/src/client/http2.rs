@@ -5,7 +5,6 @@ use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
@@ -16,10 +15,12 @@ use tokio::sync::OnceCell;
 
 use super::connect::Route;
 use super::end::EndReason;
-use super::{Io, Shared};
+use super::io::Io;
+use super::shared::Shared;
+use crate::clock::unix_us;
 use crate::sse::parser::Parser;
-use crate::wire::head::names_event_stream;
-use crate::wire::request::Request as Asked;
+use crate::wire::head::{content_coding, names_event_stream};
+use crate::wire::request::Request as PlainRequest;
 
 /// What Chrome announces, for a stream and for all of a connection's. What has come is read at once, so that neither is ever
 /// used up, and window updates are few.
@@ -61,6 +62,8 @@ pub(super) struct Response {
     parser: Parser,
     /// Knows why the connection was lost, which the stream is not told.
     connection: SendRequest<Bytes>,
+    /// When the request had been handed on, Unix µs.
+    pub(super) request_sent_us: u64,
 }
 
 impl Request {
@@ -68,7 +71,7 @@ impl Request {
     ///
     /// # Errors
     /// When a field or the URL has a form that HTTP/2 does not allow.
-    pub fn new(asked: &Asked, scheme: &str) -> Result<Self, RequestError> {
+    pub fn new(asked: &PlainRequest, scheme: &str) -> Result<Self, RequestError> {
         let authority = asked.header("host").unwrap_or_default();
         let uri = http::Uri::builder().scheme(scheme).authority(authority).path_and_query(asked.path.as_str());
         let mut head = http::Request::builder().method(asked.method.as_str()).uri(uri.build()?);
@@ -151,21 +154,23 @@ pub async fn status(io: Io, request: &Request) -> Result<u16, EndReason> {
     }
 }
 
-/// Sends the request and waits for the final head.
+/// Sends the request of a stream that was due at `due_us`, and waits for the final head.
 pub(super) async fn exchange(
     mut connection: SendRequest<Bytes>,
     request: &Request,
+    due_us: u64,
     shared: &RefCell<Shared>,
 ) -> Result<Response, EndReason> {
     let has_body = !request.body.is_empty();
-    let sent = Instant::now();
+    let request_sent_us = unix_us();
     let begun = connection.send_request(request.head.clone(), !has_body);
     let (response, mut upload) = begun.map_err(|error| reason_of(&error, &mut connection))?;
     if has_body {
-        upload.send_data(request.body.clone(), true).map_err(|error| reason_of(&error, &mut connection))?;
+        // Fails when the server wants no more of it, which its answer tells, or the connection's end.
+        let _ = upload.send_data(request.body.clone(), true);
     }
     let response = response.await.map_err(|error| reason_of(&error, &mut connection))?;
-    shared.borrow_mut().record.ttfb_us.record(sent.elapsed().as_micros() as u64);
+    shared.borrow_mut().record.first_byte(due_us, Some(request_sent_us), unix_us());
     if response.status() != StatusCode::OK {
         return Err(EndReason::Status(response.status().as_u16()));
     }
@@ -173,7 +178,11 @@ pub(super) async fn exchange(
     if !content_type.is_some_and(names_event_stream) {
         return Err(EndReason::NotEventStream);
     }
-    Ok(Response { body: response.into_body(), parser: Parser::default(), connection })
+    let codings = response.headers().get_all(header::CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    if let Some(coding) = content_coding(codings) {
+        return Err(EndReason::ContentCoding(coding));
+    }
+    Ok(Response { body: response.into_body(), parser: Parser::default(), connection, request_sent_us })
 }
 
 impl Response {
@@ -227,9 +236,9 @@ fn goaway_before(connection: &mut SendRequest<Bytes>) -> Option<EndReason> {
 mod tests {
     use super::*;
 
-    fn asked(headers: &[(&str, &str)]) -> Asked {
+    fn asked(headers: &[(&str, &str)]) -> PlainRequest {
         let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Asked { method: "POST".to_owned(), path: "/chat?x=1".to_owned(), headers, body: b"{}".to_vec() }
+        PlainRequest { method: "POST".to_owned(), path: "/chat?x=1".to_owned(), headers, body: b"{}".to_vec() }
     }
 
     #[test]

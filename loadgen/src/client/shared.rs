@@ -1,6 +1,6 @@
 //! What the streams of one worker share.
 
-use super::meter::Track;
+use super::meter::StreamMeter;
 use crate::clock::unix_us;
 use crate::record::Record;
 use crate::sse::parser::Parser;
@@ -11,7 +11,7 @@ pub struct Shared {
     /// Where everything is counted.
     pub record: Record,
     /// One entry per stream, open or not.
-    pub tracks: Vec<Track>,
+    pub meters: Vec<StreamMeter>,
     /// Read buffer: what it holds is used up before the next stream reads.
     pub scratch: Vec<u8>,
 }
@@ -20,14 +20,14 @@ impl Shared {
     /// With a read buffer of so many bytes.
     #[must_use]
     pub fn new(scratch_bytes: usize) -> Self {
-        Self { record: Record::default(), tracks: Vec::new(), scratch: vec![0; scratch_bytes] }
+        Self { record: Record::default(), meters: Vec::new(), scratch: vec![0; scratch_bytes] }
     }
 
     /// Counts what has just been read of stream `slot`, all framing taken off.
     pub(super) fn take(&mut self, slot: usize, parser: &mut Parser, content: &[u8]) {
         let now_us = unix_us();
-        let (record, track) = (&mut self.record, &mut self.tracks[slot]);
+        let (record, meter) = (&mut self.record, &mut self.meters[slot]);
         record.counts.bytes += content.len() as u64;
-        parser.feed(content, |item| track.count(item, now_us, record));
+        parser.feed(content, |item| meter.count(item, now_us, record));
     }
 }

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 
 use super::connect::Route;
 use super::end::EndReason;
-use super::{Shared, http1, http2};
+use super::shared::Shared;
+use super::{http1, http2};
 
 /// What is asked for, and on which connection.
 #[derive(Debug, Clone, Copy)]
@@ -59,11 +60,15 @@ pub async fn run(
         Err(reason) => return reason,
     };
     drop(opening);
+    let request_sent_us = match &opened {
+        Opened::Http1(response) => response.request_sent_us,
+        Opened::Http2(response) => response.request_sent_us,
+    };
     {
         let shared = &mut *shared.borrow_mut();
         shared.record.counts.streams += 1;
         shared.record.counts.open += 1;
-        shared.tracks[slot].opened();
+        shared.meters[slot].opened(request_sent_us);
     }
     let reason = match &mut opened {
         Opened::Http1(response) => response.read_to_end(slot, shared).await,
@@ -71,7 +76,7 @@ pub async fn run(
     };
     let shared = &mut *shared.borrow_mut();
     shared.record.counts.open -= 1;
-    shared.tracks[slot].ended();
+    shared.meters[slot].ended();
     reason
 }
 
@@ -80,12 +85,13 @@ async fn open(request: &Request<'_>, shared: &RefCell<Shared>) -> Result<Opened,
     match request.exchange {
         Exchange::Http1 { request: asked } => {
             let io = request.route.establish(shared, async |io| Ok(io)).await?;
-            let response = timeout(request.head_timeout, http1::exchange(io, asked, shared));
+            let response = timeout(request.head_timeout, http1::exchange(io, asked, request.route.due_us, shared));
             response.await.map_err(|_| EndReason::HeadTimeout)?.map(Opened::Http1)
         }
         Exchange::Http2 { request: asked, connection, position } => {
             let connection = connection.begin(position, &request.route, shared).await?;
-            let response = timeout(request.head_timeout, http2::exchange(connection, asked, shared));
+            let response =
+                timeout(request.head_timeout, http2::exchange(connection, asked, request.route.due_us, shared));
             response.await.map_err(|_| EndReason::HeadTimeout)?.map(Opened::Http2)
         }
     }

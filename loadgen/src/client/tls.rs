@@ -1,6 +1,5 @@
 //! The client's half of TLS: whose certificates are believed, and what ALPN offers.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,8 +28,8 @@ pub enum Trust {
     System,
     /// Those of the authorities in this PEM file, and no others.
     File(PathBuf),
-    /// Anybody's.
-    Anybody,
+    /// Any's.
+    Any,
 }
 
 /// Why TLS cannot be spoken.
@@ -76,9 +75,9 @@ impl Connector {
         let mut config = match trust {
             Trust::System => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
             Trust::File(path) => builder.with_root_certificates(file_roots(path)?).with_no_client_auth(),
-            Trust::Anybody => {
-                let believer = Arc::new(Believer { provider });
-                builder.dangerous().with_custom_certificate_verifier(believer).with_no_client_auth()
+            Trust::Any => {
+                let verifier = Arc::new(NoVerifier { provider });
+                builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
             }
         };
         config.alpn_protocols = vec![if wants_http2 { HTTP_2 } else { HTTP_1_1 }.to_vec()];
@@ -130,11 +129,11 @@ fn file_roots(path: &Path) -> Result<RootCertStore, TlsError> {
 
 /// Believes every certificate. Signatures are still checked, so that a handshake costs what it always costs.
 #[derive(Debug)]
-struct Believer {
+struct NoVerifier {
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Believer {
+impl ServerCertVerifier for NoVerifier {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,
@@ -173,9 +172,4 @@ impl std::fmt::Debug for Connector {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Connector").field("wants_http2", &self.wants_http2).finish_non_exhaustive()
     }
-}
-
-/// The error of the TLS library inside one of the system's, if there is one.
-pub(super) fn cause(error: &io::Error) -> Option<&RustlsError> {
-    error.get_ref()?.downcast_ref()
 }

@@ -11,7 +11,7 @@ use crate::report::threshold::Threshold;
 
 /// What is wanted beside the table.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Wanted<'a> {
+pub(super) struct Outputs<'a> {
     /// A document.
     pub(super) json: Option<&'a Path>,
     /// Percentile distributions.
@@ -24,7 +24,7 @@ pub(super) struct Wanted<'a> {
 pub(super) fn conclude(
     report: &RunReport,
     record: &Record,
-    wanted: &Wanted<'_>,
+    wanted: &Outputs<'_>,
     terminal: &mut Terminal,
 ) -> Result<Outcome, CommandError> {
     write_text(&mut *terminal.out, report, record)?;

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use super::comparison::{Comparison, Measurement, outcome, show};
 use super::signals::Interrupt;
 use super::turn::{Load, Source, Turn, find_targets, programs, started};
 use crate::cli::KneeArgs;
 use crate::error::{CommandError, Outcome};
 use crate::limits;
-use crate::protocol::Spoken;
+use crate::protocol::ClientProtocol;
 use crate::report::conditions::Conditions;
-use crate::report::knee::{KneeReport, KneeRound, KneeStep, write_table};
+use crate::report::knee::{KneeReport, KneeRound, KneeStep};
+use crate::report::knee_table::write_table;
 use crate::report::progress::{Progress, Terminal};
-use crate::report::run::write_warnings;
 use crate::target::{OriginSetup, Target};
 
 /// How long beyond its plan a ramp may take, and events may be on their way: what comes later was not carried.
@@ -34,13 +35,8 @@ pub(super) struct Plan {
 /// Anything that leaves nothing to show.
 pub async fn run(args: &KneeArgs, terminal: &mut Terminal) -> Result<Outcome, CommandError> {
     let report = measure(args, &mut Interrupt::catch()?, terminal, "").await?;
-    write_table(&mut *terminal.out, &report)?;
-    terminal.out.flush()?;
-    write_warnings(&mut *terminal.err, &report.warnings, terminal.has_colour)?;
-    if let Some(path) = &args.json {
-        super::write_json(path, &report)?;
-    }
-    Ok(super::outcome(report.interrupted, report.valid))
+    show(&report, &report.warnings, args.json.as_deref(), terminal, |out| write_table(out, &report))?;
+    Ok(outcome(report.interrupted, report.valid))
 }
 
 /// Searches; what is under way is told with `prefix` before it.
@@ -57,7 +53,7 @@ pub(super) async fn measure(
         Source::Attach { .. } => Default::default(),
     };
     let limit_us = args.limit.as_micros() as u64;
-    let mut found: Vec<(Target, Vec<KneeRound>)> = plan.targets.iter().map(|target| (*target, Vec::new())).collect();
+    let mut steps = Steps { args, limit_us, rate: 0.0, rounds: vec![Vec::new(); plan.targets.len()] };
     let mut progress = Progress::new(terminal);
     let each = args.duration.as_secs_f64() + STEP_OVERHEAD_SECONDS;
     progress.say(&format!(
@@ -65,34 +61,46 @@ pub(super) async fn measure(
         plan.targets.len(),
         args.rounds
     ));
-    let mut interrupted = false;
-    'rounds: for round in 1..=args.rounds {
-        found.iter_mut().for_each(|(_, rounds)| rounds.push(KneeRound::default()));
-        // Each takes one step after the other, until none has one left.
-        let mut is_climbing = true;
-        while std::mem::take(&mut is_climbing) {
-            for (target, rounds) in &mut found {
-                let Some(current) = rounds.last_mut() else { continue };
-                let Some(rate) = current.next_rate(args.from as f64, args.factor, args.to as f64, args.refine) else {
-                    continue;
-                };
-                is_climbing = true;
-                let load = load(args, rate);
-                let turn = Turn { target: *target, source: &plan.source, load: &load };
-                let label = format!("{prefix}round {round}/{}, {rate:.0} events/s, {target}", args.rounds);
-                tokio::select! {
-                    figures = turn.step(&mut progress, &label) => {
-                        current.steps.push(KneeStep::of(rate, &figures?, limit_us));
-                    }
-                    () = interrupt.wait() => {
-                        interrupted = true;
-                        break 'rounds;
-                    }
-                }
-            }
-        }
-    }
+    let comparison = Comparison { targets: &plan.targets, source: &plan.source, rounds: args.rounds, prefix };
+    let interrupted = comparison.run(&mut steps, interrupt, &mut progress).await?;
+    let found = plan.targets.iter().copied().zip(steps.rounds).collect();
     Ok(KneeReport::new(conditions, versions, (args.streams, limit_us), interrupted, found))
+}
+
+/// One rate after the other on each target in turn, until none has one left.
+struct Steps<'a> {
+    args: &'a KneeArgs,
+    limit_us: u64,
+    /// The rate that is being tried.
+    rate: f64,
+    /// Of each target.
+    rounds: Vec<Vec<KneeRound>>,
+}
+
+impl Measurement for Steps<'_> {
+    fn next(&mut self, target: usize, round: u64) -> Option<(Load, String)> {
+        let (args, rounds) = (self.args, &mut self.rounds[target]);
+        if (rounds.len() as u64) < round {
+            rounds.push(KneeRound::default());
+        }
+        self.rate = rounds.last()?.next_rate(args.from as f64, args.factor, args.to as f64, args.refine)?;
+        Some((load(args, self.rate), format!("{:.0} events/s, ", self.rate)))
+    }
+
+    async fn take(
+        &mut self,
+        target: usize,
+        turn: Turn<'_>,
+        progress: &mut Progress<'_>,
+        label: &str,
+    ) -> Result<(), CommandError> {
+        let figures = turn.step(progress, label).await?;
+        let step = KneeStep::of(self.rate, &figures, self.limit_us);
+        if let Some(round) = self.rounds[target].last_mut() {
+            round.steps.push(step);
+        }
+        Ok(())
+    }
 }
 
 /// Checks the command line, and that programs and machine are fit for it.
@@ -111,7 +119,7 @@ pub(super) fn check(args: &KneeArgs) -> Result<Plan, CommandError> {
         );
     }
     let descriptor_limit = limits::raise_descriptor_limit();
-    let source = started(&args.stack, &targets, args.streams, Spoken::default(), HEARTBEAT, descriptor_limit)?;
+    let source = started(&args.stack, &targets, args.streams, ClientProtocol::default(), HEARTBEAT, descriptor_limit)?;
     Ok(Plan { targets, source, descriptor_limit })
 }
 
@@ -120,7 +128,7 @@ fn load(args: &KneeArgs, rate: f64) -> Load {
     Load {
         low: 0,
         streams: args.streams,
-        spoken: Spoken::default(),
+        client_protocol: ClientProtocol::default(),
         ramp_per_second: 0,
         settle: Duration::ZERO,
         hold: Duration::ZERO,

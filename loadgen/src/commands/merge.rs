@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::conclude::{Wanted, conclude};
+use super::conclude::{Outputs, conclude};
 use crate::cli::MergeArgs;
 use crate::error::{CommandError, Outcome};
 use crate::limits;
@@ -23,6 +23,6 @@ pub fn run(args: &MergeArgs, terminal: &mut Terminal) -> Result<Outcome, Command
     let runs = runs.collect::<Result<Vec<(PathBuf, RunReport)>, CommandError>>()?;
     let conditions = Conditions::read(limits::raise_descriptor_limit());
     let (report, record) = merge(&runs, super::random_id(), conditions)?;
-    let wanted = Wanted { json: args.json.as_deref(), hgrm: args.hgrm.as_deref(), thresholds: &thresholds };
+    let wanted = Outputs { json: args.json.as_deref(), hgrm: args.hgrm.as_deref(), thresholds: &thresholds };
     conclude(&report, &record, &wanted, terminal)
 }

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod compare;
+mod comparison;
 mod conclude;
 pub mod gauge;
 pub mod knee;
@@ -17,7 +18,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::{CommandError, Outcome};
+use crate::error::CommandError;
 
 /// Writes a document, making the directory it goes into.
 fn write_json(path: &Path, document: &impl Serialize) -> Result<(), CommandError> {
@@ -28,15 +29,6 @@ fn write_json(path: &Path, document: &impl Serialize) -> Result<(), CommandError
     let mut text = serde_json::to_string_pretty(document).map_err(|error| refuse(error.into()))?;
     text.push('\n');
     std::fs::write(path, text).map_err(refuse)
-}
-
-/// How a measurement ended that was made of turns.
-fn outcome(interrupted: bool, valid: bool) -> Outcome {
-    match (interrupted, valid) {
-        (true, _) => Outcome::Interrupted,
-        (false, false) => Outcome::NotValid,
-        (false, true) => Outcome::Good,
-    }
 }
 
 /// 128 random bits, to tell one run from every other.

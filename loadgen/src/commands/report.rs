@@ -1,14 +1,14 @@
 //! `sse-loadgen report`: shows a saved result again.
 
-use super::conclude::{Wanted, conclude};
+use super::conclude::{Outputs, conclude};
 use crate::cli::ReportArgs;
 use crate::error::{CommandError, Outcome};
 use crate::record::Record;
-use crate::report::compare::{CompareReport, write_table};
+use crate::report::compare::CompareReport;
 use crate::report::progress::Terminal;
 use crate::report::run::write_warnings;
 use crate::report::saved::{self, Saved, SavedError};
-use crate::report::{hgrm, knee, markdown};
+use crate::report::{compare_table, hgrm, knee_table, markdown};
 
 /// Reads a report of `run`, `merge`, `compare`, `knee` or `bench` and shows it as the command that wrote it did.
 ///
@@ -19,11 +19,11 @@ pub fn run(args: &ReportArgs, terminal: &mut Terminal) -> Result<Outcome, Comman
     match saved::read(&args.file)? {
         Saved::Run(report) => {
             let record = report.record().map_err(unreadable)?;
-            conclude(&report, &record, &Wanted { hgrm: args.hgrm.as_deref(), ..Wanted::default() }, terminal)
+            conclude(&report, &record, &Outputs { hgrm: args.hgrm.as_deref(), ..Outputs::default() }, terminal)
         }
         Saved::Compare(report) => {
             let latencies = latencies(&report).map_err(unreadable)?;
-            write_table(&mut *terminal.out, &report)?;
+            compare_table::write_table(&mut *terminal.out, &report)?;
             terminal.out.flush()?;
             write_warnings(&mut *terminal.err, &report.warnings, terminal.has_colour)?;
             for (name, record) in args.hgrm.iter().flat_map(|_| &latencies) {
@@ -35,7 +35,7 @@ pub fn run(args: &ReportArgs, terminal: &mut Terminal) -> Result<Outcome, Comman
             Ok(if report.valid { Outcome::Good } else { Outcome::NotValid })
         }
         Saved::Knee(report) => {
-            knee::write_table(&mut *terminal.out, &report)?;
+            knee_table::write_table(&mut *terminal.out, &report)?;
             terminal.out.flush()?;
             write_warnings(&mut *terminal.err, &report.warnings, terminal.has_colour)?;
             Ok(if report.valid { Outcome::Good } else { Outcome::NotValid })

@@ -1,10 +1,11 @@
 //! `sse-loadgen run`: opens streams, holds them, measures, and tells.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::conclude::{Wanted, conclude};
+use super::conclude::{Outputs, conclude};
 use super::request::RequestTemplate;
 use super::signals::Interrupt;
 use crate::cli::RunArgs;
@@ -63,14 +64,14 @@ pub async fn run(args: &RunArgs, terminal: &mut Terminal) -> Result<Outcome, Com
     let warnings = validity::judge(record, evidence);
     let report = RunReport {
         kind: RUN.to_owned(),
-        version: report::FORM,
+        version: report::SCHEMA_VERSION,
         run_id: super::random_id(),
         conditions,
         urls: plan.urls.iter().map(ToString::to_string).collect(),
         connections: args.connections,
         seconds: measured.seconds,
         interrupted: measured.interrupted,
-        valid: !warnings.iter().any(|doubt| doubt.invalidates),
+        valid: !warnings.iter().any(|warning| warning.invalidates),
         counts: record.counts,
         integrity: record.integrity,
         ends: record.ends.clone(),
@@ -80,7 +81,7 @@ pub async fn run(args: &RunArgs, terminal: &mut Terminal) -> Result<Outcome, Com
         warnings,
         parts: Vec::new(),
     };
-    let wanted = Wanted { json: args.json.as_deref(), hgrm: args.hgrm.as_deref(), thresholds: &plan.thresholds };
+    let wanted = Outputs { json: args.json.as_deref(), hgrm: args.hgrm.as_deref(), thresholds: &plan.thresholds };
     let outcome = conclude(&report, record, &wanted, terminal)?;
     Ok(if measured.interrupted { Outcome::Interrupted } else { outcome })
 }
@@ -95,18 +96,17 @@ fn check(args: &RunArgs) -> Result<Plan, CommandError> {
     let streams_per_connection = protocol.streams_per_connection(args.streams_per_connection);
     let resolve = |url: &Url| {
         let server_name = url.host().to_owned();
-        Ok(Destination { address: url.resolve()?, server_name, request: template.request(url) })
+        Ok(Destination { addresses: url.resolve()?, server_name, request: template.request(url) })
     };
     let destinations = urls.iter().map(resolve).collect::<Result<Vec<_>, CommandError>>()?;
-    if let Some(source) =
-        sources.iter().find(|source| destinations.iter().any(|to| to.address.is_ipv4() != source.is_ipv4()))
-    {
+    let reaches = |source: &IpAddr, to: &Destination| to.addresses.iter().any(|to| to.is_ipv4() == source.is_ipv4());
+    if let Some(source) = sources.iter().find(|source| !destinations.iter().all(|to| reaches(source, to))) {
         return Err(CommandError::Usage(format!("--source {source}: of another address family than a URL")));
     }
     let descriptor_limit = limits::raise_descriptor_limit();
     let connections = plan::connections(args.connections, args.processes, streams_per_connection);
     limits::check_descriptors(connections, args.processes, descriptor_limit)?;
-    let mut addresses: Vec<_> = destinations.iter().map(|destination| destination.address).collect();
+    let mut addresses: Vec<_> = destinations.iter().map(|destination| destination.addresses[0]).collect();
     addresses.sort_unstable();
     addresses.dedup();
     limits::check_ports(connections, sources.len() as u64, addresses.len() as u64, limits::ephemeral_ports())?;
@@ -144,7 +144,7 @@ fn protocol(args: &RunArgs, urls: &[Url]) -> Result<Protocol, CommandError> {
 
 fn trust(args: &RunArgs) -> Trust {
     match &args.cacert {
-        _ if args.insecure => Trust::Anybody,
+        _ if args.insecure => Trust::Any,
         Some(path) => Trust::File(path.clone()),
         None => Trust::System,
     }

@@ -6,16 +6,15 @@ use crate::stamp::Stamp;
 /// Appends one event to `out`.
 pub(super) fn write_event(spec: &StreamSpec, stamp: Stamp, out: &mut Vec<u8>) {
     let mut ends = LineEnds { eol: spec.eol, turn: stamp.seq };
-    if let Some(name) = &spec.name {
-        out.extend_from_slice(b"event: ");
-        out.extend_from_slice(name.as_bytes());
-        ends.end_line(out);
-    }
+    // Always: an event that a proxy tears apart shows by the fields that no longer stand together.
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(spec.name.as_bytes());
+    ends.end_line(out);
     out.extend_from_slice(format!("id: {}", stamp.seq).as_bytes());
     ends.end_line(out);
 
     let mut text = Vec::with_capacity(spec.size + 128);
-    stamp.write(spec.size, spec.lines, &mut text);
+    stamp.write(spec.name.as_bytes(), spec.size, spec.lines, &mut text);
     for line in text.split(|byte| *byte == b'\n') {
         out.extend_from_slice(b"data: ");
         out.extend_from_slice(line);
@@ -91,7 +90,7 @@ mod tests {
     fn every_line_end_and_line_count_gives_events_a_client_reads_whole() {
         for eol in [Eol::Lf, Eol::Cr, Eol::Crlf, Eol::Mixed] {
             for lines in [1, 2, 3, 5] {
-                let spec = StreamSpec { eol, lines, name: Some("tick".into()), ..StreamSpec::default() };
+                let spec = StreamSpec { eol, lines, name: "tick".into(), ..StreamSpec::default() };
                 let mut bytes = Vec::new();
                 for seq in 1..=10 {
                     write_event(&spec, Stamp { stream: 3, seq, due_us: 1, sent_us: 2 }, &mut bytes);
@@ -99,12 +98,12 @@ mod tests {
                 }
                 let mut seen = 0;
                 Parser::default().feed(&bytes, |item| {
-                    if let Item::Event { name, data, last_event_id } = item {
+                    if let Item::Event { name, data, last_event_id, has_own_id } = item {
                         seen += 1;
-                        assert_eq!(name, b"tick");
+                        assert_eq!((name, has_own_id), (&b"tick"[..], true));
                         assert_eq!(last_event_id, seen.to_string().as_bytes());
                         assert!(
-                            matches!(stamp::read(data), Reading::Whole(stamp) if stamp.seq == seen),
+                            matches!(stamp::read(name, data), Reading::Whole(stamp) if stamp.seq == seen),
                             "{eol:?} {lines}"
                         );
                     }

@@ -9,6 +9,7 @@ mod schedule;
 mod server;
 mod spec;
 mod stream;
+mod thread_context;
 mod timer;
 
 pub use query::SpecError;

@@ -4,8 +4,8 @@ use super::gate::Gates;
 use super::request::Request;
 
 const MAX_LARGE_BYTES: u64 = 16 * 1024 * 1024 * 1024;
-/// The example page, so that there is one copy of it.
-const INDEX: &str = include_str!("../../../examples/clients/browser/index.html");
+/// The example page: a link to examples/clients/browser, so that there is one copy of it.
+const INDEX: &str = include_str!("index.html");
 
 /// A response with a body of known length.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,6 +66,9 @@ pub(super) fn answer(request: &Request, gates: &Gates) -> Page {
         ("POST" | "PUT", "/echo") => Page::new(200, "application/octet-stream", request.body.clone()),
         (_, "/echo") => Page::text(405, "POST a body to /echo"),
         ("POST", "/gate") => open_gate(&request.query, gates),
+        (_, "/events") => {
+            Page { headers: "Allow: GET, HEAD, OPTIONS, POST\r\n", ..Page::text(405, "GET or POST /events") }
+        }
         (_, "/") => Page::new(200, "text/html; charset=utf-8", INDEX.into()),
         (_, "/json") => Page::new(200, "application/json", b"{\"message\":\"hello\",\"items\":[1,2,3]}\n".to_vec()),
         (_, "/healthz") => Page::text(200, "ok"),
@@ -113,6 +116,7 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         413 => "Content Too Large",
+        431 => "Request Header Fields Too Large",
         429 => "Too Many Requests",
         500 => "Internal Server Error",
         502 => "Bad Gateway",

@@ -102,8 +102,10 @@ impl StreamSpec {
             "abort_after" => self.abort_after = Some(number()?),
             "first_byte_delay" => self.first_byte_delay_us = span()?,
             "comments" => self.comments_us = Some(span()?.max(1)),
-            "name" if value.contains(['\r', '\n']) => return Err(refuse("a name without line breaks")),
-            "name" => self.name = Some(value.into()),
+            "name" if value.is_empty() || value.contains(['\r', '\n']) => {
+                return Err(refuse("a name without line breaks"));
+            }
+            "name" => self.name = value.into(),
             "trailers" => self.trailers = flag()?,
             _ => return Err(SpecError::Unknown(name.to_owned())),
         }
@@ -188,7 +190,7 @@ mod tests {
             ending: Ending::Hold,
             eol: Eol::Mixed,
             pieces: Pieces::Random,
-            name: Some("price tick".into()),
+            name: "price tick".into(),
             bom: true,
             comments_us: Some(5_000_000),
             ..StreamSpec::default()
@@ -214,6 +216,7 @@ mod tests {
             "framing=none",
             "bom=yes",
             "name=a%0Ab",
+            "name=",
             "then=stop",
             "interval=0s",
             "framing=length",

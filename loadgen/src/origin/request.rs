@@ -11,7 +11,7 @@ use crate::wire::head::Framing;
 
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
-const MAX_HEADERS: usize = 100;
+const MAX_FIELDS: usize = 100;
 const READ_BYTES: usize = 16 * 1024;
 
 /// What a request asks for.
@@ -31,8 +31,12 @@ pub(super) struct Request {
 pub(super) enum RequestError {
     #[error("malformed request")]
     Malformed,
-    #[error("request too large")]
-    TooLarge,
+    #[error("request head with more than {MAX_FIELDS} fields")]
+    TooManyFields,
+    #[error("request head longer than {MAX_HEAD_BYTES} bytes")]
+    HeadTooLong,
+    #[error("request body longer than {MAX_BODY_BYTES} bytes")]
+    BodyTooLong,
     #[error("connection lost")]
     Io(#[from] io::Error),
 }
@@ -51,7 +55,7 @@ pub(super) async fn read(io: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Opt
             break head;
         }
         if buffer.len() >= MAX_HEAD_BYTES {
-            return Err(RequestError::TooLarge);
+            return Err(RequestError::HeadTooLong);
         }
         buffer.reserve(READ_BYTES);
         if io.read_buf(buffer).await? == 0 {
@@ -72,7 +76,7 @@ pub(super) async fn read(io: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Opt
             return Ok(Some(request));
         }
         if request.body.len() > MAX_BODY_BYTES {
-            return Err(RequestError::TooLarge);
+            return Err(RequestError::BodyTooLong);
         }
         buffer.reserve(READ_BYTES);
         if io.read_buf(buffer).await? == 0 {
@@ -81,15 +85,46 @@ pub(super) async fn read(io: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Opt
     }
 }
 
+impl RequestError {
+    /// The status to answer with; none when there is nobody to answer.
+    pub(super) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Malformed => Some(400),
+            Self::TooManyFields | Self::HeadTooLong => Some(431),
+            Self::BodyTooLong => Some(413),
+            Self::Io(_) => None,
+        }
+    }
+}
+
+fn read_error(error: httparse::Error) -> RequestError {
+    match error {
+        httparse::Error::TooManyHeaders => RequestError::TooManyFields,
+        _ => RequestError::Malformed,
+    }
+}
+
+/// Of a target in origin form, or in absolute form, which a server must accept as well (RFC 9112 §3.2).
+fn path_and_query(target: &str) -> (&str, &str) {
+    let authority = ["http://", "https://"].iter().find_map(|scheme| {
+        let (start, rest) = target.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    });
+    let relative =
+        authority.map_or(target, |authority| &authority[authority.find(['/', '?']).unwrap_or(authority.len())..]);
+    let (path, query) = relative.split_once('?').unwrap_or((relative, ""));
+    (if path.is_empty() { "/" } else { path }, query)
+}
+
 fn parse(buffer: &[u8]) -> Result<Option<Head>, RequestError> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut headers);
-    let httparse::Status::Complete(bytes) = parsed.parse(buffer).map_err(|_| RequestError::Malformed)? else {
+    let httparse::Status::Complete(bytes) = parsed.parse(buffer).map_err(read_error)? else {
         return Ok(None);
     };
     let is_http10 = parsed.version == Some(0);
     let target = parsed.path.ok_or(RequestError::Malformed)?;
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let (path, query) = path_and_query(target);
     let value = |name: &str| {
         let header = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(header.value).ok().map(str::trim)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -21,11 +21,14 @@ use super::pages::{self, Content, Page};
 use super::request::{self, Request, RequestError};
 use super::spec::StreamSpec;
 use super::stream::{self, Stream};
+use super::thread_context::ThreadContext;
 use super::timer::Timer;
 
 const BACKLOG: i32 = 4096;
 /// How long to leave the accept queue alone when there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How long a client that is refused may go on sending.
+const LINGER: Duration = Duration::from_secs(2);
 const FILLER: [u8; 16 * 1024] = [b'x'; 16 * 1024];
 
 /// Where to listen and with how many threads.
@@ -60,22 +63,6 @@ pub struct Origin {
     addresses: Vec<SocketAddr>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<io::Result<()>>>,
-}
-
-/// What the streams of one thread share.
-#[derive(Debug)]
-pub(super) struct Thread {
-    pub(super) timer: Rc<Timer>,
-    pub(super) gates: Arc<Gates>,
-    pub(super) scratch: RefCell<Scratch>,
-    streams: Arc<AtomicU64>,
-}
-
-/// Buffers that are only used between two waits, so that one pair serves all streams.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    pub(super) content: Vec<u8>,
-    pub(super) wire: Vec<u8>,
 }
 
 impl Origin {
@@ -178,7 +165,7 @@ fn serve_thread(
     block_on_local(async move {
         let timer = Timer::new()?;
         tokio::task::spawn_local(Rc::clone(&timer).drive());
-        let thread = Rc::new(Thread { timer, gates, scratch: RefCell::default(), streams });
+        let thread = Rc::new(ThreadContext { timer, gates, scratch: RefCell::default(), streams });
         loop {
             tokio::select! {
                 _ = stopped.wait_for(|stop| *stop) => return Ok(()),
@@ -191,18 +178,17 @@ fn serve_thread(
 }
 
 /// Serves the pages of one connection. A stream gets a task of its own, without what reading requests needs.
-async fn connection(mut io: TcpStream, thread: Rc<Thread>) {
+async fn connection(mut io: TcpStream, thread: Rc<ThreadContext>) {
     let _ = io.set_nodelay(true);
     let mut buffer = Vec::new();
     loop {
         let request = match request::read(&mut io, &mut buffer).await {
             Ok(Some(request)) => request,
-            Ok(None) | Err(RequestError::Io(_)) => return,
-            Err(error @ RequestError::Malformed) => return refuse(io, 400, &error).await,
-            Err(error @ RequestError::TooLarge) => return refuse(io, 413, &error).await,
+            Ok(None) => return,
+            Err(error) => return refuse(io, &error).await,
         };
         let page = match (request.path.as_str(), request.method.as_str()) {
-            ("/events", "GET" | "POST") => match StreamSpec::parse(&request.query) {
+            ("/events", "GET" | "HEAD" | "POST") => match StreamSpec::parse(&request.query) {
                 Ok(spec) => {
                     let stream = new_stream(io, Box::new(spec), &request, &thread);
                     tokio::task::spawn_local(async move { stream::serve(stream, &thread).await });
@@ -218,15 +204,24 @@ async fn connection(mut io: TcpStream, thread: Rc<Thread>) {
     }
 }
 
-fn new_stream(io: TcpStream, spec: Box<StreamSpec>, request: &Request, thread: &Thread) -> Stream {
+fn new_stream(io: TcpStream, spec: Box<StreamSpec>, request: &Request, thread: &ThreadContext) -> Stream {
     let number = thread.streams.fetch_add(1, Ordering::Relaxed) + 1;
-    Stream { io, spec, number, already: request.last_event_id.unwrap_or(0), may_chunk: !request.is_http10 }
+    let (already, may_chunk) = (request.last_event_id.unwrap_or(0), !request.is_http10);
+    Stream { io, spec, number, already, may_chunk, is_head_only: request.method == "HEAD" }
 }
 
-async fn refuse(mut io: TcpStream, status: u16, error: &RequestError) {
+async fn refuse(mut io: TcpStream, error: &RequestError) {
+    let Some(status) = error.status() else { return };
     let page = Page::text(status, &error.to_string());
     let Content::Bytes(body) = &page.content else { return };
-    let _ = io.write_all(&[page.head(false).as_bytes(), body].concat()).await;
+    let linger = async {
+        io.write_all(&[page.head(false).as_bytes(), body].concat()).await?;
+        io.shutdown().await?;
+        // What is still being sent is read: otherwise the connection is reset, and the answer may be lost with it.
+        while io.read(&mut [0; 4096]).await? > 0 {}
+        Ok::<(), io::Error>(())
+    };
+    let _ = tokio::time::timeout(LINGER, linger).await;
 }
 
 async fn send_page(io: &mut TcpStream, page: &Page, request: &Request) -> io::Result<()> {

@@ -66,6 +66,9 @@ pub enum Ending {
     Hold,
 }
 
+/// What browsers call an event without an `event` field.
+const DEFAULT_NAME: &str = "message";
+
 /// One stream as asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamSpec {
@@ -105,8 +108,8 @@ pub struct StreamSpec {
     pub first_byte_delay_us: u64,
     /// Time between two comment lines, µs.
     pub comments_us: Option<u64>,
-    /// The events' name.
-    pub name: Option<Box<str>>,
+    /// The events' name: `message`, which is what browsers call an event without a name, or another.
+    pub name: Box<str>,
     /// Whether trailer fields follow the last chunk.
     pub trailers: bool,
 }
@@ -132,7 +135,7 @@ impl Default for StreamSpec {
             abort_after: None,
             first_byte_delay_us: 0,
             comments_us: None,
-            name: None,
+            name: DEFAULT_NAME.into(),
             trailers: false,
         }
     }

@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 
 use super::event::{content_bytes, write_comment, write_event, write_retry};
 use super::schedule::first_due_us;
-use super::server::Thread;
 use super::spec::{Ending, Mode, Pieces, StreamSpec, TransferFraming};
+use super::thread_context::ThreadContext;
 use crate::clock::unix_us;
 use crate::stamp::Stamp;
 
@@ -30,10 +30,12 @@ pub(super) struct Stream {
     pub(super) already: u64,
     /// Whether the body may be chunked (HTTP/1.1).
     pub(super) may_chunk: bool,
+    /// Whether only the head is asked for.
+    pub(super) is_head_only: bool,
 }
 
 /// Serves the stream until it ends or the client is gone.
-pub(super) async fn serve(mut stream: Stream, thread: &Thread) {
+pub(super) async fn serve(mut stream: Stream, thread: &ThreadContext) {
     if !stream.may_chunk && stream.spec.framing == TransferFraming::Chunked {
         stream.spec.framing = TransferFraming::Close;
         stream.spec.trailers = false;
@@ -60,7 +62,7 @@ async fn gone(io: &TcpStream) {
 }
 
 impl Stream {
-    async fn write(&self, thread: &Thread) -> io::Result<()> {
+    async fn write(&self, thread: &ThreadContext) -> io::Result<()> {
         let spec = &*self.spec;
         if spec.mode == Mode::Hang {
             return std::future::pending().await;
@@ -72,6 +74,9 @@ impl Stream {
             SockRef::from(&self.io).set_send_buffer_size(FLOOD_BUFFER_BYTES)?;
         }
         self.send(self.head().as_bytes()).await?;
+        if self.is_head_only {
+            return Ok(());
+        }
         if spec.bom {
             self.send_content(b"\xEF\xBB\xBF").await?;
         }
@@ -123,7 +128,7 @@ impl Stream {
     }
 
     /// Waits for the gate, if there is one; returns the description with its start moved there.
-    async fn gated(&self, thread: &Thread) -> io::Result<StreamSpec> {
+    async fn gated(&self, thread: &ThreadContext) -> io::Result<StreamSpec> {
         let mut spec = (*self.spec).clone();
         if let Some(name) = &self.spec.gate {
             let opened = thread.gates.opened(name);
@@ -139,7 +144,7 @@ impl Stream {
     }
 
     /// Nothing but comments, if they were asked for, until `due_us`.
-    async fn silence(&self, thread: &Thread, due_us: u64) -> io::Result<()> {
+    async fn silence(&self, thread: &ThreadContext, due_us: u64) -> io::Result<()> {
         let Some(comments_us) = self.spec.comments_us else {
             thread.timer.until(due_us).await;
             return Ok(());
@@ -158,7 +163,7 @@ impl Stream {
     }
 
     /// Sends one event: in one write out of the thread's scratch buffers unless it is to be cut.
-    async fn send_event(&self, thread: &Thread, seq: u64, due_us: u64) -> io::Result<()> {
+    async fn send_event(&self, thread: &ThreadContext, seq: u64, due_us: u64) -> io::Result<()> {
         let stamp = Stamp { stream: self.number, seq, due_us, sent_us: unix_us() };
         if self.spec.pieces != Pieces::Whole {
             let mut content = Vec::new();

@@ -19,13 +19,13 @@ use tokio::io::unix::AsyncFd;
 use crate::clock::unix_us;
 
 /// When, and which of those that are due at the same moment.
-type Place = (u64, u64);
+type TimerKey = (u64, u64);
 
 /// The sleepers of one thread.
 #[derive(Debug)]
 pub(super) struct Timer {
     fd: AsyncFd<OwnedFd>,
-    sleepers: RefCell<BTreeMap<Place, Waker>>,
+    sleepers: RefCell<BTreeMap<TimerKey, Waker>>,
     next_key: Cell<u64>,
     armed_us: Cell<u64>,
 }
@@ -58,8 +58,8 @@ impl Timer {
     }
 
     /// Completes at `due_us` (Unix µs) or soon after, never before.
-    pub(super) fn until(self: &Rc<Self>, due_us: u64) -> Until {
-        Until { timer: Rc::clone(self), due_us, key: None }
+    pub(super) fn until(self: &Rc<Self>, due_us: u64) -> Sleep {
+        Sleep { timer: Rc::clone(self), due_us, key: None }
     }
 
     fn pop_due(&self, now_us: u64) -> Option<Waker> {
@@ -82,13 +82,13 @@ impl Timer {
 
 /// A sleep; dropping it leaves nothing behind.
 #[derive(Debug)]
-pub(super) struct Until {
+pub(super) struct Sleep {
     timer: Rc<Timer>,
     due_us: u64,
     key: Option<u64>,
 }
 
-impl Future for Until {
+impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -103,7 +103,7 @@ impl Future for Until {
     }
 }
 
-impl Drop for Until {
+impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(key) = self.key {
             self.timer.sleepers.borrow_mut().remove(&(self.due_us, key));

@@ -8,7 +8,7 @@ use super::compare::CompareReport;
 use super::conditions::Conditions;
 use super::knee::KneeReport;
 use super::micro::Micro;
-use crate::validity::Doubt;
+use crate::validity::Warning;
 
 /// The `kind` of the document.
 pub const KIND: &str = "bench";
@@ -18,7 +18,7 @@ pub const KIND: &str = "bench";
 pub struct BenchReport {
     /// Tells this document from others: [`KIND`].
     pub kind: String,
-    /// Version of the document's form, [`super::FORM`].
+    /// Version of the document's form, [`super::SCHEMA_VERSION`].
     pub version: u32,
     /// Under what conditions.
     pub conditions: Conditions,
@@ -145,7 +145,7 @@ impl SuiteResult {
 
     /// Reasons to doubt.
     #[must_use]
-    pub fn warnings(&self) -> &[Doubt] {
+    pub fn warnings(&self) -> &[Warning] {
         match self {
             Self::Compare(report) => &report.warnings,
             Self::Knee(report) => &report.warnings,
@@ -171,7 +171,7 @@ impl BenchReport {
     ) -> Self {
         let interrupted = suites.iter().any(|suite| suite.result.as_ref().is_some_and(SuiteResult::is_interrupted));
         let valid = suites.iter().all(SuiteReport::is_valid);
-        let (kind, version) = (KIND.to_owned(), super::FORM);
+        let (kind, version) = (KIND.to_owned(), super::SCHEMA_VERSION);
         Self { kind, version, conditions, quick, interrupted, valid, left_out, suites, micro }
     }
 }

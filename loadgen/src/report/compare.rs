@@ -7,14 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::conditions::Conditions;
 use super::figures::{Figures, RoundFigures, median};
 use super::opening::Opening;
-use super::ratios::{RatioSpreads, Ratios};
+use super::percentiles::{Latency, Percentiles};
+use super::ratios::{RatioSpreads, Ratios, Spread, multiple};
 use super::round::RoundReport;
 use crate::integrity::Integrity;
 use crate::record::Record;
 use crate::target::Target;
-use crate::validity::Doubt;
-
-pub use super::compare_table::write_table;
+use crate::validity::Warning;
 
 /// The `kind` of the document.
 pub const KIND: &str = "compare";
@@ -24,7 +23,7 @@ pub const KIND: &str = "compare";
 pub struct CompareReport {
     /// Tells this document from others: [`KIND`].
     pub kind: String,
-    /// Version of the document's form, [`super::FORM`].
+    /// Version of the document's form, [`super::SCHEMA_VERSION`].
     pub version: u32,
     /// Under what conditions.
     pub conditions: Conditions,
@@ -42,7 +41,7 @@ pub struct CompareReport {
     /// One entry per target.
     pub targets: Vec<TargetReport>,
     /// Reasons to doubt.
-    pub warnings: Vec<Doubt>,
+    pub warnings: Vec<Warning>,
 }
 
 /// One target. Numbers that cannot be measured for it are `null`.
@@ -65,7 +64,16 @@ pub struct TargetReport {
     /// From due to read, over all rounds.
     pub latency_us: Latency,
     /// From request sent to first byte.
-    pub ttfb_us: FirstByte,
+    pub ttfb_us: Percentiles,
+    /// To the same from when the ramp had the stream due.
+    #[serde(default)]
+    pub ttfb_from_due_us: Percentiles,
+    /// Connecting, handshakes included.
+    #[serde(default)]
+    pub connect_us: Percentiles,
+    /// To the same from when the ramp had the stream due.
+    #[serde(default)]
+    pub connect_from_due_us: Percentiles,
     /// What opening a stream takes, the median of the rounds.
     #[serde(default)]
     pub opening: Opening,
@@ -92,41 +100,6 @@ pub struct Memory {
     pub idle_bytes: Option<u64>,
 }
 
-/// Delivery latency in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Latency {
-    /// Median.
-    pub p50: Option<u64>,
-    /// 99 %.
-    pub p99: Option<u64>,
-    /// 99.9 %.
-    pub p999: Option<u64>,
-    /// The largest.
-    pub max: Option<u64>,
-}
-
-/// Time to first byte in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FirstByte {
-    /// Median.
-    pub p50: Option<u64>,
-    /// 99 %.
-    pub p99: Option<u64>,
-}
-
-impl Latency {
-    /// The percentiles of a record.
-    pub(super) fn of(record: &Record) -> Self {
-        let latency = &record.latency_us;
-        Self {
-            p50: latency.quantile(0.5),
-            p99: latency.quantile(0.99),
-            p999: latency.quantile(0.999),
-            max: latency.max(),
-        }
-    }
-}
-
 impl CompareReport {
     /// Sums up all turns.
     #[must_use]
@@ -144,22 +117,22 @@ impl CompareReport {
         let mut targets: Vec<TargetReport> = Vec::new();
         for figures in figures {
             let record = figures.record();
-            warnings.extend(figures.doubts(&record));
+            warnings.extend(figures.warnings(&record));
             targets.push(target_report(figures, &record, direct_kernel));
         }
         let nginx = targets.iter().find(|target| target.name == Target::Nginx).cloned();
         for target in &mut targets {
-            target.ratio_to_nginx = nginx.as_ref().map(|nginx| Ratios::between(target, nginx)).unwrap_or_default();
-            target.ratio_spread = nginx.as_ref().map(|nginx| RatioSpreads::between(target, nginx)).unwrap_or_default();
+            target.ratio_to_nginx = nginx.as_ref().map(|nginx| ratios(target, nginx)).unwrap_or_default();
+            target.ratio_spread = nginx.as_ref().map(|nginx| ratio_spreads(target, nginx)).unwrap_or_default();
         }
-        let valid = !warnings.iter().any(|doubt| doubt.invalidates);
-        let (kind, version) = (KIND.to_owned(), super::FORM);
+        let valid = !warnings.iter().any(|warning| warning.invalidates);
+        let (kind, version) = (KIND.to_owned(), super::SCHEMA_VERSION);
         Self { kind, version, conditions, versions, services, streams, interrupted, valid, targets, warnings }
     }
 }
 
 fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>) -> TargetReport {
-    let telling = figures.telling_of_memory();
+    let memory_rounds = figures.memory_rounds();
     let rounds: Vec<RoundReport> = figures.rounds.iter().map(RoundReport::of).collect();
     let cpu_us: Option<u64> = figures.rounds.iter().map(|round| round.cpu_us).sum();
     let events = record.counts.events;
@@ -173,17 +146,20 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
         heartbeats: record.counts.heartbeats,
         integrity: record.integrity,
         memory: Memory {
-            user_bytes_per_stream: median(telling.iter().filter_map(RoundFigures::user_slope)),
+            user_bytes_per_stream: median(memory_rounds.iter().filter_map(RoundFigures::user_slope)),
             kernel_bytes_per_stream: figures
                 .charged_kernel_slope()
                 .or(own_kernel.filter(|_| figures.target != Target::Direct)),
             cgroup_bytes_per_stream: figures.charged_slope(),
-            idle_bytes: median(telling.iter().filter_map(|round| Some(round.user?.idle as f64)))
+            idle_bytes: median(memory_rounds.iter().filter_map(|round| Some(round.user?.idle as f64)))
                 .map(|idle| idle as u64),
         },
         cpu_us_per_event: cpu_us.filter(|_| events > 0).map(|cpu_us| cpu_us as f64 / events as f64),
         latency_us: Latency::of(record),
-        ttfb_us: FirstByte { p50: record.ttfb_us.quantile(0.5), p99: record.ttfb_us.quantile(0.99) },
+        ttfb_us: (&record.ttfb_us).into(),
+        ttfb_from_due_us: (&record.ttfb_from_due_us).into(),
+        connect_us: (&record.connect_us).into(),
+        connect_from_due_us: (&record.connect_from_due_us).into(),
         opening: Opening {
             per_second: median(rounds.iter().filter_map(|round| round.opening.per_second)),
             cpu_us_per_stream: median(rounds.iter().filter_map(|round| round.opening.cpu_us_per_stream)),
@@ -191,6 +167,36 @@ fn target_report(figures: &Figures, record: &Record, direct_kernel: Option<f64>)
         ratio_to_nginx: Ratios::default(),
         ratio_spread: RatioSpreads::default(),
         rounds,
+    }
+}
+
+/// The ratios of all rounds together.
+fn ratios(target: &TargetReport, nginx: &TargetReport) -> Ratios {
+    let whole = |mine: Option<u64>, theirs: Option<u64>| multiple(mine.map(|us| us as f64), theirs.map(|us| us as f64));
+    Ratios {
+        memory: multiple(target.memory.user_bytes_per_stream, nginx.memory.user_bytes_per_stream),
+        cpu: multiple(target.cpu_us_per_event, nginx.cpu_us_per_event),
+        p50: whole(target.latency_us.p50, nginx.latency_us.p50),
+        p99: whole(target.latency_us.p99, nginx.latency_us.p99),
+        opening: multiple(target.opening.per_second, nginx.opening.per_second),
+    }
+}
+
+/// The ratios round by round, as far as both have been measured.
+fn ratio_spreads(target: &TargetReport, nginx: &TargetReport) -> RatioSpreads {
+    let spread = |of: &dyn Fn(&RoundReport) -> Option<f64>| {
+        let pairs = target.rounds.iter().zip(&nginx.rounds);
+        let ratios: Vec<f64> = pairs.filter_map(|(mine, theirs)| multiple(of(mine), of(theirs))).collect();
+        Spread::of(&ratios)
+    };
+    RatioSpreads {
+        memory: spread(&|round| round.user_bytes_per_stream),
+        all_in: spread(&|round| round.user_bytes_per_stream_in_traffic),
+        cpu: spread(&|round| round.cpu_us_per_event),
+        p50: spread(&|round| Some(round.latency_us.p50? as f64)),
+        p99: spread(&|round| Some(round.latency_us.p99? as f64)),
+        opening: spread(&|round| round.opening.per_second),
+        opening_cpu: spread(&|round| round.opening.cpu_us_per_stream),
     }
 }
 

@@ -6,7 +6,7 @@ use super::compare::{CompareReport, TargetReport};
 use super::figures::median;
 use super::units::{bytes, time_us};
 
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "streams",
     "memory/stream",
     "all-in",
@@ -20,6 +20,7 @@ const COLUMNS: [&str; 15] = [
     "p99.9",
     "max",
     "first byte p99",
+    "from due p99",
     "heartbeats",
     "faults",
 ];
@@ -87,10 +88,14 @@ pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()
         "CPU/open: the target's CPU time per stream opened; opened/s: only where they were opened as fast as it went"
     )?;
     writeln!(out, "latency: from when an event was due at the origin until the client had read it")?;
-    if let Some(spoken) = conditions.spoken() {
+    writeln!(
+        out,
+        "first byte: from the request sent; from due: to the same byte from when the ramp had the stream due"
+    )?;
+    if let Some(client_protocol) = conditions.client_protocol() {
         writeln!(
             out,
-            "clients speak {spoken}; direct is not among the targets, since the origin speaks HTTP/1.1 alone"
+            "clients speak {client_protocol}; direct is not among the targets, since the origin speaks HTTP/1.1 alone"
         )?;
     }
     writeln!(out, "faults: lost/duplicated/torn/corrupted events of {} streams per target", report.streams)?;
@@ -111,11 +116,11 @@ fn values(target: &TargetReport) -> Vec<String> {
     let (latency, integrity) = (target.latency_us, target.integrity);
     // As in the report's own sums: of a service, whose machine is not read, the first round.
     let runs_on = target.rounds.first().is_some_and(|round| round.user_bytes.is_some() && round.kernel_bytes.is_none());
-    let telling = if runs_on { &target.rounds[..1] } else { &target.rounds[..] };
+    let memory_rounds = if runs_on { &target.rounds[..1] } else { &target.rounds[..] };
     vec![
         target.streams_held.to_string(),
         size(target.memory.user_bytes_per_stream),
-        size(median(telling.iter().filter_map(|round| round.user_bytes_per_stream_in_traffic))),
+        size(median(memory_rounds.iter().filter_map(|round| round.user_bytes_per_stream_in_traffic))),
         size(target.memory.kernel_bytes_per_stream),
         size(target.memory.idle_bytes.map(|bytes| bytes as f64)),
         cost(target.opening.cpu_us_per_stream),
@@ -126,6 +131,7 @@ fn values(target: &TargetReport) -> Vec<String> {
         time(latency.p999),
         time(latency.max),
         time(target.ttfb_us.p99),
+        time(target.ttfb_from_due_us.p99),
         target.heartbeats.to_string(),
         format!("{}/{}/{}/{}", integrity.lost, integrity.duplicated, integrity.torn, integrity.corrupted),
     ]

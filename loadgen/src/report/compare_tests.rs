@@ -1,6 +1,6 @@
 //! What follows from the readings, and what is doubted.
 
-use super::super::figures::{Charged, Churn, Kernel, User};
+use super::super::figures::{CgroupReadings, Churn, KernelReadings, PssReadings};
 use super::super::opening::OpeningFigures;
 use super::super::ratios::Spread;
 use super::*;
@@ -16,7 +16,7 @@ fn figures(target: Target, user_kib: Option<u64>, kernel_kib: u64, latency_us: u
     record.counts.events = 1000;
     record.counts.heartbeats = u64::from(target.has_proxy());
     record.latency_us.record(latency_us);
-    let user = user_kib.map(|kib| kib * KIB).map(|each| User {
+    let user = user_kib.map(|kib| kib * KIB).map(|each| PssReadings {
         idle: 5000 * KIB,
         low: 5000 * KIB + 20 * each,
         full: 5000 * KIB + 100 * each,
@@ -29,7 +29,7 @@ fn figures(target: Target, user_kib: Option<u64>, kernel_kib: u64, latency_us: u
         method: Method::SocketObjects,
         sockets: target.sockets(streams, 1),
     };
-    let kernel = Some(Kernel { low: reading(20), full: reading(100) });
+    let kernel = Some(KernelReadings { low: reading(20), full: reading(100) });
     let round = RoundFigures {
         low: 20,
         streams: 100,
@@ -140,7 +140,8 @@ fn a_service_in_a_container_has_what_is_charged_to_it() {
     let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
     for round in &mut nginx.rounds {
         round.kernel = None;
-        round.charged = Some(Charged { idle: charged(0), low: charged(20), full: charged(100), traffic: charged(100) });
+        round.charged =
+            Some(CgroupReadings { idle: charged(0), low: charged(20), full: charged(100), traffic: charged(100) });
     }
     nginx.rounds[0].unread = Some("PSS: permission denied".to_owned());
     let report = report(&[nginx]);
@@ -154,7 +155,8 @@ fn memory_of_a_service_is_that_of_its_first_load() {
     let mut nginx = figures(Target::Nginx, Some(14), 15, 100);
     // The second turn finds everything allocated: what a stream takes is not half of it.
     let warm = 5000 * KIB + 110 * 14 * KIB;
-    nginx.rounds[1].user = Some(User { idle: warm, low: warm, full: warm, traffic: warm, opened: None, closed: None });
+    nginx.rounds[1].user =
+        Some(PssReadings { idle: warm, low: warm, full: warm, traffic: warm, opened: None, closed: None });
     let started_anew = report(&[nginx.clone()]);
     assert_eq!(started_anew.targets[0].memory.user_bytes_per_stream, Some(7.0 * 1024.0), "the median of both");
     nginx.rounds.iter_mut().for_each(|round| round.kernel = None);

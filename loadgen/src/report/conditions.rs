@@ -74,15 +74,15 @@ impl Conditions {
 
     /// Whether both are of the same protocol, and share connections alike.
     #[must_use]
-    pub fn speaks_like(&self, other: &Self) -> bool {
+    pub fn has_protocol_of(&self, other: &Self) -> bool {
         (self.protocol, self.streams_per_connection) == (other.protocol, other.streams_per_connection)
     }
 
     /// The same, of loads that were added up: with what they spoke, if that was one thing.
     #[must_use]
-    pub fn spoken_in<'a>(self, mut parts: impl Iterator<Item = &'a Self>) -> Self {
+    pub fn with_protocol_of<'a>(self, mut parts: impl Iterator<Item = &'a Self>) -> Self {
         let Some(first) = parts.next() else { return self };
-        if !parts.all(|part| part.speaks_like(first)) {
+        if !parts.all(|part| part.has_protocol_of(first)) {
             return self;
         }
         Self { protocol: first.protocol, streams_per_connection: first.streams_per_connection, ..self }
@@ -90,7 +90,7 @@ impl Conditions {
 
     /// Protocol and streams per connection in words, where there is more to say than HTTP/1.1.
     #[must_use]
-    pub fn spoken(&self) -> Option<String> {
+    pub fn client_protocol(&self) -> Option<String> {
         let shared = self.streams_per_connection.unwrap_or(1);
         match self.protocol? {
             Protocol::H1 => None,

@@ -7,14 +7,14 @@ use crate::record::Record;
 use crate::target::Target;
 use crate::target::cgroup::CgroupMemory;
 use crate::target::kernel::KernelMemory;
-use crate::validity::{self, Doubt, Evidence};
+use crate::validity::{self, Evidence, Warning};
 
 /// One socket in so many may be somebody else's.
 const SOCKET_TOLERANCE: u64 = 50;
 
 /// Proportional set sizes of a target's processes at four moments, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct User {
+pub struct PssReadings {
     /// Before the first connection.
     pub idle: u64,
     /// With the low number of streams, silent.
@@ -31,16 +31,16 @@ pub struct User {
     pub closed: Option<u64>,
 }
 
-/// User memory at one moment.
+/// PssReadings memory at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
+pub struct PssSample {
     /// Since events began to flow.
     pub seconds: f64,
     /// Proportional set size.
     pub bytes: u64,
 }
 
-/// User memory while streams were opened and closed again.
+/// PssReadings memory while streams were opened and closed again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Churn {
     /// How many were to be opened.
@@ -77,9 +77,9 @@ impl Stalled {
     }
 }
 
-/// Kernel memory of the whole machine at two moments.
+/// KernelReadings memory of the whole machine at two moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kernel {
+pub struct KernelReadings {
     /// With the low number of streams.
     pub low: KernelMemory,
     /// With all of them.
@@ -88,7 +88,7 @@ pub struct Kernel {
 
 /// What is charged to the containers of a target at four moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Charged {
+pub struct CgroupReadings {
     /// Before the turn's first connection.
     pub idle: CgroupMemory,
     /// With the low number of streams, silent.
@@ -111,15 +111,15 @@ pub struct RoundFigures {
     /// Events that should have come.
     pub expected_events: u64,
     /// Memory of the target; `None` when there is no target.
-    pub user: Option<User>,
+    pub user: Option<PssReadings>,
     /// Memory of the machine's kernel; `None` when the target is a service that ran already.
-    pub kernel: Option<Kernel>,
+    pub kernel: Option<KernelReadings>,
     /// Memory charged to the target's containers; `None` where it cannot be read.
-    pub charged: Option<Charged>,
+    pub charged: Option<CgroupReadings>,
     /// What gauges could not read, and why.
     pub unread: Option<String>,
-    /// User memory while events flowed.
-    pub samples: Vec<Sample>,
+    /// PssReadings memory while events flowed.
+    pub samples: Vec<PssSample>,
     /// What opening all streams but the low number took.
     pub opening: OpeningFigures,
     /// What opening and closing more streams did to memory, if that was asked for.
@@ -165,31 +165,31 @@ impl Figures {
     }
 
     pub(super) fn charged_slope(&self) -> Option<f64> {
-        median(self.telling_of_memory().iter().filter_map(RoundFigures::charged_slope))
+        median(self.memory_rounds().iter().filter_map(RoundFigures::charged_slope))
     }
 
     pub(super) fn charged_kernel_slope(&self) -> Option<f64> {
-        median(self.telling_of_memory().iter().filter_map(RoundFigures::charged_kernel_slope))
+        median(self.memory_rounds().iter().filter_map(RoundFigures::charged_kernel_slope))
     }
 
     /// The rounds whose memory counts: all of a target that is started anew for each turn. A service runs on, and its later
     /// turns use again what the first one has allocated; so its first one only. (A service's machine is not read.)
-    pub(super) fn telling_of_memory(&self) -> &[RoundFigures] {
+    pub(super) fn memory_rounds(&self) -> &[RoundFigures] {
         let runs_on = self.rounds.first().is_some_and(|round| round.user.is_some() && round.kernel.is_none());
         if runs_on { &self.rounds[..1] } else { &self.rounds }
     }
 
-    pub(super) fn doubts(&self, record: &Record) -> impl Iterator<Item = Doubt> {
+    pub(super) fn warnings(&self, record: &Record) -> impl Iterator<Item = Warning> {
         let evidence = Evidence {
             wanted: self.rounds.iter().map(|round| round.streams).sum(),
             held: record.counts.open,
             worker_cpu_share: self.rounds.iter().filter_map(|round| round.worker_share).reduce(f64::max),
             machine_cpu_share: self.rounds.iter().map(|round| round.machine_share).reduce(f64::max),
         };
-        let mut doubts = validity::judge(record, evidence);
+        let mut warnings = validity::judge(record, evidence);
         let expects_heartbeats = self.rounds.iter().any(|round| round.expects_heartbeats);
         if self.target.has_proxy() && expects_heartbeats && record.counts.open > 0 && record.counts.heartbeats == 0 {
-            doubts.push(Doubt {
+            warnings.push(Warning {
                 invalidates: true,
                 cause: "no heartbeat came while all streams were silent".to_owned(),
                 remedy: "check that the route of sse-proxy has a heartbeat, and that --heartbeat is its interval"
@@ -201,14 +201,14 @@ impl Figures {
         let stalls =
             self.rounds.iter().filter_map(|round| round.stalled.map(|stalled| (stalled.streams, stalled.opened)));
         for (streams, opened) in churns.chain(stalls).filter(|(streams, opened)| opened < streams) {
-            doubts.push(Doubt {
+            warnings.push(Warning {
                 invalidates: true,
                 cause: format!("{} of {streams} further streams were not opened", streams - opened),
                 remedy: "look at the target's log, and at its ports and descriptors".to_owned(),
             });
         }
         if let Some(unread) = self.rounds.iter().find_map(|round| round.unread.as_deref()) {
-            doubts.push(Doubt {
+            warnings.push(Warning {
                 invalidates: false,
                 cause: format!("a gauge cannot read everything: {unread}"),
                 remedy:
@@ -217,7 +217,7 @@ impl Figures {
             });
         }
         if self.rounds.iter().any(|round| round.is_kernel_disturbed(self.target)) {
-            doubts.push(Doubt {
+            warnings.push(Warning {
                 invalidates: false,
                 cause: "other sockets came or went while kernel memory was read: it is only roughly right".to_owned(),
                 remedy: "let nothing else on the machine open connections, or take the median of more --rounds"
@@ -225,7 +225,7 @@ impl Figures {
             });
         }
         let name = self.target.name();
-        doubts.into_iter().map(move |doubt| Doubt { cause: format!("{name}: {}", doubt.cause), ..doubt })
+        warnings.into_iter().map(move |warning| Warning { cause: format!("{name}: {}", warning.cause), ..warning })
     }
 }
 
@@ -250,13 +250,13 @@ impl RoundFigures {
 
     /// Everything charged to the containers but page cache.
     pub(super) fn charged_slope(&self) -> Option<f64> {
-        let Charged { low, full, .. } = self.charged?;
+        let CgroupReadings { low, full, .. } = self.charged?;
         Some(per_stream(low.without_files(), full.without_files(), self.streams - self.low))
     }
 
     /// The kernel's share of that.
     fn charged_kernel_slope(&self) -> Option<f64> {
-        let Charged { low, full, .. } = self.charged?;
+        let CgroupReadings { low, full, .. } = self.charged?;
         Some(per_stream(low.of_kernel()?, full.of_kernel()?, self.streams - self.low))
     }
 }

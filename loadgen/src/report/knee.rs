@@ -11,9 +11,7 @@ use super::units::time_us;
 use crate::integrity::Integrity;
 use crate::record::Record;
 use crate::target::Target;
-use crate::validity::Doubt;
-
-pub use super::knee_table::write_table;
+use crate::validity::Warning;
 
 /// The `kind` of the document.
 pub const KIND: &str = "knee";
@@ -42,7 +40,7 @@ pub struct StepFigures {
 pub struct KneeReport {
     /// Tells this document from others: [`KIND`].
     pub kind: String,
-    /// Version of the document's form, [`super::FORM`].
+    /// Version of the document's form, [`super::SCHEMA_VERSION`].
     pub version: u32,
     /// Under what conditions.
     pub conditions: Conditions,
@@ -59,7 +57,7 @@ pub struct KneeReport {
     /// One entry per target.
     pub targets: Vec<KneeTarget>,
     /// Reasons to doubt.
-    pub warnings: Vec<Doubt>,
+    pub warnings: Vec<Warning>,
 }
 
 /// One target.
@@ -193,9 +191,9 @@ impl KneeReport {
             }
         };
         let targets: Vec<KneeTarget> = rounds.into_iter().map(target).collect();
-        let warnings = doubts(&targets);
-        let valid = !warnings.iter().any(|doubt| doubt.invalidates);
-        let (kind, version) = (KIND.to_owned(), super::FORM);
+        let warnings = warnings(&targets);
+        let valid = !warnings.iter().any(|warning| warning.invalidates);
+        let (kind, version) = (KIND.to_owned(), super::SCHEMA_VERSION);
         Self { kind, version, conditions, versions, streams, limit_us, interrupted, valid, targets, warnings }
     }
 }
@@ -223,13 +221,14 @@ fn reason(figures: &StepFigures, p50: Option<u64>, limit_us: u64) -> Option<Stri
     }
 }
 
-fn doubts(targets: &[KneeTarget]) -> Vec<Doubt> {
-    let mut doubts = Vec::new();
-    let mut doubt =
-        |invalidates, cause: String, remedy: &str| doubts.push(Doubt { invalidates, cause, remedy: remedy.to_owned() });
+fn warnings(targets: &[KneeTarget]) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warning = |invalidates, cause: String, remedy: &str| {
+        warnings.push(Warning { invalidates, cause, remedy: remedy.to_owned() })
+    };
     let direct = targets.iter().find(|target| target.name == Target::Direct);
     if direct.is_none() {
-        doubt(
+        warning(
             false,
             "`direct` was not measured: where the clients and the origin stop is not known".to_owned(),
             "add direct to --targets",
@@ -241,31 +240,31 @@ fn doubts(targets: &[KneeTarget]) -> Vec<Doubt> {
         let damaged: u64 =
             steps().map(|step| step.integrity.duplicated + step.integrity.torn + step.integrity.corrupted).sum();
         if damaged > 0 {
-            doubt(
+            warning(
                 true,
                 format!("{}: {damaged} events were duplicated, torn or corrupted", target.name),
                 "compare with a direct run: what happens there too is the client's or the origin's fault",
             );
         }
         if target.events_per_second.is_none() {
-            doubt(
+            warning(
                 true,
                 format!("{}: the lowest rate was too much already", target.name),
                 "begin with a lower rate (--from), or free the machine of other work",
             );
         }
         if target.name != Target::Direct && end.zip(target.events_per_second).is_some_and(|(end, own)| own >= end) {
-            doubt(
+            warning(
                 false,
                 format!("{}: stopped where `direct` did, at the clients' and the origin's own limit", target.name),
                 "it may carry more: use a machine with more cores",
             );
         }
         if target.carried_all() {
-            doubt(false, format!("{}: carried every rate that was tried", target.name), "raise --to");
+            warning(false, format!("{}: carried every rate that was tried", target.name), "raise --to");
         }
     }
-    doubts
+    warnings
 }
 
 #[cfg(test)]

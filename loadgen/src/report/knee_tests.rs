@@ -70,7 +70,7 @@ fn what_the_harness_limits_is_told() {
         (Target::Nginx, vec![round(&[1.0], 2.0)]),
         (Target::SseProxy, vec![round(&[], 1.0)]),
     ]);
-    let causes: Vec<&str> = report.warnings.iter().map(|doubt| doubt.cause.as_str()).collect();
+    let causes: Vec<&str> = report.warnings.iter().map(|warning| warning.cause.as_str()).collect();
     assert!(causes[0].starts_with("nginx: stopped where `direct` did"), "{causes:?}");
     assert!(causes[1].starts_with("sse-proxy: the lowest rate"), "{causes:?}");
     assert!(!report.valid);

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::conditions::Conditions;
-use super::run::{MERGE, Part, RunReport, summaries};
+use super::part::{Part, seconds_together};
+use super::run::{MERGE, RunReport, summaries};
 use super::saved::SavedError;
 use crate::record::Record;
-use crate::validity::Doubt;
+use crate::validity::Warning;
 
 /// Runs that were together for less than this share of the longest are worth a second look.
 const SHARE_TOGETHER: f64 = 0.8;
@@ -31,26 +32,26 @@ pub fn merge(
         let part = part.map_err(|(name, source)| SavedError::Histogram { path: path.clone(), name, source })?;
         record.merge(&part);
     }
-    let parts: Vec<Part> = runs.iter().map(|(path, run)| Part::new(path, run)).collect();
+    let parts: Vec<Part> = runs.iter().map(|(path, run)| part(path, run)).collect();
     let urls: BTreeSet<String> = runs.iter().flat_map(|(_, run)| run.urls.iter().cloned()).collect();
     let mut warnings = between(&parts, runs);
     for (part, (_, run)) in parts.iter().zip(runs) {
         let own = run
             .warnings
             .iter()
-            .map(|doubt| Doubt { cause: format!("{}: {}", part.file, doubt.cause), ..doubt.clone() });
+            .map(|warning| Warning { cause: format!("{}: {}", part.file, warning.cause), ..warning.clone() });
         warnings.extend(own);
     }
     let report = RunReport {
         kind: MERGE.to_owned(),
-        version: super::FORM,
+        version: super::SCHEMA_VERSION,
         run_id,
-        conditions: conditions.spoken_in(parts.iter().map(|part| &part.conditions)),
+        conditions: conditions.with_protocol_of(parts.iter().map(|part| &part.conditions)),
         urls: urls.into_iter().collect(),
         connections: parts.iter().map(|part| part.connections).sum(),
         seconds: (latest_end(&parts) - earliest_start(&parts)).max(0.0),
         interrupted: parts.iter().any(|part| part.interrupted),
-        valid: parts.iter().all(|part| part.valid) && !warnings.iter().any(|doubt| doubt.invalidates),
+        valid: parts.iter().all(|part| part.valid) && !warnings.iter().any(|warning| warning.invalidates),
         counts: record.counts,
         integrity: record.integrity,
         ends: record.ends.clone(),
@@ -63,33 +64,15 @@ pub fn merge(
     Ok((report, record))
 }
 
-/// How long all of the runs were active at once, in seconds; `None` when there are none.
-pub(super) fn seconds_together(parts: &[Part]) -> Option<f64> {
-    let start = parts.iter().map(Part::start).reduce(f64::max)?;
-    let end = parts.iter().map(Part::end).reduce(f64::min)?;
-    Some((end - start).max(0.0))
-}
-
-impl Part {
-    fn new(path: &Path, run: &RunReport) -> Self {
-        Self {
-            file: path.display().to_string(),
-            run_id: run.run_id.clone(),
-            conditions: run.conditions.clone(),
-            connections: run.connections,
-            seconds: run.seconds,
-            interrupted: run.interrupted,
-            valid: run.valid,
-        }
-    }
-
-    /// Unix time in seconds.
-    fn start(&self) -> f64 {
-        self.conditions.started_us as f64 / 1e6
-    }
-
-    fn end(&self) -> f64 {
-        self.start() + self.seconds
+fn part(path: &Path, run: &RunReport) -> Part {
+    Part {
+        file: path.display().to_string(),
+        run_id: run.run_id.clone(),
+        conditions: run.conditions.clone(),
+        connections: run.connections,
+        seconds: run.seconds,
+        interrupted: run.interrupted,
+        valid: run.valid,
     }
 }
 
@@ -113,10 +96,10 @@ fn refuse_repeated(runs: &[(PathBuf, RunReport)]) -> Result<(), SavedError> {
 }
 
 /// What is to be doubted about the runs as a whole.
-fn between(parts: &[Part], runs: &[(PathBuf, RunReport)]) -> Vec<Doubt> {
-    let mut doubts = Vec::new();
-    let mut doubt = |invalidates, cause: String, remedy: &str| {
-        doubts.push(Doubt { invalidates, cause, remedy: remedy.to_owned() });
+fn between(parts: &[Part], runs: &[(PathBuf, RunReport)]) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warning = |invalidates, cause: String, remedy: &str| {
+        warnings.push(Warning { invalidates, cause, remedy: remedy.to_owned() });
     };
     let together = seconds_together(parts).unwrap_or(0.0);
     let longest = parts.iter().map(|part| part.seconds).fold(0.0, f64::max);
@@ -125,7 +108,7 @@ fn between(parts: &[Part], runs: &[(PathBuf, RunReport)]) -> Vec<Doubt> {
     let remedy =
         "start them at the same time, or give them a longer --duration; on several machines, synchronise the clocks";
     match (first_end, last_start) {
-        (Some(first), Some(last)) if last.start() >= first.end() => doubt(
+        (Some(first), Some(last)) if last.start() >= first.end() => warning(
             true,
             format!(
                 "the runs did not overlap in time: {} began {:.1}s after {} had ended, so their streams were never open together",
@@ -135,7 +118,7 @@ fn between(parts: &[Part], runs: &[(PathBuf, RunReport)]) -> Vec<Doubt> {
             ),
             remedy,
         ),
-        _ if together < longest * SHARE_TOGETHER => doubt(
+        _ if together < longest * SHARE_TOGETHER => warning(
             false,
             format!("all runs were active together for {together:.1}s only, and the longest took {longest:.1}s"),
             remedy,
@@ -143,25 +126,29 @@ fn between(parts: &[Part], runs: &[(PathBuf, RunReport)]) -> Vec<Doubt> {
         _ => {}
     }
     if runs.iter().any(|(_, run)| run.urls != runs[0].1.urls) {
-        doubt(
+        warning(
             false,
             "the runs were pointed at different URLs".to_owned(),
             "merge runs of the same load; results of different targets are for `compare`",
         );
     }
-    if parts.iter().any(|part| !part.conditions.speaks_like(&parts[0].conditions)) {
-        doubt(
+    if parts.iter().any(|part| !part.conditions.has_protocol_of(&parts[0].conditions)) {
+        warning(
             false,
             "the runs spoke different protocols, or put different numbers of streams on a connection".to_owned(),
             "merge runs of the same load; to compare protocols, measure each by itself",
         );
     }
     for part in parts.iter().filter(|part| part.interrupted) {
-        doubt(false, format!("{}: interrupted after {:.1}s", part.file, part.seconds), "let every run come to its end");
+        warning(
+            false,
+            format!("{}: interrupted after {:.1}s", part.file, part.seconds),
+            "let every run come to its end",
+        );
     }
     if let Some(part) = parts.iter().find(|part| part.conditions.sse_loadgen != parts[0].conditions.sse_loadgen) {
         let (one, other) = (&parts[0].conditions.sse_loadgen, &part.conditions.sse_loadgen);
-        doubt(false, format!("measured by different versions of sse-loadgen, {one} and {other}"), "use one version");
+        warning(false, format!("measured by different versions of sse-loadgen, {one} and {other}"), "use one version");
     }
-    doubts
+    warnings
 }

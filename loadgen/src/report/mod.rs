@@ -2,17 +2,18 @@
 
 pub mod bench;
 pub mod compare;
-mod compare_table;
+pub mod compare_table;
 pub mod conditions;
 pub mod figures;
 pub mod hgrm;
 pub mod knee;
-mod knee_table;
-
+pub mod knee_table;
 pub mod markdown;
 pub mod merge;
 pub mod micro;
 pub mod opening;
+pub mod part;
+pub mod percentiles;
 pub mod progress;
 pub mod ratios;
 pub mod round;
@@ -22,4 +23,4 @@ pub mod threshold;
 pub mod units;
 
 /// The form of the JSON documents. It grows when a field changes its meaning or goes away, not when one is added.
-pub const FORM: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 1;

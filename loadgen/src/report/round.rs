@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::compare::{FirstByte, Latency};
-use super::figures::{Charged, Churn, Kernel, RoundFigures, Sample, Stalled, User, per_stream};
+use super::figures::{
+    CgroupReadings, Churn, KernelReadings, PssReadings, PssSample, RoundFigures, Stalled, per_stream,
+};
 use super::opening::Opening;
+use super::percentiles::{Latency, Percentiles};
 use crate::distribution::{Distribution, HistogramError};
 
 /// One round of one target.
@@ -17,15 +19,15 @@ pub struct RoundReport {
     /// Events that were due.
     pub expected_events: u64,
     /// Readings of user memory.
-    pub user_bytes: Option<User>,
+    pub user_bytes: Option<PssReadings>,
     /// Slope of user memory, silent.
     pub user_bytes_per_stream: Option<f64>,
     /// The same from idle to the reading under traffic.
     pub user_bytes_per_stream_in_traffic: Option<f64>,
-    /// User memory while events flow, at every tenth of the time and at the end.
+    /// PssReadings memory while events flow, at every tenth of the time and at the end.
     #[serde(default)]
-    pub traffic_samples: Vec<Sample>,
-    /// User memory while streams are opened and closed.
+    pub traffic_samples: Vec<PssSample>,
+    /// PssReadings memory while streams are opened and closed.
     #[serde(default)]
     pub churn: Option<Churn>,
     /// What streams take whose clients never read.
@@ -35,11 +37,11 @@ pub struct RoundReport {
     #[serde(default)]
     pub opening: Opening,
     /// Readings of the machine's kernel memory.
-    pub kernel_bytes: Option<Kernel>,
+    pub kernel_bytes: Option<KernelReadings>,
     /// Slope of the machine's kernel memory, clients and origin included.
     pub machine_kernel_bytes_per_stream: Option<f64>,
     /// Readings of the memory charged to the service's container.
-    pub cgroup_bytes: Option<Charged>,
+    pub cgroup_bytes: Option<CgroupReadings>,
     /// Slope of all of that but page cache.
     pub cgroup_bytes_per_stream: Option<f64>,
     /// CPU time of the target.
@@ -53,7 +55,7 @@ pub struct RoundReport {
     /// From due to read.
     pub latency_us: Latency,
     /// From sent to read, 50 % and 99 %.
-    pub transit_us: FirstByte,
+    pub transit_us: Percentiles,
     /// Latencies above an hour, counted as an hour.
     pub latency_clipped: u64,
     /// Latencies below zero, counted as zero.
@@ -86,7 +88,7 @@ impl RoundReport {
             machine_cpu_share: round.machine_share,
             worker_cpu_share: round.worker_share,
             latency_us: Latency::of(record),
-            transit_us: FirstByte { p50: record.transit_us.quantile(0.5), p99: record.transit_us.quantile(0.99) },
+            transit_us: (&record.transit_us).into(),
             latency_clipped: record.latency_us.clipped,
             latency_negative: record.latency_us.negative,
             latency_hdr_v2: record.latency_us.to_v2_base64(),

@@ -6,11 +6,12 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use super::conditions::Conditions;
+use super::part::{Part, seconds_together};
 use super::units::{bytes, time_us};
 use crate::distribution::{Distribution, HistogramError};
 use crate::integrity::Integrity;
 use crate::record::{Counts, Record};
-use crate::validity::Doubt;
+use crate::validity::Warning;
 
 const QUANTILES: [(&str, f64); 6] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999), ("max", 1.0)];
@@ -25,7 +26,7 @@ pub const MERGE: &str = "merge";
 pub struct RunReport {
     /// Tells this document from others: [`RUN`] or [`MERGE`].
     pub kind: String,
-    /// Version of the document's form, [`super::FORM`].
+    /// Version of the document's form, [`super::SCHEMA_VERSION`].
     pub version: u32,
     /// Tells this run from every other: 128 random bits.
     pub run_id: String,
@@ -54,29 +55,10 @@ pub struct RunReport {
     /// The distributions, by name.
     pub distributions: BTreeMap<String, Summary>,
     /// Reasons to doubt.
-    pub warnings: Vec<Doubt>,
+    pub warnings: Vec<Warning>,
     /// The runs of a merge, in the order in which they were given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
-}
-
-/// One of the runs that were merged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Part {
-    /// The file it came from.
-    pub file: String,
-    /// Its `run_id`.
-    pub run_id: String,
-    /// Its own conditions.
-    pub conditions: Conditions,
-    /// Streams it was asked for.
-    pub connections: u64,
-    /// How long it took, in seconds.
-    pub seconds: f64,
-    /// Whether Ctrl-C cut it short.
-    pub interrupted: bool,
-    /// Whether its result could be trusted.
-    pub valid: bool,
 }
 
 /// A distribution in a few numbers, and whole.
@@ -149,11 +131,11 @@ impl RunReport {
 pub fn write_text(out: &mut dyn Write, report: &RunReport, record: &Record) -> io::Result<()> {
     let counts = report.counts;
     writeln!(out, "{} streams to {}", report.connections, report.urls.join(" "))?;
-    if let Some(spoken) = report.conditions.spoken() {
-        writeln!(out, "{spoken}: {} connections established", report.counts.connected)?;
+    if let Some(client_protocol) = report.conditions.client_protocol() {
+        writeln!(out, "{client_protocol}: {} connections established", report.counts.connected)?;
     }
     writeln!(out, "{:.1}s{}\n", report.seconds, if report.interrupted { ", interrupted" } else { "" })?;
-    if let Some(together) = super::merge::seconds_together(&report.parts) {
+    if let Some(together) = seconds_together(&report.parts) {
         writeln!(out, "merged      {} runs, all of them active for {together:.1}s", report.parts.len())?;
     }
     writeln!(
@@ -189,7 +171,11 @@ fn write_table(out: &mut dyn Write, record: &Record) -> io::Result<()> {
     for (label, distribution) in [
         ("connect", &record.connect_us),
         ("  TLS handshake", &record.tls_handshake_us),
+        ("  from due", &record.connect_from_due_us),
         ("first byte", &record.ttfb_us),
+        ("  from due", &record.ttfb_from_due_us),
+        ("first event", &record.first_event_us),
+        ("  from due", &record.first_event_from_due_us),
         ("due → read", &record.latency_us),
         ("sent → read", &record.transit_us),
         ("due → sent", &record.origin_late_us),
@@ -205,22 +191,25 @@ fn write_table(out: &mut dyn Write, record: &Record) -> io::Result<()> {
         }
         writeln!(out, "{:>12}", distribution.histogram().len())?;
     }
-    Ok(())
+    writeln!(
+        out,
+        "\nfrom due: from when the ramp had the stream due, whatever it then waited for; above it, from when it had its turn"
+    )
 }
 
 /// Writes reasons to doubt.
 ///
 /// # Errors
 /// What the stream says.
-pub fn write_warnings(err: &mut dyn Write, warnings: &[Doubt], has_colour: bool) -> io::Result<()> {
-    for doubt in warnings {
-        let (on, off) = match (has_colour, doubt.invalidates) {
+pub fn write_warnings(err: &mut dyn Write, warnings: &[Warning], has_colour: bool) -> io::Result<()> {
+    for warning in warnings {
+        let (on, off) = match (has_colour, warning.invalidates) {
             (false, _) => ("", ""),
             (true, true) => ("\x1b[31m", "\x1b[0m"),
             (true, false) => ("\x1b[33m", "\x1b[0m"),
         };
-        let level = if doubt.invalidates { "Not valid" } else { "Warning" };
-        writeln!(err, "{on}{level}{off}: {}\n  remedy: {}", doubt.cause, doubt.remedy)?;
+        let level = if warning.invalidates { "Not valid" } else { "Warning" };
+        writeln!(err, "{on}{level}{off}: {}\n  remedy: {}", warning.cause, warning.remedy)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::FORM;
+use super::SCHEMA_VERSION;
 use super::bench::{self, BenchReport};
 use super::compare::{self, CompareReport};
 use super::knee::{self, KneeReport};
@@ -58,7 +58,7 @@ pub enum SavedError {
         expected: &'static str,
     },
     /// It was written by another version of this program.
-    #[error("{}: version {found} of the report; this sse-loadgen {} reads version {FORM}", path.display(), env!("CARGO_PKG_VERSION"))]
+    #[error("{}: version {found} of the report; this sse-loadgen {} reads version {SCHEMA_VERSION}", path.display(), env!("CARGO_PKG_VERSION"))]
     Version {
         /// The file.
         path: PathBuf,
@@ -108,7 +108,7 @@ pub fn read(path: &Path) -> Result<Saved, SavedError> {
     if !is_known {
         return Err(SavedError::Kind { path: own(), found: head.kind, expected: "run, merge, compare, knee or bench" });
     }
-    if head.version != FORM {
+    if head.version != SCHEMA_VERSION {
         return Err(SavedError::Version { path: own(), found: head.version });
     }
     let saved = match head.kind.as_str() {

@@ -20,6 +20,7 @@ pub struct Threshold {
 enum Metric {
     Latency(f64),
     FirstByte(f64),
+    FirstByteFromDue(f64),
     Lost,
     Duplicated,
     Torn,
@@ -30,7 +31,7 @@ enum Metric {
 /// Why a threshold is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "`{0}`: expected METRIC>LIMIT, with a metric out of p50 p90 p99 p999 max ttfb_p50 ttfb_p99 (limit a time such as 50ms), \
+    "`{0}`: expected METRIC>LIMIT, with a metric out of p50 p90 p99 p999 max ttfb_p50 ttfb_p99 ttfb_due_p50 ttfb_due_p99 (limit a time such as 50ms), \
      lost duplicated torn corrupted failed (limit a count)"
 )]
 pub struct ThresholdError(String);
@@ -49,6 +50,8 @@ impl FromStr for Threshold {
             "max" => Metric::Latency(1.0),
             "ttfb_p50" => Metric::FirstByte(0.5),
             "ttfb_p99" => Metric::FirstByte(0.99),
+            "ttfb_due_p50" => Metric::FirstByteFromDue(0.5),
+            "ttfb_due_p99" => Metric::FirstByteFromDue(0.99),
             "lost" => Metric::Lost,
             "duplicated" => Metric::Duplicated,
             "torn" => Metric::Torn,
@@ -57,7 +60,7 @@ impl FromStr for Threshold {
             _ => return Err(refuse()),
         };
         let limit = match metric {
-            Metric::Latency(_) | Metric::FirstByte(_) => {
+            Metric::Latency(_) | Metric::FirstByte(_) | Metric::FirstByteFromDue(_) => {
                 humantime::parse_duration(limit.trim()).map(|limit| limit.as_micros() as u64).map_err(|_| refuse())?
             }
             _ => limit.trim().parse().map_err(|_| refuse())?,
@@ -79,6 +82,7 @@ impl Threshold {
         let value = match self.metric {
             Metric::Latency(quantile) => record.latency_us.quantile(quantile).unwrap_or(u64::MAX),
             Metric::FirstByte(quantile) => record.ttfb_us.quantile(quantile).unwrap_or(u64::MAX),
+            Metric::FirstByteFromDue(quantile) => record.ttfb_from_due_us.quantile(quantile).unwrap_or(u64::MAX),
             Metric::Lost => record.integrity.lost,
             Metric::Duplicated => record.integrity.duplicated,
             Metric::Torn => record.integrity.torn,

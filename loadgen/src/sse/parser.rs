@@ -18,6 +18,8 @@ pub enum Item<'a> {
         data: &'a [u8],
         /// The last event id as it stands, which outlives the event that set it.
         last_event_id: &'a [u8],
+        /// Whether this event's own block has set it: a client is not told, but a block that was torn apart shows it.
+        has_own_id: bool,
     },
     /// A comment line without its colon.
     Comment(&'a [u8]),
@@ -32,6 +34,8 @@ pub struct Parser {
     data: Vec<u8>,
     name: Vec<u8>,
     last_event_id: Vec<u8>,
+    /// Whether the current block has set the last event id.
+    has_own_id: bool,
     at_start: Start,
     after_cr: bool,
     in_record: bool,
@@ -128,6 +132,7 @@ impl Parser {
             b"id" if memchr(0, value).is_none() => {
                 self.last_event_id.clear();
                 self.last_event_id.extend_from_slice(value);
+                self.has_own_id = true;
             }
             // "If the field value consists of only ASCII digits, interpret it as an integer in base ten."
             b"retry" => {
@@ -142,10 +147,11 @@ impl Parser {
 
     fn dispatch(&mut self, sink: &mut impl FnMut(Item<'_>)) {
         self.in_record = false;
+        let has_own_id = std::mem::take(&mut self.has_own_id);
         // "If the data buffer is an empty string, set the data buffer and the event type buffer to the empty string and return."
         // "If the data buffer's last character is a U+000A LINE FEED (LF), then remove the last character."
         if let Some((_, data)) = self.data.split_last() {
-            sink(Item::Event { name: &self.name, data, last_event_id: &self.last_event_id });
+            sink(Item::Event { name: &self.name, data, last_event_id: &self.last_event_id, has_own_id });
         }
         self.data.clear();
         self.name.clear();

@@ -6,7 +6,7 @@ use super::*;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Owned {
-    Event(Vec<u8>, Vec<u8>, Vec<u8>),
+    Event(Vec<u8>, Vec<u8>, Vec<u8>, bool),
     Comment(Vec<u8>),
     Retry(u64),
 }
@@ -32,14 +32,16 @@ fn reference(input: &[u8]) -> Vec<Owned> {
     lines.pop();
 
     let (mut out, mut data, mut name, mut id) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut has_own_id = false;
     for line in lines {
         if line.is_empty() {
             if !data.is_empty() {
                 data.pop();
-                out.push(Owned::Event(name.clone(), data.clone(), id.clone()));
+                out.push(Owned::Event(name.clone(), data.clone(), id.clone(), has_own_id));
             }
             data.clear();
             name.clear();
+            has_own_id = false;
             continue;
         }
         let mut halves = line.splitn(2, |byte| *byte == b':');
@@ -56,7 +58,7 @@ fn reference(input: &[u8]) -> Vec<Owned> {
                 data.extend_from_slice(value);
                 data.push(b'\n');
             }
-            b"id" if !value.contains(&0) => id = value.to_vec(),
+            b"id" if !value.contains(&0) => (id, has_own_id) = (value.to_vec(), true),
             b"retry" => {
                 let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
                 if let (true, Ok(ms)) = (digits, String::from_utf8_lossy(value).parse()) {
@@ -75,8 +77,8 @@ fn parse(pieces: &[&[u8]]) -> Vec<Owned> {
     for piece in pieces {
         parser.feed(piece, |item| {
             out.push(match item {
-                Item::Event { name, data, last_event_id } => {
-                    Owned::Event(name.to_vec(), data.to_vec(), last_event_id.to_vec())
+                Item::Event { name, data, last_event_id, has_own_id } => {
+                    Owned::Event(name.to_vec(), data.to_vec(), last_event_id.to_vec(), has_own_id)
                 }
                 Item::Comment(text) => Owned::Comment(text.to_vec()),
                 Item::Retry(ms) => Owned::Retry(ms),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::TargetError;
+use super::error::TargetError;
 
 /// The text of a configuration file.
 pub(super) fn read(path: &Path) -> Result<String, TargetError> {

@@ -11,7 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::cgroup::{self, CgroupMemory};
-use super::{TargetError, probe, tree};
+use super::error::TargetError;
+use super::{probe, tree};
 
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
@@ -45,7 +46,7 @@ impl Reading {
         let (pss, cpu) = (tree::pss_bytes(pid), tree::cpu_us(pid));
         let cgroup = cgroup::read(pid, cgroup_root);
         let mut unread = Vec::new();
-        unread.extend([pss.as_ref().err(), cpu.as_ref().err()].into_iter().flatten().map(told));
+        unread.extend([pss.as_ref().err(), cpu.as_ref().err()].into_iter().flatten().map(describe));
         if cgroup.is_none() {
             unread.push(format!("no cgroup of process {pid} below {}", cgroup_root.display()));
         }
@@ -116,7 +117,7 @@ async fn answer(mut io: TcpStream, gauge: &Gauge) -> io::Result<()> {
     io.shutdown().await
 }
 
-fn told(error: &TargetError) -> String {
+fn describe(error: &TargetError) -> String {
     let cause = std::error::Error::source(error).map(|source| format!(": {source}"));
     format!("{error}{}", cause.unwrap_or_default())
 }

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::TargetError;
+use super::error::TargetError;
 
 /// The caches a TCP connection on epoll takes an object from: socket, its inode and file, the poller's entry, packet heads.
 const SOCKET_CACHES: [&str; 8] = [

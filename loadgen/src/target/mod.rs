@@ -3,19 +3,19 @@
 mod address;
 pub mod cgroup;
 mod config_file;
-mod entrance;
 mod error;
 pub mod gauge;
 pub mod haproxy;
 pub mod kernel;
+mod listener_spec;
 pub mod nginx;
 mod origins;
+pub mod parent_death;
 mod probe;
 mod process;
 mod proxy;
 mod stack;
 mod subject;
-pub mod tether;
 pub mod tree;
 
 pub use error::TargetError;

@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{Running, TargetError, address};
+use super::address;
+use super::error::TargetError;
+use super::process::Running;
 
 /// Last byte of their loopback addresses.
 const HOST: u8 = 11;
 
 /// Which origins to start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OriginSetup {
     /// Streams that all of them together are to hold.
     pub streams: u64,

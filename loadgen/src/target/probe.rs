@@ -8,13 +8,23 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::entrance::{Entrance, SERVER_NAME};
+use super::listener_spec::{ListenerSpec, SERVER_NAME};
 use crate::client::tls::Connector;
 use crate::client::{Io, http2};
 use crate::wire::head;
 use crate::wire::request::Request;
 
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The first of a name's addresses that accepts a connection; the first of all when none does, for the error that it gives.
+pub(super) async fn accepting(addresses: &[SocketAddr]) -> SocketAddr {
+    for address in addresses {
+        if matches!(timeout(DEADLINE, TcpStream::connect(address)).await, Ok(Ok(_))) {
+            return *address;
+        }
+    }
+    addresses[0]
+}
 
 /// Sends `METHOD path` and returns the status.
 ///
@@ -34,14 +44,15 @@ pub(super) async fn fetch(address: SocketAddr, path: &str) -> io::Result<(u16, V
 }
 
 /// Whether `address` answers `/healthz` with 200, asked in the way of its entrance.
-pub(super) async fn is_open(address: SocketAddr, entrance: &Entrance) -> bool {
+pub(super) async fn is_open(address: SocketAddr, listener_spec: &ListenerSpec) -> bool {
     let answer = async {
         let io = TcpStream::connect(address).await?;
         let request = request(address, "GET", "/healthz");
-        let protocol = entrance.spoken.protocol;
+        let protocol = listener_spec.client_protocol.protocol;
         let io = match protocol.has_tls() {
             true => {
-                let connector = Connector::new(&entrance.trust(), protocol.is_http2()).map_err(io::Error::other)?;
+                let connector =
+                    Connector::new(&listener_spec.trust(), protocol.is_http2()).map_err(io::Error::other)?;
                 let connected = connector.connect(SERVER_NAME, io).await;
                 Io::Tls(Box::new(connected.map_err(|reason| io::Error::other(reason.to_string()))?))
             }

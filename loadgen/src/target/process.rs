@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use super::{TargetError, tree};
+use super::error::TargetError;
+use super::tree;
 
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 const READY_POLL: Duration = Duration::from_millis(50);
@@ -35,7 +36,7 @@ impl Running {
         program: &Path,
         arguments: &[OsString],
         directory: &Path,
-        gently: bool,
+        sigterm: bool,
     ) -> Result<Self, TargetError> {
         let refuse = |source| TargetError::Start { program: name.to_owned(), source };
         let own = std::env::current_exe().map_err(refuse)?;
@@ -45,9 +46,9 @@ impl Running {
         let out = directory.join(format!("{name}.out"));
         let out_file = File::create(&out).map_err(refuse)?;
         let mut command = Command::new(own);
-        command.arg("tether");
-        if gently {
-            command.arg("--gently");
+        command.arg("exec-with-parent");
+        if sigterm {
+            command.arg("--sigterm");
         }
         command.arg("--").arg(program).args(arguments).stdin(Stdio::null()).stdout(out_file).stderr(log_file);
         let child = command.process_group(0).kill_on_drop(true).spawn().map_err(refuse)?;

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::entrance::Entrance;
-use super::{Running, TargetError, address, probe};
+use super::error::TargetError;
+use super::listener_spec::ListenerSpec;
+use super::process::Running;
+use super::{address, probe};
 use crate::protocol::Protocol;
 
 /// An sse-proxy to start.
@@ -13,7 +15,7 @@ use crate::protocol::Protocol;
 pub(super) struct SseProxy<'a> {
     pub(super) program: &'a Path,
     pub(super) heartbeat: Duration,
-    pub(super) entrance: &'a Entrance,
+    pub(super) listener_spec: &'a ListenerSpec,
     /// So many processes share the addresses; `None` for one that has the machine to itself.
     pub(super) workers: Option<u64>,
     /// Last byte of its loopback addresses.
@@ -23,7 +25,7 @@ pub(super) struct SseProxy<'a> {
 /// What is written into a configuration.
 struct Setup<'a> {
     listen: &'a [SocketAddr],
-    entrance: &'a Entrance,
+    listener_spec: &'a ListenerSpec,
     admin: SocketAddr,
     upstreams: &'a [SocketAddr],
     heartbeat: Duration,
@@ -50,14 +52,15 @@ impl SseProxy<'_> {
         for (number, admin) in admins.into_iter().enumerate() {
             let name = format!("sse-proxy-{}", number + 1);
             let config = directory.join(format!("{name}.yaml"));
-            let Self { entrance, heartbeat, .. } = *self;
-            let setup = Setup { listen: &listen, entrance, admin, upstreams, heartbeat, shared_threads };
+            let Self { listener_spec, heartbeat, .. } = *self;
+            let setup = Setup { listen: &listen, listener_spec, admin, upstreams, heartbeat, shared_threads };
             std::fs::write(&config, setup.text()).map_err(refuse)?;
             let mut running =
                 Running::start(&name, self.program, &["--config".into(), config.into()], directory, false)?;
             let entry = listen[0];
             let is_ready = async |_: &Running| {
-                matches!(probe::get(admin, "GET", "/readyz").await, Ok(200)) && probe::is_open(entry, entrance).await
+                matches!(probe::get(admin, "GET", "/readyz").await, Ok(200))
+                    && probe::is_open(entry, listener_spec).await
             };
             running.ready(is_ready).await?;
             all.push(running);
@@ -72,9 +75,9 @@ impl Setup<'_> {
         let list = |addresses: &[SocketAddr], each: &dyn Fn(&SocketAddr) -> String| {
             addresses.iter().map(each).collect::<Vec<_>>().join(", ")
         };
-        let speaks = match &self.entrance.certificate {
+        let speaks = match &self.listener_spec.certificate {
             Some(certificate) => format!(", tls: {{cert: {:?}, key: {:?}}}", certificate.cert, certificate.key),
-            None if self.entrance.spoken.protocol == Protocol::H2c => ", h2c: true".to_owned(),
+            None if self.listener_spec.client_protocol.protocol == Protocol::H2c => ", h2c: true".to_owned(),
             None => String::new(),
         };
         let reuse_port = if self.shared_threads.is_some() { ", reuse_port: true" } else { "" };
@@ -93,7 +96,7 @@ impl Setup<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Spoken;
+    use crate::protocol::ClientProtocol;
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect(text)
@@ -105,7 +108,7 @@ mod tests {
             ([address("127.0.0.13:1"), address("127.0.1.13:2")], [address("127.0.0.11:4"), address("127.0.1.11:5")]);
         let mut setup = Setup {
             listen: &listen,
-            entrance: &Entrance::default(),
+            listener_spec: &ListenerSpec::default(),
             admin: address("127.0.0.113:3"),
             upstreams: &upstreams,
             heartbeat: Duration::from_millis(2500),
@@ -130,10 +133,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let address = address("127.0.0.13:1");
         let text = |protocol| {
-            let entrance = Entrance::prepare(Spoken::new(protocol, None), directory.path()).expect("writable");
+            let listener_spec =
+                ListenerSpec::prepare(ClientProtocol::new(protocol, None), directory.path()).expect("writable");
             let (heartbeat, shared_threads) = (Duration::from_secs(5), None);
-            let (entrance, listen) = (&entrance, &[address][..]);
-            Setup { listen, entrance, admin: address, upstreams: listen, heartbeat, shared_threads }.text()
+            let (listener_spec, listen) = (&listener_spec, &[address][..]);
+            Setup { listen, listener_spec, admin: address, upstreams: listen, heartbeat, shared_threads }.text()
         };
         let expected = |speaks: &str| format!("listen: [{{address: 127.0.0.13:1{speaks}}}]\n");
         assert!(text(Protocol::H2c).starts_with(&expected(", h2c: true")));

@@ -9,13 +9,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::entrance::Entrance;
+use super::error::TargetError;
 use super::haproxy::Haproxy;
-use super::nginx::Nginx;
+use super::listener_spec::ListenerSpec;
+use super::nginx::{BASELINE_UPSTREAM, FRONT_UPSTREAM, Nginx};
+use super::process::Running;
 use super::proxy::SseProxy;
-use super::{Running, TargetError, tree};
+use super::tree;
 use crate::client::tls::Trust;
-use crate::protocol::Spoken;
+use crate::protocol::ClientProtocol;
 
 const NGINX_HOST: u8 = 12;
 const PROXY_HOST: u8 = 13;
@@ -76,7 +78,7 @@ pub struct StackConfig {
     /// Heartbeat interval of sse-proxy.
     pub heartbeat: Duration,
     /// How clients come in.
-    pub spoken: Spoken,
+    pub client_protocol: ClientProtocol,
 }
 
 /// A started target.
@@ -84,7 +86,7 @@ pub struct StackConfig {
 pub struct Stack {
     /// Where clients connect to.
     pub entry: Vec<SocketAddr>,
-    entrance: Entrance,
+    listener_spec: ListenerSpec,
     programs: Vec<Running>,
 }
 
@@ -154,15 +156,15 @@ impl Stack {
         origin: &[SocketAddr],
         directory: &Path,
     ) -> Result<Self, TargetError> {
-        let entrance = Entrance::prepare(config.spoken, directory)?;
-        let mut stack = Self { entry: origin.to_vec(), entrance, programs: Vec::new() };
+        let listener_spec = ListenerSpec::prepare(config.client_protocol, directory)?;
+        let mut stack = Self { entry: origin.to_vec(), listener_spec, programs: Vec::new() };
         let StackConfig { programs, workers, heartbeat, .. } = config;
         if target.has_proxy() {
-            let behind_nginx = Entrance::default();
+            let behind_nginx = ListenerSpec::default();
             let proxy = SseProxy {
                 program: &programs.proxy,
                 heartbeat: *heartbeat,
-                entrance: if target.has_nginx() { &behind_nginx } else { &stack.entrance },
+                listener_spec: if target.has_nginx() { &behind_nginx } else { &stack.listener_spec },
                 workers: *workers,
                 host: PROXY_HOST,
             };
@@ -171,8 +173,8 @@ impl Stack {
         }
         if target.has_nginx() {
             let (name, config_file, upstream_line, host) = match target {
-                Target::NginxSseProxy => ("front", &config.front_conf, "server proxy:8080", FRONT_HOST),
-                _ => ("nginx", &config.nginx_conf, "server origin:9000", NGINX_HOST),
+                Target::NginxSseProxy => ("front", &config.front_conf, FRONT_UPSTREAM, FRONT_HOST),
+                _ => ("nginx", &config.nginx_conf, BASELINE_UPSTREAM, NGINX_HOST),
             };
             let nginx = Nginx {
                 name,
@@ -180,7 +182,7 @@ impl Stack {
                 config: config_file,
                 workers: *workers,
                 upstream_line,
-                entrance: &stack.entrance,
+                listener_spec: &stack.listener_spec,
                 host,
             };
             let (process, entry) = nginx.start(&stack.entry, directory).await?;
@@ -203,13 +205,13 @@ impl Stack {
     /// Whose certificates clients have to believe.
     #[must_use]
     pub fn trust(&self) -> Trust {
-        self.entrance.trust()
+        self.listener_spec.trust()
     }
 
     /// The `Host` to ask for at `address`.
     #[must_use]
     pub fn authority(&self, address: SocketAddr) -> String {
-        self.entrance.authority(address)
+        self.listener_spec.authority(address)
     }
 
     /// Proportional set size of all its processes; `None` when there are none.

@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 
+use super::error::TargetError;
 use super::gauge::{self, Reading};
 use super::origins::{OriginSetup, Origins};
-use super::{Running, Stack, StackConfig, Target, TargetError};
+use super::probe;
+use super::process::Running;
+use super::stack::{Stack, StackConfig, Target, UnknownTarget};
 use crate::client::tls::Trust;
 use crate::url::{Url, UrlError};
 
@@ -45,7 +48,7 @@ impl FromStr for Service {
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let refuse = |why: String| TargetError::Service { text: text.to_owned(), why };
         let (name, urls) = text.split_once('=').ok_or_else(|| refuse("expected NAME=URL[,GAUGE_URL...]".to_owned()))?;
-        let target = name.parse().map_err(|error: super::UnknownTarget| refuse(error.to_string()))?;
+        let target = name.parse().map_err(|error: UnknownTarget| refuse(error.to_string()))?;
         let urls = urls.split(',').map(str::parse).collect::<Result<Vec<Url>, UrlError>>();
         let mut urls = urls.map_err(|error| refuse(error.to_string()))?.into_iter();
         let url = urls.next().ok_or_else(|| refuse("expected a URL".to_owned()))?;
@@ -76,10 +79,13 @@ impl Subject {
     ///
     /// # Errors
     /// When a name does not resolve.
-    pub fn attach(service: &Service, origin: &Url) -> Result<Self, UrlError> {
-        let gauges = service.gauges.iter().map(Url::resolve).collect::<Result<Vec<_>, _>>()?;
-        let entry = vec![(service.url.resolve()?, service.url.authority.clone())];
-        let gates = vec![origin.resolve()?];
+    pub async fn attach(service: &Service, origin: &Url) -> Result<Self, UrlError> {
+        let mut gauges = Vec::new();
+        for gauge in &service.gauges {
+            gauges.push(probe::accepting(&gauge.resolve()?).await);
+        }
+        let entry = vec![(probe::accepting(&service.url.resolve()?).await, service.url.authority.clone())];
+        let gates = vec![probe::accepting(&origin.resolve()?).await];
         Ok(Self { entry, trust: Trust::System, gates, kind: Kind::Attached { gauges } })
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::TargetError;
+use super::error::TargetError;
 
 /// One process of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

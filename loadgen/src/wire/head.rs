@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-const MAX_HEADERS: usize = 100;
+/// A head may have this many fields.
+pub const MAX_FIELDS: usize = 100;
 
 /// A head may be this long; what is longer is refused rather than collected.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -13,6 +14,9 @@ pub enum HeadError {
     /// Not HTTP/1.x.
     #[error("malformed response head")]
     Malformed,
+    /// More fields than [`MAX_FIELDS`].
+    #[error("response head with more than {MAX_FIELDS} fields")]
+    TooManyFields,
     /// Longer than [`MAX_HEAD_BYTES`].
     #[error("response head longer than {MAX_HEAD_BYTES} bytes")]
     TooLong,
@@ -36,6 +40,8 @@ pub struct Head {
     pub status: u16,
     /// Whether the media type is `text/event-stream`.
     pub is_event_stream: bool,
+    /// The content coding, unless there is none.
+    pub coding: Option<&'static str>,
     /// How the body ends.
     pub framing: Framing,
     /// Length of the head itself: the body starts here.
@@ -47,9 +53,9 @@ pub struct Head {
 /// # Errors
 /// When it can no longer become a valid head.
 pub fn parse(input: &[u8]) -> Result<Option<Head>, HeadError> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut headers);
-    let bytes = match response.parse(input).map_err(|_| HeadError::Malformed)? {
+    let bytes = match response.parse(input).map_err(read_error)? {
         httparse::Status::Complete(bytes) => bytes,
         httparse::Status::Partial if input.len() >= MAX_HEAD_BYTES => return Err(HeadError::TooLong),
         httparse::Status::Partial => return Ok(None),
@@ -58,9 +64,20 @@ pub fn parse(input: &[u8]) -> Result<Option<Head>, HeadError> {
     Ok(Some(Head {
         status,
         is_event_stream: is_event_stream(response.headers),
+        coding: content_coding(values(response.headers, "content-encoding")),
         framing: framing(status, response.headers)?,
         bytes,
     }))
+}
+
+/// The first content coding (RFC 9110 §8.4) that is more than `identity` in the values of `Content-Encoding`, by its name;
+/// `other` when it is none of those in use.
+pub fn content_coding<'v>(values: impl Iterator<Item = &'v str>) -> Option<&'static str> {
+    const KNOWN: [&str; 7] = ["br", "compress", "dcb", "dcz", "deflate", "gzip", "zstd"];
+    let mut named = values.flat_map(|value| value.split(',')).map(str::trim);
+    let coding = named.find(|name| !name.is_empty() && !name.eq_ignore_ascii_case("identity"))?;
+    let coding = coding.strip_prefix("x-").unwrap_or(coding);
+    Some(KNOWN.into_iter().find(|known| coding.eq_ignore_ascii_case(known)).unwrap_or("other"))
 }
 
 /// Whether a `Content-Type` is `text/event-stream`, whatever its parameters.
@@ -70,9 +87,20 @@ pub fn names_event_stream(content_type: &str) -> bool {
     essence.trim().eq_ignore_ascii_case("text/event-stream")
 }
 
+fn read_error(error: httparse::Error) -> HeadError {
+    match error {
+        httparse::Error::TooManyHeaders => HeadError::TooManyFields,
+        _ => HeadError::Malformed,
+    }
+}
+
+fn values<'h>(headers: &'h [httparse::Header<'_>], name: &str) -> impl Iterator<Item = &'h str> {
+    let named = headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+    named.filter_map(|header| std::str::from_utf8(header.value).ok().map(str::trim))
+}
+
 fn value<'h>(headers: &'h [httparse::Header<'_>], name: &str) -> Option<&'h str> {
-    let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-    std::str::from_utf8(header.value).ok().map(str::trim)
+    values(headers, name).next()
 }
 
 fn is_event_stream(headers: &[httparse::Header<'_>]) -> bool {
@@ -105,7 +133,8 @@ mod tests {
     fn media_type_and_framing_are_read_in_any_case() {
         let text = "HTTP/1.1 200 OK\r\ncontent-TYPE: Text/Event-Stream; charset=utf-8\r\nTRANSFER-encoding: Chunked\r\n\r\ndata";
         let head = read(text).expect("valid").expect("complete");
-        assert_eq!(head, Head { status: 200, is_event_stream: true, framing: Framing::Chunked, bytes: text.len() - 4 });
+        let (status, is_event_stream, coding, framing) = (200, true, None, Framing::Chunked);
+        assert_eq!(head, Head { status, is_event_stream, coding, framing, bytes: text.len() - 4 });
     }
 
     #[test]
@@ -121,6 +150,23 @@ mod tests {
     }
 
     #[test]
+    fn a_content_coding_is_named_unless_it_is_none() {
+        for (fields, coding) in [
+            ("", None),
+            ("Content-Encoding: identity\r\n", None),
+            ("Content-Encoding: \r\n", None),
+            ("content-encoding: GZIP\r\n", Some("gzip")),
+            ("Content-Encoding: x-gzip\r\n", Some("gzip")),
+            ("Content-Encoding: identity, br\r\n", Some("br")),
+            ("Content-Encoding: identity\r\nContent-Encoding: zstd\r\n", Some("zstd")),
+            ("Content-Encoding: rot13\r\n", Some("other")),
+        ] {
+            let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+            assert_eq!(read(&text).expect("valid").expect("complete").coding, coding, "{fields}");
+        }
+    }
+
+    #[test]
     fn every_prefix_of_a_head_is_incomplete() {
         let text = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
         for end in 0..text.len() {
@@ -132,6 +178,9 @@ mod tests {
     fn what_is_no_head_is_refused() {
         assert_eq!(read("SSH-2.0-OpenSSH\r\n"), Err(HeadError::Malformed));
         assert_eq!(read("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"), Err(HeadError::Malformed));
+        let fields = |count: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(count));
+        assert!(matches!(read(&fields(MAX_FIELDS)), Ok(Some(_))));
+        assert_eq!(read(&fields(MAX_FIELDS + 1)), Err(HeadError::TooManyFields));
         let endless = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(MAX_HEAD_BYTES));
         assert_eq!(read(&endless), Err(HeadError::TooLong));
     }

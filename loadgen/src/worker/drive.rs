@@ -9,11 +9,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, interval, sleep_until};
 
+use super::job::{Command, Job, Report, Snapshot};
 use super::prepared::{Message, Prepared};
-use super::{Command, Job, Report, Snapshot};
 use crate::client::connect::Route;
 use crate::client::end::EndReason;
-use crate::client::meter::Track;
+use crate::client::meter::StreamMeter;
 use crate::client::stream::{self, Exchange, Request};
 use crate::client::{Shared, http2};
 use crate::clock::{thread_cpu_us, unix_us};
@@ -30,6 +30,8 @@ struct Worker {
     prepared: Prepared,
     shared: RefCell<Shared>,
     connecting: Arc<Semaphore>,
+    /// Of each destination's addresses, the one that has accepted last.
+    preferred: Vec<Cell<usize>>,
     /// When the last connection of a range was no longer in the making, Unix µs.
     opened_us: Cell<u64>,
     /// The connection that takes the next streams, with its number.
@@ -46,7 +48,8 @@ pub async fn run(
     let shared = RefCell::new(Shared::new(SCRATCH_BYTES));
     let connecting = Arc::new(Semaphore::new(job.in_flight.max(1)));
     let filling = RefCell::new((u64::MAX, Rc::default()));
-    let worker = Rc::new(Worker { job, prepared, shared, connecting, opened_us: Cell::new(0), filling });
+    let preferred = job.destinations.iter().map(|_| Cell::new(0)).collect();
+    let worker = Rc::new(Worker { job, prepared, shared, connecting, preferred, opened_us: Cell::new(0), filling });
     let serve = async {
         let mut tasks = JoinSet::new();
         tasks.spawn_local(watch_timers(Rc::clone(&worker)));
@@ -88,23 +91,25 @@ impl Worker {
     fn close(&self, expected: Option<u64>) -> Record {
         let now_us = unix_us();
         let shared = &mut *self.shared.borrow_mut();
-        for track in &shared.tracks {
-            track.close(now_us, expected, &mut shared.record);
+        for meter in &shared.meters {
+            meter.close(now_us, expected, &mut shared.record);
         }
         shared.record.clone()
     }
 
     /// Runs stream `number` to its end; the tracks have a place for it at `slot`.
-    async fn stream(&self, number: u64, slot: usize, permit: OwnedSemaphorePermit) -> EndReason {
+    async fn stream(&self, number: u64, slot: usize, due_us: u64, permit: OwnedSemaphorePermit) -> EndReason {
         let job = &self.job;
         let (connection, position) = plan::share(number, job.workers, job.streams_per_connection);
         let (source, destination) = plan::pair(connection, job.sources.len(), job.destinations.len());
         let to = &job.destinations[destination];
         let route = Route {
             source: source.map(|source| job.sources[source]),
-            destination: to.address,
+            destinations: &to.addresses,
+            preferred: &self.preferred[destination],
             tls: self.prepared.tls.as_ref().map(|tls| (tls, to.server_name.as_str())),
             timeout: job.connect_timeout,
+            due_us,
         };
         let head_timeout = job.head_timeout;
         match &self.prepared.requests[destination] {
@@ -133,20 +138,23 @@ impl Worker {
 /// Opens this worker's share of streams `from..to`, each at its intended time or as soon after as the limit on streams in the
 /// making allows.
 async fn open(worker: Rc<Worker>, from: u64, to: u64, ramp: Ramp) {
-    let start = Instant::now();
+    let (start, start_us) = (Instant::now(), unix_us());
     let mut streams = JoinSet::new();
     let Job { worker: own, workers, .. } = worker.job;
     for number in (from..to).filter(|number| number % workers == own) {
-        sleep_until(start + ramp.offset(number - from, to - from)).await;
+        let offset = ramp.offset(number - from, to - from);
+        // What it waits for its turn counts: a ramp that the target cannot keep up with would otherwise hide that.
+        let due_us = start_us + offset.as_micros() as u64;
+        sleep_until(start + offset).await;
         let Ok(permit) = Arc::clone(&worker.connecting).acquire_owned().await else { return };
         let worker = Rc::clone(&worker);
         let slot = {
-            let tracks = &mut worker.shared.borrow_mut().tracks;
-            tracks.push(Track::after(worker.job.already));
-            tracks.len() - 1
+            let meters = &mut worker.shared.borrow_mut().meters;
+            meters.push(StreamMeter::after(worker.job.already, due_us));
+            meters.len() - 1
         };
         streams.spawn_local(async move {
-            let reason = worker.stream(number, slot, permit).await;
+            let reason = worker.stream(number, slot, due_us, permit).await;
             *worker.shared.borrow_mut().record.ends.entry(reason.to_string()).or_default() += 1;
         });
         while streams.try_join_next().is_some() {}

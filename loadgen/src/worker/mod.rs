@@ -1,113 +1,11 @@
 //! A worker: one thread, one runtime, its own record. It is told what to open and reports what it sees.
 
 mod drive;
+mod job;
 mod prepared;
 mod process;
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
-
 pub use drive::run;
+pub use job::{Command, Destination, Job, Report, Snapshot};
 pub use prepared::{PrepareError, Prepared};
 pub use process::{ServeError, serve};
-
-use crate::client::tls::Trust;
-use crate::plan::Ramp;
-use crate::protocol::Protocol;
-use crate::record::{Counts, Record};
-use crate::wire::request::Request;
-
-/// All a worker needs to know to open its share of the streams.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Job {
-    /// Where to connect to, with the request to send there.
-    pub destinations: Vec<Destination>,
-    /// Where to connect from; empty for the system's choice.
-    pub sources: Vec<IpAddr>,
-    /// What is spoken with all of them.
-    pub protocol: Protocol,
-    /// How many streams share a connection; 1 unless the protocol lets them.
-    pub streams_per_connection: u64,
-    /// Whose certificates are believed.
-    pub trust: Trust,
-    /// How long connecting may take, handshakes included.
-    pub connect_timeout: Duration,
-    /// How long the answer's head may take.
-    pub head_timeout: Duration,
-    /// How many streams may be in the making at once.
-    pub in_flight: usize,
-    /// The event the streams continue after (a `Last-Event-ID` header); 0 for none.
-    pub already: u64,
-    /// This worker's number.
-    pub worker: u64,
-    /// How many workers there are: this one opens every so-manieth stream.
-    pub workers: u64,
-}
-
-/// One address and what is asked of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Destination {
-    /// The address.
-    pub address: SocketAddr,
-    /// Whom the certificate has to be for, where TLS is spoken.
-    pub server_name: String,
-    /// The whole request.
-    pub request: Request,
-}
-
-/// What a worker is told.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Command {
-    /// Open further streams: numbers `from` to `to` of all workers together, of which this one takes its share.
-    Open {
-        /// The first number.
-        from: u64,
-        /// One past the last.
-        to: u64,
-        /// How they are spread over time.
-        ramp: Ramp,
-    },
-    /// Stop and report. Each stream should have had `expected` events by now, if that is known.
-    Finish {
-        /// Events per stream.
-        expected: Option<u64>,
-    },
-}
-
-/// What a worker tells.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Report {
-    /// How things stand, several times a second.
-    Progress(Snapshot),
-    /// Everything, at the end.
-    Finished(Box<Record>),
-}
-
-/// How things stand.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// When, Unix µs.
-    pub at_us: u64,
-    /// CPU time of the worker's thread so far.
-    pub cpu_us: u64,
-    /// Counters so far.
-    pub counts: Counts,
-    /// Streams that failed or ended.
-    pub ended: u64,
-    /// When the latest range of connections was opened or had failed to the last, Unix µs; 0 before the first.
-    #[serde(default)]
-    pub opened_us: u64,
-}
-
-impl Job {
-    /// The share of worker `worker` out of `workers`.
-    #[must_use]
-    pub fn for_worker(&self, worker: u64, workers: u64) -> Self {
-        let in_flight = self.in_flight.div_ceil(workers as usize);
-        Self { worker, workers, in_flight, ..self.clone() }
-    }
-}

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Destination, Job};
+use super::job::{Destination, Job};
 use crate::client::http2::{self, RequestError};
 use crate::client::tls::{Connector, TlsError, server_name};
 

@@ -5,7 +5,9 @@ use std::io::{BufRead, Write};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use super::{Command, Job, PrepareError, Prepared, Report};
+use super::drive;
+use super::job::{Command, Job, Report};
+use super::prepared::{PrepareError, Prepared};
 
 /// Why a worker process stopped.
 #[derive(Debug, Error)]
@@ -49,7 +51,7 @@ pub fn serve(mut input: impl BufRead + Send + 'static, mut output: impl Write) -
             Ok::<(), std::io::Error>(())
         };
         let work = async {
-            super::run(job, prepared, commands, report_sender).await;
+            drive::run(job, prepared, commands, report_sender).await;
             Ok(())
         };
         tokio::try_join!(work, forward).map(|_| ())

@@ -104,9 +104,9 @@ pub(crate) fn read_response(io: &mut TcpStream) -> Response {
 pub(crate) fn stamps(body: &[u8]) -> (Vec<Stamp>, usize) {
     let (mut stamps, mut comments) = (Vec::new(), 0);
     Parser::default().feed(body, |item| match item {
-        Item::Event { data, last_event_id, .. } => match stamp::read(data) {
+        Item::Event { name, data, last_event_id, has_own_id } => match stamp::read(name, data) {
             Reading::Whole(stamp) => {
-                assert_eq!(last_event_id, stamp.seq.to_string().as_bytes());
+                assert_eq!((last_event_id, has_own_id), (stamp.seq.to_string().as_bytes(), true));
                 stamps.push(stamp);
             }
             other => panic!("{other:?}: {:?}", String::from_utf8_lossy(data)),

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 /// What a stream of the server does after its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ends {
+pub(crate) enum Behaviour {
     /// Three events and a clean end.
     Clean,
     /// Three events a byte at a time, with trailers after them.
@@ -37,11 +37,15 @@ pub(crate) enum Ends {
     Missing,
     /// A page.
     Page,
+    /// Three events, compressed as it says.
+    Coded,
+    /// 413, before any of the body is read.
+    Refused,
 }
 
 /// What the server speaks.
 #[derive(Debug, Clone)]
-pub(crate) struct Speaks {
+pub(crate) struct ServerProtocol {
     /// The name in its certificate; without one there is no TLS.
     pub(crate) name: Option<&'static str>,
     /// Which protocols ALPN chooses from.
@@ -52,7 +56,7 @@ pub(crate) struct Speaks {
     pub(crate) max_streams: Option<u32>,
 }
 
-impl Speaks {
+impl ServerProtocol {
     pub(crate) const H2C: Self = Self { name: None, alpn: &[], http2: true, max_streams: None };
     pub(crate) const H2: Self = Self { name: Some("localhost"), alpn: &["h2"], http2: true, max_streams: None };
     pub(crate) const TLS: Self = Self { name: Some("localhost"), alpn: &["http/1.1"], http2: false, max_streams: None };
@@ -64,7 +68,7 @@ pub(crate) struct Server {
     /// Its certificate, for --cacert.
     pub(crate) certificate: PathBuf,
     /// What it was asked, one line each: method, URL or path, header fields, SNI.
-    pub(crate) asked: Arc<Mutex<Vec<String>>>,
+    pub(crate) requests: Arc<Mutex<Vec<String>>>,
     pub(crate) connections: Arc<AtomicUsize>,
     _directory: tempfile::TempDir,
     runtime: Option<tokio::runtime::Runtime>,
@@ -79,43 +83,43 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub(crate) fn start(speaks: Speaks, ends: Ends) -> Self {
+    pub(crate) fn start(protocol: ServerProtocol, behaviour: Behaviour) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let certificate = directory.path().join("certificate.pem");
-        let acceptor = speaks.name.map(|name| {
+        let acceptor = protocol.name.map(|name| {
             let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a certificate");
             std::fs::write(&certificate, made.cert.pem()).expect("writable");
             let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
             let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
             let builder = builder.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
             let mut config = builder.with_single_cert(vec![made.cert.der().clone()], key).expect("they fit");
-            config.alpn_protocols = speaks.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+            config.alpn_protocols = protocol.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
             TlsAcceptor::from(Arc::new(config))
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let (asked, connections) = (Arc::default(), Arc::<AtomicUsize>::default());
-        let (log, count) = (Arc::clone(&asked), Arc::clone(&connections));
+        let (requests, connections) = (Arc::default(), Arc::<AtomicUsize>::default());
+        let (log, count) = (Arc::clone(&requests), Arc::clone(&connections));
         runtime.spawn(async move {
             while let Ok((io, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::Relaxed);
-                let (speaks, acceptor, log) = (speaks.clone(), acceptor.clone(), Arc::clone(&log));
+                let (protocol, acceptor, log) = (protocol.clone(), acceptor.clone(), Arc::clone(&log));
                 tokio::spawn(async move {
                     match acceptor {
-                        None => serve(io, &speaks, ends, &log).await,
+                        None => serve(io, &protocol, behaviour, &log).await,
                         Some(acceptor) => {
                             let Ok(io) = acceptor.accept(io).await else { return };
                             let name = io.get_ref().1.server_name().unwrap_or("no SNI");
                             log.lock().expect("no panic").push(format!("sni {name}"));
-                            serve(io, &speaks, ends, &log).await;
+                            serve(io, &protocol, behaviour, &log).await;
                         }
                     }
                 });
             }
         });
-        Self { address, certificate, asked, connections, _directory: directory, runtime: Some(runtime) }
+        Self { address, certificate, requests, connections, _directory: directory, runtime: Some(runtime) }
     }
 
     /// `https://localhost:PORT/events`, or http.
@@ -124,68 +128,77 @@ impl Server {
         format!("{scheme}://localhost:{}/events?x=1", self.address.port())
     }
 
-    pub(crate) fn asked(&self) -> String {
-        self.asked.lock().expect("no panic").join("\n")
+    pub(crate) fn requests(&self) -> String {
+        self.requests.lock().expect("no panic").join("\n")
     }
 }
 
 fn event(seq: u64) -> Vec<u8> {
     let mut data = Vec::new();
     Stamp { stream: 1, seq, due_us: sse_loadgen::clock::unix_us(), sent_us: sse_loadgen::clock::unix_us() }
-        .write(100, 1, &mut data);
-    [format!("id: {seq}\ndata: ").as_bytes(), &data, b"\n\n"].concat()
+        .write(b"message", 100, 1, &mut data);
+    [format!("event: message\nid: {seq}\ndata: ").as_bytes(), &data, b"\n\n"].concat()
 }
 
 /// What is sent before the end that was asked for.
-fn content(ends: Ends) -> Vec<u8> {
+fn content(behaviour: Behaviour) -> Vec<u8> {
     let half = |event: Vec<u8>| event[..event.len() / 2].to_vec();
-    match ends {
-        Ends::Clean | Ends::Bytewise | Ends::Held => (1..=3).flat_map(event).collect(),
-        Ends::InsideRecord => half(event(1)),
-        Ends::Reset(_) | Ends::GoAway(_) | Ends::Closed => [event(1), half(event(2))].concat(),
-        Ends::Missing | Ends::Page => b"nothing".to_vec(),
+    match behaviour {
+        Behaviour::Clean | Behaviour::Bytewise | Behaviour::Held | Behaviour::Coded => {
+            (1..=3).flat_map(event).collect()
+        }
+        Behaviour::InsideRecord => half(event(1)),
+        Behaviour::Reset(_) | Behaviour::GoAway(_) | Behaviour::Closed => [event(1), half(event(2))].concat(),
+        Behaviour::Missing | Behaviour::Page | Behaviour::Refused => b"nothing".to_vec(),
     }
 }
 
-fn head(ends: Ends) -> (u16, &'static str) {
-    match ends {
-        Ends::Missing => (404, "text/event-stream"),
-        Ends::Page => (200, "text/html"),
+fn head(behaviour: Behaviour) -> (u16, &'static str) {
+    match behaviour {
+        Behaviour::Missing => (404, "text/event-stream"),
+        Behaviour::Page => (200, "text/html"),
+        Behaviour::Refused => (413, "text/plain"),
         _ => (200, "text/event-stream; charset=utf-8"),
     }
 }
 
 async fn serve(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    speaks: &Speaks,
-    ends: Ends,
+    protocol: &ServerProtocol,
+    behaviour: Behaviour,
     log: &Mutex<Vec<String>>,
 ) {
-    if speaks.http2 { serve_http2(io, speaks.max_streams, ends, log).await } else { serve_http1(io, ends, log).await }
+    if protocol.http2 {
+        serve_http2(io, protocol.max_streams, behaviour, log).await
+    } else {
+        serve_http1(io, behaviour, log).await
+    }
 }
 
-async fn serve_http1(mut io: impl AsyncRead + AsyncWrite + Unpin, ends: Ends, log: &Mutex<Vec<String>>) {
+async fn serve_http1(mut io: impl AsyncRead + AsyncWrite + Unpin, behaviour: Behaviour, log: &Mutex<Vec<String>>) {
     let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
+    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
         if !matches!(io.read_buf(&mut request).await, Ok(1..)) {
             return;
         }
     }
     log.lock().expect("no panic").push(String::from_utf8_lossy(&request).into_owned());
-    let (status, media_type) = head(ends);
-    let head = format!("HTTP/1.1 {status} X\r\nContent-Type: {media_type}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let (status, media_type) = head(behaviour);
+    let coding = if behaviour == Behaviour::Coded { "Content-Encoding: gzip\r\n" } else { "" };
+    let head =
+        format!("HTTP/1.1 {status} X\r\nContent-Type: {media_type}\r\n{coding}Transfer-Encoding: chunked\r\n\r\n");
     let mut send = async |bytes: &[u8]| {
         io.write_all(bytes).await?;
         io.flush().await
     };
     let _ = send(format!("HTTP/1.1 103 Early Hints\r\n\r\n{head}").as_bytes()).await;
-    let content = content(ends);
-    for piece in content.chunks(if ends == Ends::Bytewise { 1 } else { content.len() }) {
+    let content = content(behaviour);
+    for piece in content.chunks(if behaviour == Behaviour::Bytewise { 1 } else { content.len() }) {
         let _ = send(&[format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat()).await;
     }
-    match ends {
-        Ends::Held => std::future::pending().await,
-        Ends::Closed => {}
+    match behaviour {
+        Behaviour::Held => std::future::pending().await,
+        Behaviour::Closed => {}
         _ => {
             let _ = send(b"0\r\nx-ended: yes\r\n\r\n").await;
             let _ = io.shutdown().await;
@@ -196,7 +209,7 @@ async fn serve_http1(mut io: impl AsyncRead + AsyncWrite + Unpin, ends: Ends, lo
 async fn serve_http2(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     max_streams: Option<u32>,
-    ends: Ends,
+    behaviour: Behaviour,
     log: &Mutex<Vec<String>>,
 ) {
     let mut builder = h2::server::Builder::new();
@@ -215,14 +228,14 @@ async fn serve_http2(
                 let finished = finished.clone();
                 tokio::spawn(async move {
                     let mut body = request.into_body();
-                    while let Some(Ok(piece)) = body.data().await {
+                    while behaviour != Behaviour::Refused && let Some(Ok(piece)) = body.data().await {
                         let _ = body.flow_control().release_capacity(piece.len());
                     }
-                    let _ = finished.send(answer(respond, ends).await);
+                    let _ = finished.send(answer(respond, behaviour).await);
                 });
             }
             Some(stream) = is_finished.recv() => {
-                if let Ends::GoAway(reason) = ends {
+                if let Behaviour::GoAway(reason) = behaviour {
                     connection.abrupt_shutdown(reason);
                 }
                 // Dropped, it would be reset.
@@ -233,25 +246,32 @@ async fn serve_http2(
 }
 
 /// Returns the stream if it is to stay open.
-async fn answer(mut respond: SendResponse<Bytes>, ends: Ends) -> Option<SendStream<Bytes>> {
-    let (status, media_type) = head(ends);
+async fn answer(mut respond: SendResponse<Bytes>, behaviour: Behaviour) -> Option<SendStream<Bytes>> {
+    let (status, media_type) = head(behaviour);
     let early = http::Response::builder().status(103).body(()).expect("valid");
     let _ = respond.send_informational(early);
-    let response = http::Response::builder().status(status).header("content-type", media_type).body(()).expect("valid");
+    let coding = if behaviour == Behaviour::Coded { "br" } else { "identity" };
+    let response = http::Response::builder().status(status).header("content-type", media_type);
+    let response = response.header("content-encoding", coding).body(()).expect("valid");
     let mut stream = respond.send_response(response, false).ok()?;
-    let content = content(ends);
-    let is_split = ends == Ends::Bytewise;
+    let content = content(behaviour);
+    let is_split = behaviour == Behaviour::Bytewise;
     for piece in content.chunks(if is_split { 1 } else { content.len() }) {
         stream.send_data(Bytes::copy_from_slice(piece), false).ok()?;
         // So that no two of them go out in one write.
         tokio::task::yield_now().await;
     }
     flushed(&mut stream).await;
-    match ends {
-        Ends::Bytewise => stream.send_trailers([("x-ended", "yes")].into_iter().map(field).collect()).ok()?,
-        Ends::Clean | Ends::InsideRecord | Ends::Missing | Ends::Page => stream.send_data(Bytes::new(), true).ok()?,
-        Ends::Reset(reason) => stream.send_reset(reason),
-        Ends::GoAway(_) | Ends::Closed | Ends::Held => return Some(stream),
+    match behaviour {
+        Behaviour::Bytewise => stream.send_trailers([("x-ended", "yes")].into_iter().map(field).collect()).ok()?,
+        Behaviour::Clean
+        | Behaviour::InsideRecord
+        | Behaviour::Missing
+        | Behaviour::Page
+        | Behaviour::Coded
+        | Behaviour::Refused => stream.send_data(Bytes::new(), true).ok()?,
+        Behaviour::Reset(reason) => stream.send_reset(reason),
+        Behaviour::GoAway(_) | Behaviour::Closed | Behaviour::Held => return Some(stream),
     }
     None
 }

@@ -5,6 +5,7 @@ mod suites;
 use std::path::{Path, PathBuf};
 
 use self::suites::{Job, Work, jobs};
+use super::comparison::outcome;
 use super::signals::Interrupt;
 use super::turn::{find_targets, programs};
 use super::{compare, knee};
@@ -61,7 +62,7 @@ pub async fn run(args: &BenchArgs, terminal: &mut Terminal) -> Result<Outcome, C
     if report.suites.iter().any(|suite| suite.error.is_some()) {
         return Ok(Outcome::Failed);
     }
-    Ok(super::outcome(report.interrupted, report.valid))
+    Ok(outcome(report.interrupted, report.valid))
 }
 
 /// The targets that are asked for; without HAProxy where that is not installed.

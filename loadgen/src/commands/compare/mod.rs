@@ -5,17 +5,18 @@ mod protocol;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::comparison::{Comparison, Measurement, outcome, show};
 use super::signals::Interrupt;
 use super::turn::{Load, Source, Turn, programs, started};
 use crate::cli::CompareArgs;
 use crate::error::{CommandError, Outcome};
 use crate::limits;
-use crate::protocol::Spoken;
-use crate::report::compare::{CompareReport, write_table};
+use crate::protocol::ClientProtocol;
+use crate::report::compare::CompareReport;
+use crate::report::compare_table::write_table;
 use crate::report::conditions::Conditions;
 use crate::report::figures::Figures;
 use crate::report::progress::{Progress, Terminal};
-use crate::report::run::write_warnings;
 use crate::target::{OriginSetup, Service, Target, TargetError};
 use crate::url::Url;
 
@@ -36,13 +37,8 @@ pub(super) struct Plan {
 /// Anything that leaves nothing to show.
 pub async fn run(args: &CompareArgs, terminal: &mut Terminal) -> Result<Outcome, CommandError> {
     let report = measure(args, &mut Interrupt::catch()?, terminal, "").await?;
-    write_table(&mut *terminal.out, &report)?;
-    terminal.out.flush()?;
-    write_warnings(&mut *terminal.err, &report.warnings, terminal.has_colour)?;
-    if let Some(path) = &args.json {
-        super::write_json(path, &report)?;
-    }
-    Ok(super::outcome(report.interrupted, report.valid))
+    show(&report, &report.warnings, args.json.as_deref(), terminal, |out| write_table(out, &report))?;
+    Ok(outcome(report.interrupted, report.valid))
 }
 
 /// Compares; what is under way is told with `prefix` before it.
@@ -53,7 +49,7 @@ pub(super) async fn measure(
     prefix: &str,
 ) -> Result<CompareReport, CommandError> {
     let plan = check(args)?;
-    let Spoken { protocol, streams_per_connection } = plan.load.spoken;
+    let ClientProtocol { protocol, streams_per_connection } = plan.load.client_protocol;
     let conditions = Conditions::read(plan.descriptor_limit).of_load(protocol, streams_per_connection);
     let (mut versions, mut services) = (BTreeMap::new(), BTreeMap::new());
     match &plan.source {
@@ -62,8 +58,8 @@ pub(super) async fn measure(
             services.extend(attached.iter().map(|service| (service.target.to_string(), service.url.to_string())));
         }
     }
-    let mut figures: Vec<Figures> = plan.targets.iter().map(|target| Figures::new(*target)).collect();
-    let mut interrupted = false;
+    let mut turns =
+        Turns { load: &plan.load, figures: plan.targets.iter().map(|target| Figures::new(*target)).collect() };
     let mut progress = Progress::new(terminal);
     progress.say(&format!(
         "{prefix}about {} for {} rounds of {} targets",
@@ -71,21 +67,35 @@ pub(super) async fn measure(
         args.rounds,
         plan.targets.len()
     ));
-    'rounds: for round in 1..=args.rounds {
-        for figures in &mut figures {
-            let turn = Turn { target: figures.target, source: &plan.source, load: &plan.load };
-            let label = format!("{prefix}round {round}/{}, {}", args.rounds, figures.target);
-            tokio::select! {
-                measured = turn.take(&mut progress, &label) => figures.rounds.push(measured?),
-                () = interrupt.wait() => {
-                    interrupted = true;
-                    break 'rounds;
-                }
-            }
-        }
-    }
+    let comparison = Comparison { targets: &plan.targets, source: &plan.source, rounds: args.rounds, prefix };
+    let interrupted = comparison.run(&mut turns, interrupt, &mut progress).await?;
+    let mut figures = turns.figures;
     figures.retain(|figures| !figures.rounds.is_empty());
     Ok(CompareReport::new(conditions, versions, services, args.streams, interrupted, &figures))
+}
+
+/// One turn of each target in each round, all under the same load.
+struct Turns<'a> {
+    load: &'a Load,
+    figures: Vec<Figures>,
+}
+
+impl Measurement for Turns<'_> {
+    fn next(&mut self, target: usize, round: u64) -> Option<(Load, String)> {
+        let is_missing = (self.figures[target].rounds.len() as u64) < round;
+        is_missing.then(|| (self.load.clone(), String::new()))
+    }
+
+    async fn take(
+        &mut self,
+        target: usize,
+        turn: Turn<'_>,
+        progress: &mut Progress<'_>,
+        label: &str,
+    ) -> Result<(), CommandError> {
+        self.figures[target].rounds.push(turn.take(progress, label).await?);
+        Ok(())
+    }
 }
 
 /// Checks the command line, and that programs and machine are fit for it.
@@ -96,7 +106,7 @@ pub(super) fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
         true => protocol::targets(args)?,
         false => services.iter().map(|service| service.target).collect(),
     };
-    let spoken = protocol::spoken(args)?;
+    let client_protocol = protocol::client_protocol(args)?;
     let low = args.low.unwrap_or((args.streams / 5).max(1));
     if low >= args.streams || low == 0 {
         return usage("--low has to be between 1 and --streams: memory per stream is the slope between the two");
@@ -112,13 +122,13 @@ pub(super) fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
     let descriptor_limit = limits::raise_descriptor_limit();
     let source = match &args.origin {
         Some(origin) => attached(args, services, origin, descriptor_limit)?,
-        None => started(&args.stack, &targets, args.streams, spoken, args.heartbeat, descriptor_limit)?,
+        None => started(&args.stack, &targets, args.streams, client_protocol, args.heartbeat, descriptor_limit)?,
     };
     let hold = args.hold.unwrap_or(args.heartbeat * 2 + Duration::from_secs(1));
     let load = Load {
         low,
         streams: args.streams,
-        spoken,
+        client_protocol,
         ramp_per_second: args.ramp_rate,
         settle: args.settle,
         hold,

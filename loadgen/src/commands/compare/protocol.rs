@@ -3,14 +3,14 @@
 use crate::cli::CompareArgs;
 use crate::commands::turn::find_targets;
 use crate::error::CommandError;
-use crate::protocol::{Protocol, Spoken};
+use crate::protocol::{ClientProtocol, Protocol};
 use crate::target::Target;
 
 /// What is compared unless it is said otherwise, as far as it speaks the protocol.
 const USUAL: [Target; 4] = [Target::Direct, Target::Nginx, Target::SseProxy, Target::NginxSseProxy];
 
 /// Protocol and streams per connection.
-pub(super) fn spoken(args: &CompareArgs) -> Result<Spoken, CommandError> {
+pub(super) fn client_protocol(args: &CompareArgs) -> Result<ClientProtocol, CommandError> {
     let protocol = args.protocol;
     if !protocol.is_http2() && args.streams_per_connection.is_some() {
         return usage(
@@ -25,7 +25,7 @@ pub(super) fn spoken(args: &CompareArgs) -> Result<Spoken, CommandError> {
     if protocol != Protocol::H1 && args.stalled > 0 {
         return usage("--stalled is for --protocol h1: its clients read nothing, not even a handshake");
     }
-    Ok(Spoken::new(protocol, args.streams_per_connection))
+    Ok(ClientProtocol::new(protocol, args.streams_per_connection))
 }
 
 /// What to compare: what was asked for, or all that usually is.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::plan::Ramp;
-use crate::protocol::Spoken;
-use crate::target::{OriginSetup, Service, StackConfig};
+use crate::protocol::ClientProtocol;
+use crate::target::{OriginSetup, Service, StackConfig, Target};
 use crate::url::Url;
 
 /// Between opening the gate and the first event: time for every stream to be told.
@@ -13,14 +13,14 @@ pub(super) const GATE_LEAD: Duration = Duration::from_secs(1);
 const USUAL_OPENINGS_PER_SECOND: u64 = 3000;
 
 /// The load, the same for every target.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::commands) struct Load {
     /// Streams at the lower end of the memory slope.
     pub(in crate::commands) low: u64,
     /// All streams.
     pub(in crate::commands) streams: u64,
     /// What they are asked for in.
-    pub(in crate::commands) spoken: Spoken,
+    pub(in crate::commands) client_protocol: ClientProtocol,
     /// Connections opened per second; 0 for as fast as it goes.
     pub(in crate::commands) ramp_per_second: u64,
     /// How long memory is left alone before it is read.
@@ -63,6 +63,14 @@ pub(in crate::commands) enum Source {
     },
 }
 
+/// One target, about to be measured.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::commands) struct Turn<'a> {
+    pub(in crate::commands) target: Target,
+    pub(in crate::commands) source: &'a Source,
+    pub(in crate::commands) load: &'a Load,
+}
+
 impl Load {
     /// How long a turn takes, roughly.
     pub(in crate::commands) fn length(&self) -> Duration {
@@ -99,6 +107,6 @@ impl Load {
     /// What a stream begins with. Over TLS and HTTP/2 nginx keeps a response head until data follows it (seen with 1.22.1): one
     /// that is silent from the start would not open.
     fn first(&self) -> &'static str {
-        if self.spoken.protocol.is_http2() { "&retry=3s" } else { "" }
+        if self.client_protocol.protocol.is_http2() { "&retry=3s" } else { "" }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::Source;
+use super::load::Source;
 use super::programs;
 use crate::cli::StackArgs;
 use crate::error::CommandError;
 use crate::limits::{self, Server};
 use crate::plan;
-use crate::protocol::Spoken;
+use crate::protocol::ClientProtocol;
 use crate::target::{StackConfig, Target, haproxy, nginx};
 
 /// Reads the names of `--targets`.
@@ -24,17 +24,17 @@ pub(in crate::commands) fn started(
     args: &StackArgs,
     targets: &[Target],
     streams: u64,
-    spoken: Spoken,
+    client_protocol: ClientProtocol,
     heartbeat: Duration,
     descriptor_limit: u64,
 ) -> Result<Source, CommandError> {
-    let connections = plan::connections(streams, args.processes, spoken.streams_per_connection);
+    let connections = plan::connections(streams, args.processes, client_protocol.streams_per_connection);
     limits::check_descriptors(connections, args.processes, descriptor_limit)?;
     let programs = programs::find(&args.programs, targets)?;
     let origin = Server { who: "origin", passes_on: None, processes: args.origins, option: "--origins" };
     origin.check(streams, descriptor_limit)?;
     let workers = args.workers.unwrap_or(1);
-    let passes_on = Some(spoken.streams_per_connection);
+    let passes_on = Some(client_protocol.streams_per_connection);
     let proxy = Server { who: "sse-proxy", passes_on, processes: workers, option: "--workers" };
     if targets.iter().any(|target| target.has_proxy()) {
         proxy.check(streams, descriptor_limit)?;
@@ -46,11 +46,12 @@ pub(in crate::commands) fn started(
         Server { processes: haproxy_processes, ..haproxy_server }.check(streams, descriptor_limit)?;
         haproxy::check_config(&args.programs.haproxy_conf)?;
     }
-    for (target, config) in
-        [(Target::Nginx, &args.programs.nginx_conf), (Target::NginxSseProxy, &args.programs.front_conf)]
-    {
+    for (target, config, upstream_line) in [
+        (Target::Nginx, &args.programs.nginx_conf, nginx::BASELINE_UPSTREAM),
+        (Target::NginxSseProxy, &args.programs.front_conf, nginx::FRONT_UPSTREAM),
+    ] {
         if targets.contains(&target) {
-            nginx::check_config(config, streams, args.workers, descriptor_limit)?;
+            nginx::check_config(config, upstream_line, streams, args.workers, descriptor_limit)?;
         }
     }
     Ok(Source::Start(StackConfig {
@@ -61,6 +62,6 @@ pub(in crate::commands) fn started(
         workers: args.workers,
         haproxy_processes,
         heartbeat,
-        spoken,
+        client_protocol,
     }))
 }

@@ -70,7 +70,7 @@ const HOW: &str = "\
 | faults | events lost/duplicated/torn/corrupted, by a number and a checksum in each |
 | opened per second | streams whose response head has come, by the clock, with 256 in the making at once |
 | CPU/stream opened | user and system time of the target's processes meanwhile, divided by the streams opened |
-| first byte | from the request sent to the first byte of the response |
+| first byte | from the request sent to the first byte of the response; *from due*: to the same byte from when the ramp had the stream due, which as fast as 256 at once allow is the beginning |
 | PSS right after | when the last stream had been opened; *all streams closed*: two seconds after all clients had gone |
 | events per second | the highest rate tried at which every event came and the median latency stayed below the limit |
 | churn | PSS with no stream open, after each tenth of the streams had been opened and closed again |
@@ -141,9 +141,9 @@ fn measured(suite: &SuiteReport) -> String {
         SuiteResult::Compare(report) => compare::tables(suite.name, report),
         SuiteResult::Knee(report) => knee::tables(report),
     });
-    for doubt in result.warnings() {
-        let kind = if doubt.invalidates { "Not valid" } else { "Warning" };
-        text.push_str(&format!("- {kind}: {}\n  (remedy: {})\n", doubt.cause, doubt.remedy));
+    for warning in result.warnings() {
+        let kind = if warning.invalidates { "Not valid" } else { "Warning" };
+        text.push_str(&format!("- {kind}: {}\n  (remedy: {})\n", warning.cause, warning.remedy));
     }
     if !result.warnings().is_empty() {
         text.push('\n');

@@ -5,7 +5,7 @@ use crate::report::compare::CompareReport;
 use crate::report::conditions::Conditions;
 use crate::report::knee::{KneeReport, KneeRound};
 use crate::target::Target;
-use crate::validity::Doubt;
+use crate::validity::Warning;
 
 fn suite(name: Suite, result: SuiteResult) -> SuiteReport {
     SuiteReport { name, command: "sse-loadgen knee".to_owned(), error: None, result: Some(result) }
@@ -33,7 +33,7 @@ fn warnings_stand_on_the_page_as_they_were_raised() {
     let mut compared = CompareReport::new(Conditions::read(1024), BTreeMap::new(), BTreeMap::new(), 10, false, &[]);
     compared.valid = false;
     compared.warnings =
-        vec![Doubt { invalidates: true, cause: "nginx: it rained".to_owned(), remedy: "wait".to_owned() }];
+        vec![Warning { invalidates: true, cause: "nginx: it rained".to_owned(), remedy: "wait".to_owned() }];
     let page = page(&report(vec![suite(Suite::Staggered, SuiteResult::Compare(Box::new(compared)))]));
     assert!(page.contains("- Not valid: nginx: it rained\n  (remedy: wait)\n"), "{page}");
     assert!(page.contains("> **Not valid: staggered."), "{page}");

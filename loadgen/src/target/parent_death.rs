@@ -11,16 +11,16 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 ///
 /// # Errors
 /// When the kernel refuses, or the parent is gone already.
-pub fn end_with_parent(gently: bool) -> io::Result<()> {
+pub fn end_with_parent(sigterm: bool) -> io::Result<()> {
     let parent = getppid();
-    let signal = if gently { Signal::TERM } else { Signal::KILL };
+    let signal = if sigterm { Signal::TERM } else { Signal::KILL };
     set_parent_process_death_signal(Some(signal))?;
     if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }
 
 /// Becomes another program with that tie; returns only when it cannot.
-pub fn run(program: &[OsString], gently: bool) -> io::Error {
-    if let Err(error) = end_with_parent(gently) {
+pub fn run(program: &[OsString], sigterm: bool) -> io::Error {
+    if let Err(error) = end_with_parent(sigterm) {
         return error;
     }
     match program.split_first() {

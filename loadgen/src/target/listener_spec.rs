@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::TargetError;
+use super::error::TargetError;
 use crate::client::tls::Trust;
-use crate::protocol::Spoken;
+use crate::protocol::ClientProtocol;
 
 /// The name that the certificate is for.
 pub(super) const SERVER_NAME: &str = "localhost";
 
 /// How clients come in.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Entrance {
-    pub(super) spoken: Spoken,
+pub(super) struct ListenerSpec {
+    pub(super) client_protocol: ClientProtocol,
     /// Where TLS is spoken.
     pub(super) certificate: Option<Certificate>,
 }
@@ -25,11 +25,11 @@ pub(super) struct Certificate {
     pub(super) key: PathBuf,
 }
 
-impl Entrance {
+impl ListenerSpec {
     /// With a certificate made for the occasion (ECDSA, P-256) where one is needed, in `directory`.
-    pub(super) fn prepare(spoken: Spoken, directory: &Path) -> Result<Self, TargetError> {
-        let certificate = if spoken.protocol.has_tls() { Some(Certificate::make(directory)?) } else { None };
-        Ok(Self { spoken, certificate })
+    pub(super) fn prepare(client_protocol: ClientProtocol, directory: &Path) -> Result<Self, TargetError> {
+        let certificate = if client_protocol.protocol.has_tls() { Some(Certificate::make(directory)?) } else { None };
+        Ok(Self { client_protocol, certificate })
     }
 
     /// Whose certificates a client has to believe.

@@ -7,16 +7,15 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::Turn;
-use super::load::{GATE_LEAD, Load, Source};
+use super::load::{GATE_LEAD, Load, Source, Turn};
 use crate::clock::unix_us;
 use crate::commands::request::RequestTemplate;
 use crate::commands::run::busiest_share;
 use crate::error::CommandError;
 use crate::fleet::{Fleet, FleetError, Placement};
-use crate::protocol::Spoken;
+use crate::protocol::ClientProtocol;
 use crate::record::Record;
-use crate::report::figures::Sample;
+use crate::report::figures::PssSample;
 use crate::report::opening::OpeningFigures;
 use crate::report::progress::Progress;
 use crate::target::gauge::Reading;
@@ -33,7 +32,7 @@ const SLOWEST_OPENING: Duration = Duration::from_millis(2);
 const SAMPLES: u32 = 10;
 
 /// A target that runs, and the clients before it.
-pub(super) struct Stage<'a> {
+pub(super) struct Session<'a> {
     pub(super) subject: Subject,
     fleet: Fleet,
     load: &'a Load,
@@ -47,7 +46,7 @@ pub(super) struct Stage<'a> {
 pub(super) struct Traffic {
     /// At four fifths of the time.
     pub(super) reading: Reading,
-    pub(super) samples: Vec<Sample>,
+    pub(super) samples: Vec<PssSample>,
     pub(super) cpu_us: Option<u64>,
     pub(super) machine_share: f64,
     pub(super) worker_share: Option<f64>,
@@ -55,7 +54,7 @@ pub(super) struct Traffic {
     pub(super) seconds: f64,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Session<'a> {
     /// Starts or finds the target; no stream is opened yet. Dropping it ends everything it has started.
     pub(super) async fn start(
         turn: Turn<'a>,
@@ -67,7 +66,7 @@ impl<'a> Stage<'a> {
         let subject = subject(turn, directory.path()).await?;
         // An origin that runs on knows the gates of earlier turns.
         let gate = format!("traffic-{}", unix_us());
-        let job = job(&subject, turn.load.spoken, &turn.load.path(&gate));
+        let job = job(&subject, turn.load.client_protocol, &turn.load.path(&gate));
         let fleet = Fleet::start(&job, &placement(turn.load)?)?;
         Ok(Self { subject, fleet, load: turn.load, label, gate, _directory: directory })
     }
@@ -125,7 +124,7 @@ impl<'a> Stage<'a> {
             if next < SAMPLES && start.elapsed() > flow * next / SAMPLES {
                 next = (start.elapsed().as_secs_f64() / flow.as_secs_f64() * f64::from(SAMPLES)) as u32 + 1;
                 let now = self.subject.read().await?;
-                samples.extend(now.pss_bytes.map(|bytes| Sample { seconds: start.elapsed().as_secs_f64(), bytes }));
+                samples.extend(now.pss_bytes.map(|bytes| PssSample { seconds: start.elapsed().as_secs_f64(), bytes }));
                 if reading.is_none() && start.elapsed() > flow.mul_f64(0.8) {
                     reading = Some(now);
                 }
@@ -134,7 +133,7 @@ impl<'a> Stage<'a> {
         let seconds = start.elapsed().as_secs_f64();
         let machine_after = tree::machine_ticks()?;
         let after = self.subject.read().await?;
-        samples.extend(after.pss_bytes.map(|bytes| Sample { seconds, bytes }));
+        samples.extend(after.pss_bytes.map(|bytes| PssSample { seconds, bytes }));
         let total = machine_after.1.saturating_sub(machine_before.1).max(1);
         Ok(Traffic {
             cpu_us: spent(&before, &after),
@@ -166,7 +165,7 @@ impl Closed<'_> {
     /// Opens `streams` silent streams at once with clients of their own, and closes them; returns how many were opened.
     pub(super) async fn burst(&mut self, streams: u64, progress: &mut Progress<'_>) -> Result<u64, CommandError> {
         let load = Load { ramp_per_second: 0, ..self.load.clone() };
-        let job = job(&self.subject, load.spoken, &load.silent_path());
+        let job = job(&self.subject, load.client_protocol, &load.silent_path());
         let mut fleet = Fleet::start(&job, &placement(&load)?)?;
         open(&mut fleet, &load, (0, streams), self.label, progress).await?;
         Ok(fleet.finish(None).await?.counts.streams)
@@ -209,17 +208,17 @@ async fn subject(turn: Turn<'_>, directory: &Path) -> Result<Subject, CommandErr
         Source::Attach { services, origin } => {
             let service = services.iter().find(|service| service.target == turn.target);
             let service = service.ok_or_else(|| CommandError::Usage(format!("no service for {}", turn.target)))?;
-            Ok(Subject::attach(service, origin)?)
+            Ok(Subject::attach(service, origin).await?)
         }
     }
 }
 
-fn job(subject: &Subject, spoken: Spoken, path: &str) -> Job {
-    let Spoken { protocol, streams_per_connection } = spoken;
+fn job(subject: &Subject, client_protocol: ClientProtocol, path: &str) -> Job {
+    let ClientProtocol { protocol, streams_per_connection } = client_protocol;
     let template = RequestTemplate::get();
     let destination = |(address, authority): &(SocketAddr, String)| {
         let url = Url { scheme: protocol.scheme(), authority: authority.clone(), path: path.to_owned() };
-        Destination { address: *address, server_name: url.host().to_owned(), request: template.request(&url) }
+        Destination { addresses: vec![*address], server_name: url.host().to_owned(), request: template.request(&url) }
     };
     Job {
         destinations: subject.entry.iter().map(destination).collect(),

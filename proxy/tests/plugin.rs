@@ -171,6 +171,11 @@ fn a_foreign_proxy_uses_hooks_observers_and_the_drain() {
     assert_eq!(takeover.active(), 2);
     drop(streams.remove(0));
     assert_eq!(ends.recv_timeout(DEADLINE).unwrap(), ("alice".to_owned(), EndReason::ClientGone));
+    let until = Instant::now() + DEADLINE;
+    while takeover.active() > 1 {
+        assert!(Instant::now() < until, "an ended stream is not active");
+        thread::sleep(Duration::from_millis(1));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let Drained { ended, cut, .. } = runtime.block_on(takeover.drain(DEADLINE));
     assert_eq!((ended, cut, takeover.active()), (1, 0, 0));

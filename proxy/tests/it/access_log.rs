@@ -135,7 +135,8 @@ fn a_long_target_costs_a_silent_stream_little_more_than_a_short_one() {
         let longer = open(STREAMS, &long);
         let (short_cost, long_cost) = (between.saturating_sub(before), proxy.memory().saturating_sub(between));
         let more = long_cost.saturating_sub(short_cost) / STREAMS;
-        assert!(more < 1536, "{driver}: {more} bytes more");
+        // 1.3 KiB, and what a page more or less makes of it; all 6,000 bytes would show.
+        assert!(more < 2560, "{driver}: {more} bytes more");
         drop((first, short, longer));
     }
 }

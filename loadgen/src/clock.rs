@@ -1,4 +1,4 @@
-//! The clocks the harness reads: wall time for stamps, thread CPU time for its own load. Nothing else reads them.
+//! The clocks of this crate: wall time for stamps, CPU time of the own thread. Nothing else reads them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -29,11 +29,11 @@ pub enum HistogramError {
     Encoding,
     /// Other buckets: adding would move values, and percentiles with them.
     #[error(
-        "its buckets go from {low} to {high} with {digits} significant digits, those of this program from 1 to {MAX_US} with \
-         {SIGNIFICANT_DIGITS}: they cannot be added exactly"
+        "its buckets range from {low} to {high} with {digits} significant digits, those of this version from 1 to {MAX_US} with \
+         {SIGNIFICANT_DIGITS}: they cannot be merged exactly"
     )]
     Buckets {
-        /// The lowest value that is told from 0.
+        /// The lowest value that differs from 0.
         low: u64,
         /// The highest value.
         high: u64,

@@ -1,4 +1,4 @@
-//! What makes a command fail, and the exit code that goes with it.
+//! The errors of commands, and their exit codes.
 
 use std::path::PathBuf;
 
@@ -63,7 +63,7 @@ pub enum CommandError {
         source: std::io::Error,
     },
     /// Standard streams, signals or the runtime failed.
-    #[error("the system refused")]
+    #[error("system error")]
     Io(#[from] std::io::Error),
 }
 

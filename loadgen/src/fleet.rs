@@ -1,4 +1,4 @@
-//! The workers of a run as one: threads or processes, told together, their reports summed up.
+//! All workers of a run, threads or processes: sends them commands and adds up their reports.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -38,8 +38,8 @@ pub enum FleetError {
     /// A worker cannot do its job.
     #[error("cannot start a worker")]
     Prepare(#[from] PrepareError),
-    /// A worker is gone.
-    #[error("worker {0} ended before it had reported")]
+    /// A worker has ended.
+    #[error("worker {0} ended without a report")]
     Lost(usize),
     /// The workers did not report in time.
     #[error("the workers did not report within {}s", FINISH_DEADLINE.as_secs())]
@@ -75,10 +75,10 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Tells all workers.
-    pub fn tell(&self, command: Command) {
+    /// Sends a command to all workers.
+    pub fn send(&self, command: Command) {
         for worker in &self.workers {
-            // A worker that is gone is noticed by its missing report.
+            // A worker that has ended is noticed by its missing report.
             let _ = worker.send(command);
         }
     }
@@ -125,7 +125,7 @@ impl Fleet {
     /// # Errors
     /// When one of them does not report.
     pub async fn finish(mut self, expected: Option<u64>) -> Result<Record, FleetError> {
-        self.tell(Command::Finish { expected });
+        self.send(Command::Finish { expected });
         let collect = async {
             let mut record = Record::default();
             let mut has_reported = vec![false; self.workers.len()];

@@ -51,7 +51,7 @@ pub struct Block<'a> {
 /// The state of one stream's sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequence {
-    /// The stream's number, once an event has told it.
+    /// The stream's number, once an event has named it.
     stream: Option<u64>,
     next: u64,
     /// Events since the last fresh one that arrived torn or damaged, and whose numbers are not known.

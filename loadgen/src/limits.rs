@@ -1,4 +1,4 @@
-//! What the system lets a process hold: file descriptors and ephemeral ports, checked before anything starts.
+//! Limits on file descriptors and ephemeral ports, checked before anything starts.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
@@ -14,7 +14,7 @@ const USUAL_PORTS: u64 = 28_232;
 pub enum LimitError {
     /// Too many connections for one process.
     #[error(
-        "{who}: {needed} file descriptors are needed but the hard limit is {limit}\n  remedy: {remedy}, or raise the limit \
+        "{who}: needs {needed} file descriptors, but the hard limit is {limit}\n  remedy: {remedy}, or raise the limit \
          (`ulimit -Hn`, `ulimits.nofile` in Compose, LimitNOFILE in systemd)"
     )]
     Descriptors {
@@ -29,7 +29,7 @@ pub enum LimitError {
     },
     /// Too many connections for the ports there are.
     #[error(
-        "{connections} connections do not fit into the ephemeral ports: {ports} ports for each of {pairs} source/destination \
+        "{connections} connections exceed the ephemeral ports: {ports} ports for each of {pairs} source/destination \
          pairs\n  remedy: {remedy}"
     )]
     Ports {

@@ -1,4 +1,4 @@
-//! Who connects when, from where, to where: pure arithmetic over the number of a stream, or of a connection.
+//! When each stream opens, and between which addresses: pure arithmetic over stream and connection numbers.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -71,7 +71,7 @@ pub fn pair(index: u64, sources: usize, destinations: usize) -> (Option<usize>, 
     (source, destination as usize)
 }
 
-/// The connection that stream `number` goes to, and how many of its streams come before: each worker has every so-manieth
+/// The connection that stream `number` goes to, and how many of its streams come before: each of n workers has every nth
 /// stream, and fills one connection after the other with its own.
 #[must_use]
 pub fn share(number: u64, workers: u64, per_connection: u64) -> (u64, u64) {

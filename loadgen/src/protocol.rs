@@ -1,4 +1,4 @@
-//! What a client and a server speak with each other, and how many streams share a connection.
+//! The protocol between clients and target, and how many streams share a connection.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ pub enum Protocol {
     H2c,
 }
 
-/// How clients come in.
+/// The protocol of clients, and how many of their streams share a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientProtocol {
     /// What they speak.

@@ -1,4 +1,4 @@
-//! What one worker measured. Every worker has a record of its own; records are merged without loss at the end.
+//! What one worker measured. Each worker has its own record; records are merged without loss at the end.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The stamp each of the origin's events carries as its data: who sent it, when it was due, and a checksum over all of it.
+//! The stamp that every event of the origin carries as its data: stream, sequence number, due time, checksum.
 //!
 //! The text is one JSON object, so that a web page can read it too, with its members always in this order:
 //! `{"s":STREAM,"n":SEQ,"due":US,"sent":US,"len":BYTES,"pad":"…","crc":"89abcdef"}`. `len` counts the whole text and `crc`

@@ -34,7 +34,7 @@ pub enum UrlError {
     #[error("`{0}`: expected http://host[:port][/path] or https://host[:port][/path]")]
     Form(String),
     /// Not an address where TLS is of any use.
-    #[error("`{0}`: expected http://host[:port][/path]; what is asked there is not asked over TLS")]
+    #[error("`{0}`: https is not supported here (use http://host[:port][/path])")]
     Plain(String),
     /// The name does not resolve.
     #[error("cannot resolve `{authority}`")]

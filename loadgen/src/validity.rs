@@ -1,4 +1,4 @@
-//! Reasons to doubt a result, each with its cause and remedy. Pure: it judges numbers that others have collected.
+//! Decides from collected figures whether a result can be trusted: warnings with cause and remedy. Pure.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ const MAX_ORIGIN_LATE_US: u64 = 20_000;
 /// A machine with less idle time than this queues everywhere at once.
 const MAX_MACHINE_SHARE: f64 = 0.95;
 
-/// One reason to doubt.
+/// A reason to distrust a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
     /// Whether the result as a whole cannot be trusted, or only needs a second look.
@@ -26,7 +26,7 @@ pub struct Warning {
     pub remedy: String,
 }
 
-/// What is judged beside the record itself.
+/// What is judged besides the record.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence {
     /// Streams that were asked for.
@@ -59,31 +59,34 @@ pub fn judge(record: &Record, evidence: Evidence) -> Vec<Warning> {
         warning(
             true,
             format!(
-                "events did not come through unharmed: {} lost, {} duplicated, {} torn, {} corrupted",
+                "events were damaged on the way: {} lost, {} duplicated, {} torn, {} corrupted",
                 integrity.lost, integrity.duplicated, integrity.torn, integrity.corrupted
             ),
-            "compare with a direct run: what happens there too is the client's or the origin's fault, the rest is the target's",
+            "compare with a direct run: faults that occur there too are the client's or the origin's, the others are the target's",
         );
     }
     if record.stalled > 0 {
         warning(
             true,
-            format!("{} open streams had stopped delivering", record.stalled),
-            "latencies do not contain what never came; look at the target's log and backpressure",
+            format!("{} open streams stopped delivering events", record.stalled),
+            "latencies do not include events that never arrived; look at the target's log and backpressure",
         );
     }
     if let Some(share) = evidence.worker_cpu_share.filter(|share| *share >= MAX_CPU_SHARE) {
         warning(
             true,
-            format!("the busiest client worker used {:.0} % of a core: latencies contain its own queue", share * 100.0),
+            format!(
+                "the busiest client worker used {:.0} % of a core: latencies include its own queueing",
+                share * 100.0
+            ),
             "use more --processes, fewer connections or a longer interval",
         );
     }
     if let Some(late_us) = record.timer_late_us.quantile(0.99).filter(|late_us| *late_us > MAX_TIMER_LATE_US) {
         warning(
             true,
-            format!("the client's own timers fired {:.1} ms late at p99: latencies contain that", late_us as f64 / 1e3),
-            "free the machine of other work, or use more --processes or less load",
+            format!("the client's own timers fired {:.1} ms late at p99: latencies include that", late_us as f64 / 1e3),
+            "stop other work on the machine, use more --processes, or reduce the load",
         );
     }
     let latency = &record.latency_us;
@@ -91,8 +94,10 @@ pub fn judge(record: &Record, evidence: Evidence) -> Vec<Warning> {
     if negative > 0 {
         warning(
             true,
-            format!("{negative} latencies were negative: the origin's clock is ahead of this one, or was set back"),
-            "run origin and client on one machine, or synchronise their clocks",
+            format!(
+                "{negative} latencies were negative: the origin's clock is ahead of this one, or was set back meanwhile"
+            ),
+            "run origin and client on one machine, or synchronise the clocks",
         );
     }
     let clipped: u64 = record.distributions().iter().map(|(_, distribution)| distribution.clipped).sum();
@@ -112,8 +117,8 @@ pub fn judge(record: &Record, evidence: Evidence) -> Vec<Warning> {
     if let Some(share) = evidence.machine_cpu_share.filter(|share| *share >= MAX_MACHINE_SHARE) {
         warning(
             false,
-            format!("the machine was {:.0} % busy: latencies contain waiting for a core", share * 100.0),
-            "compare ratios only, or use a machine with more cores or less load",
+            format!("the machine was {:.0} % busy: latencies include waiting for a core", share * 100.0),
+            "compare ratios only, use a machine with more cores, or reduce the load",
         );
     }
     warnings
@@ -135,31 +140,31 @@ fn lost_streams_remedy(record: &Record) -> Cow<'static, str> {
             .into();
     }
     let remedy = if has("no_port") {
-        "source ports ran out: use more addresses with --source, or more destinations"
+        "no source ports left: add addresses with --source, or destinations"
     } else if has("no_descriptor") {
-        "file descriptors ran out: use more --processes, or raise the limit"
+        "no file descriptors left: use more --processes, or raise the limit"
     } else if has("refused") || has("connect_timeout") {
-        "check that the target listens and that its backlog and limits suffice; use a slower --ramp"
+        "check that the target listens and that its backlog and limits are large enough, or use a slower --ramp"
     } else if has("certificate_other_name") {
-        "the certificate is for other names than the URL's: use one of those, or do without the check (--insecure)"
+        "the certificate is for other names than the URL's: use one of those, or skip verification (--insecure)"
     } else if let Some(coding) = after("content_coding_") {
         return format!(
-            "the server compresses streams (Content-Encoding: {coding}) that were asked for without: events cannot be read from \
-             them, nor heartbeats added; exempt text/event-stream there, or leave out an Accept-Encoding among -H"
+            "the server compresses streams (Content-Encoding: {coding}), so that events cannot be read: turn off compression of \
+             text/event-stream at the server, or remove Accept-Encoding from -H"
         )
         .into();
     } else if after("head_over_").is_some() {
-        "the response head is larger than is read: have the server send fewer or shorter header fields"
+        "the response head exceeds the limit of this client: send fewer or shorter header fields"
     } else if has("no_address") {
-        "the URL's name has no address of the family of --source: use a source of the other one"
+        "the URL's host has no address of the same family as --source: use a source address of the other family"
     } else if after("certificate_").is_some() {
-        "give the certificate of the authority that signed the server's (--cacert), or do without the check (--insecure)"
+        "name the certificate of the authority that signed the server's (--cacert), or skip verification (--insecure)"
     } else if has("no_http2") {
-        "the server does not speak HTTP/2 there: let it, or leave out --http2"
+        "the server does not speak HTTP/2: enable it, or leave out --http2"
     } else if has("not_tls") {
-        "there is no TLS on this port: use http://"
+        "this port does not speak TLS: use http://"
     } else if has("tls_failed") {
-        "the TLS handshake failed: look at the target's log, and at the versions and ciphers it allows"
+        "the TLS handshake failed: look at the target's log and at the TLS versions and ciphers it allows"
     } else {
         "look at the target's log and limits (connections, descriptors, timeouts)"
     };

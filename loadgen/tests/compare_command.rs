@@ -272,7 +272,7 @@ fn an_interrupted_comparison_ends_its_children_and_exits_130() {
 
 #[test]
 fn a_target_that_ends_is_told_with_how_it_ended() {
-    // Its memory was read before anybody looked whether it was still there: "No such process" was all there was to see.
+    // Its memory was read before it was checked whether it still ran: "No such process" was all there was to see.
     let Some(proxy) = built_proxy().and_then(|file| file.canonicalize().ok()) else { return };
     let child = program()
         .args(SMALL)

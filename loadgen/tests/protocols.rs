@@ -221,7 +221,7 @@ fn a_server_that_does_not_speak_what_was_asked_for_is_told_so() {
 
 #[test]
 fn limits_count_connections_and_not_streams() {
-    // Far more streams than this process may have descriptors; nobody listens, so that it ends at once.
+    // Far more streams than this process may have descriptors; the port is closed, so that it ends at once.
     let url = "http://127.0.0.1:1/events";
     let limit = sse_loadgen::limits::raise_descriptor_limit();
     let streams = (limit * 2).to_string();

@@ -20,16 +20,16 @@ measured where it is installed. The page is also printed; after Ctrl-C it is onl
 #[derive(Debug, Args)]
 #[command(after_help = format!("{BENCH_HELP}\n\n{EXIT_CODES}"))]
 pub struct BenchArgs {
-    /// Little of everything, in two minutes: to see that it works. The figures say nothing
+    /// Run every suite briefly, in two minutes, to check that it works; the figures mean nothing
     #[arg(long)]
     pub quick: bool,
-    /// Only these: staggered, broadcast, opening, knee, scale-out, churn, stalled, tls, h2, h2c
+    /// Run only these suites: staggered, broadcast, opening, knee, scale-out, churn, stalled, tls, h2, h2c
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub suites: Vec<String>,
-    /// What to compare; suites that are about less take less
+    /// Targets; suites leave out those that they do not support
     #[arg(long, value_delimiter = ',', default_value = "direct,nginx,haproxy,sse-proxy,nginx+sse-proxy")]
     pub targets: Vec<String>,
-    /// How often every target has its turn in each suite [default: 3, with --quick 1]
+    /// How often every target is measured in each suite [default: 3, with --quick 1]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub rounds: Option<u64>,
     /// Write the result as JSON
@@ -38,7 +38,7 @@ pub struct BenchArgs {
     /// Write the page [default: docs/benchmarks.md, with --quick target/report/benchmarks.md]
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
-    /// Where `cargo bench` has left its estimates, for a table of them
+    /// Directory of criterion's estimates, for a table of them
     #[arg(long, value_name = "DIRECTORY")]
     pub criterion: Option<PathBuf>,
     /// What is started.

@@ -32,13 +32,13 @@ idle, open --low streams, read, open the rest, hold them silent for longer than 
   services       with --service nothing is started: `idle` is read before the turn's first connection, and memory comes from
                  `sse-loadgen gauge` beside each program. Kernel memory is then what is charged to the container's cgroup
                  (kernel objects and socket buffers), and `cgroup` all that is charged to it but page cache, both as a slope
-  opening        streams opened per second, by the clock, when --ramp-rate max opens as fast as 256 in the making at once allow;
+  opening        streams opened per second, by the clock, when --ramp-rate max opens as fast as 256 opening at once allow;
                  and CPU time of the target's processes meanwhile (at any rate), divided by the streams opened
   churn          PSS after each tenth of --churn streams that were opened and closed again, in batches
   stalled        growth of PSS, and of the machine's kernel memory, per stream that is flooded and never read, by a client with
                  4 KiB to receive into and segments as over Ethernet
   protocol       with --protocol tls, h2 or h2c the same configurations get a listener of that kind, with a self-signed
-                 certificate (ECDSA P-256) for the occasion. Towards the origin it is always HTTP/1.1; of nginx+sse-proxy nginx
+                 certificate (ECDSA P-256). Towards the origin it is always HTTP/1.1; of nginx+sse-proxy nginx
                  speaks it. `direct` is left out, since the origin speaks HTTP/1.1 alone, and with it `+ kernel`, from which it
                  would be taken away. With h2 and h2c each stream begins with a `retry` field: nginx keeps a response head until
                  data follows it
@@ -48,26 +48,26 @@ idle, open --low streams, read, open the rest, hold them silent for longer than 
 #[derive(Debug, Args)]
 #[command(after_help = format!("{COMPARE_HELP}\n\n{EXIT_CODES}"))]
 pub struct CompareArgs {
-    /// How many streams each target has to hold
+    /// Number of streams per target
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(2..))]
     pub streams: u64,
-    /// How many streams at the lower end of the memory slope [default: a fifth of --streams]
+    /// Number of streams at the lower end of the memory slope [default: a fifth of --streams]
     #[arg(long)]
     pub low: Option<u64>,
-    /// How often every target has its turn
+    /// How often every target is measured
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     pub rounds: u64,
-    /// What to compare: direct, nginx, sse-proxy, nginx+sse-proxy, haproxy; over another --protocol than h1 neither direct nor
-    /// haproxy [default: direct,nginx,sse-proxy,nginx+sse-proxy, or those of them that speak the protocol]
+    /// Targets: direct, nginx, sse-proxy, nginx+sse-proxy, haproxy; with a --protocol other than h1 neither direct nor
+    /// haproxy [default: direct,nginx,sse-proxy,nginx+sse-proxy, as far as they support the protocol]
     #[arg(long, value_delimiter = ',')]
     pub targets: Vec<String>,
-    /// What clients speak to the targets: h1 (or http), tls (HTTP/1.1 over TLS), h2 (HTTP/2 over TLS) or h2c (HTTP/2 without)
+    /// Protocol between clients and targets: h1 (or http), tls (HTTP/1.1 over TLS), h2 (HTTP/2 over TLS) or h2c (HTTP/2 without)
     #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     pub protocol: Protocol,
-    /// How many streams share a connection of --protocol h2 and h2c; sse-proxy allows 256 [default: 100]
+    /// Streams per connection with --protocol h2 and h2c; sse-proxy allows 256 [default: 100]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub streams_per_connection: Option<u64>,
-    /// Measure a service that runs already instead of starting programs: NAME=URL[,GAUGE_URL...]; NAME as in --targets
+    /// Measure a running service instead of starting programs: NAME=URL[,GAUGE_URL...], with NAME as in --targets
     #[arg(long = "service", value_name = "SERVICE", requires = "origin", conflicts_with_all = ["targets", "proxy_bin", "nginx_bin", "haproxy_bin", "workers", "origins"])]
     pub services: Vec<String>,
     /// The built-in origin behind the services
@@ -76,7 +76,7 @@ pub struct CompareArgs {
     /// How long events flow
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     pub duration: Duration,
-    /// Time between two events of one stream; has to be shorter than --heartbeat
+    /// Time between two events of one stream; must be shorter than --heartbeat
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     pub interval: Duration,
     /// Bytes of data per event
@@ -88,25 +88,25 @@ pub struct CompareArgs {
     /// Heartbeat interval of sse-proxy
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub heartbeat: Duration,
-    /// How long memory is left alone before it is read; twice as long after all streams were closed
+    /// How long to wait before reading memory; twice as long after all streams are closed
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     pub settle: Duration,
     /// How long all streams are held silent before memory is read [default: two heartbeats and a second, so that they have
     /// come and gone]
     #[arg(long, value_parser = humantime::parse_duration)]
     pub hold: Option<Duration>,
-    /// Connections opened per second, or `max` (or 0): as fast as 256 in the making at once allow
+    /// Connections opened per second, or `max` (or 0): as fast as 256 opening at once allow
     #[arg(long, default_value = "2000", value_parser = ramp_rate)]
     pub ramp_rate: u64,
-    /// Open and close so many streams in all, after everything else, and read memory meanwhile
+    /// Afterwards open and close this many streams in all, in batches, and read memory meanwhile
     #[arg(long, default_value_t = 0, value_name = "STREAMS", hide_default_value = true)]
     pub churn: u64,
-    /// Open so many streams, after everything else, whose clients are flooded and never read, and read memory. Bounded: each
+    /// Afterwards open this many streams, flood them without reading, and read memory. Bounded: each
     /// may hold a MiB and more of the kernel's
     #[arg(long, default_value_t = 0, value_name = "STREAMS", hide_default_value = true,
           value_parser = clap::value_parser!(u64).range(..=500))]
     pub stalled: u64,
-    /// What to start, and how
+    /// Programs and processes.
     #[command(flatten)]
     pub stack: StackArgs,
     /// Write the result as JSON
@@ -121,7 +121,7 @@ pub struct StackArgs {
     /// process, and what the configurations of the others say]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub workers: Option<u64>,
-    /// Origin processes, which the targets use in turn
+    /// Origin processes, used in turn
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub origins: u64,
     /// Threads of each origin
@@ -147,14 +147,14 @@ pub struct ProgramArgs {
     /// The HAProxy program [default: in PATH, then /usr/sbin/haproxy]
     #[arg(long, value_name = "FILE")]
     pub haproxy_bin: Option<PathBuf>,
-    /// Configuration of nginx as the thing to compare with; only its listen and upstream addresses are replaced, and its
+    /// Configuration of nginx by itself; only its listen and upstream addresses are replaced, and its
     /// workers with --workers
     #[arg(long, value_name = "FILE", default_value = "nginx/baseline.conf")]
     pub nginx_conf: PathBuf,
     /// Configuration of nginx in front of sse-proxy, likewise
     #[arg(long, value_name = "FILE", default_value = "nginx/front.conf")]
     pub front_conf: PathBuf,
-    /// Configuration of HAProxy as the thing to compare with, likewise
+    /// Configuration of HAProxy, likewise
     #[arg(long, value_name = "FILE", default_value = "haproxy/baseline.cfg")]
     pub haproxy_conf: PathBuf,
 }
@@ -172,28 +172,28 @@ target that comes near it may be capable of more.";
 #[derive(Debug, Args)]
 #[command(after_help = format!("{KNEE_HELP}\n\n{EXIT_CODES}"))]
 pub struct KneeArgs {
-    /// On how many streams the events are spread
+    /// Number of streams that the events are spread over
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     pub streams: u64,
-    /// How often every target is tried from the beginning
+    /// How often the search is repeated on every target
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub rounds: u64,
-    /// What to compare: direct, nginx, sse-proxy, nginx+sse-proxy, haproxy
+    /// Targets: direct, nginx, sse-proxy, nginx+sse-proxy, haproxy
     #[arg(long, value_delimiter = ',', default_value = "direct,nginx,sse-proxy")]
     pub targets: Vec<String>,
     /// The first rate, events per second on all streams together
     #[arg(long, value_name = "EVENTS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..))]
     pub from: u64,
-    /// Each rate is so many times the one before
+    /// Factor between one rate and the next
     #[arg(long, default_value_t = 1.5)]
     pub factor: f64,
-    /// How often the step between the last rate that was carried and the first that was not is halved
+    /// How often to halve the step between the last rate that was carried and the first that was not
     #[arg(long, default_value_t = 2)]
     pub refine: usize,
-    /// No rate is higher than this
+    /// The highest rate
     #[arg(long, value_name = "EVENTS", default_value_t = 200_000)]
     pub to: u64,
-    /// The median latency that is too much
+    /// The median latency at which a rate counts as not carried
     #[arg(long, default_value = "1ms", value_parser = humantime::parse_duration)]
     pub limit: Duration,
     /// How long events flow at each rate
@@ -202,7 +202,7 @@ pub struct KneeArgs {
     /// Bytes of data per event
     #[arg(long, default_value_t = 100)]
     pub size: u64,
-    /// What to start, and how
+    /// Programs and processes.
     #[command(flatten)]
     pub stack: StackArgs,
     /// Write the result as JSON

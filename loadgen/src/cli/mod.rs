@@ -1,4 +1,4 @@
-//! The command line: what there is to type, with its defaults and examples. Decides nothing.
+//! The command line: commands, options, defaults and examples. Decides nothing.
 
 mod bench;
 mod compare;
@@ -27,7 +27,7 @@ const EXAMPLES: &str = "Examples:
 #[derive(Debug, Parser)]
 #[command(name = "sse-loadgen", version, about, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"), max_term_width = 110)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -41,7 +41,7 @@ pub enum Command {
     Compare(Box<CompareArgs>),
     /// Find the highest event rate that each target carries with a low latency
     Knee(Box<KneeArgs>),
-    /// Measure what docs/benchmarks.md tells, and write that page
+    /// Measure everything in docs/benchmarks.md, and write that page
     Bench(Box<BenchArgs>),
     /// Add up the results of runs that loaded the same thing together
     Merge(MergeArgs),
@@ -49,12 +49,12 @@ pub enum Command {
     Report(ReportArgs),
     /// Serve the built-in backend
     Origin(OriginArgs),
-    /// Tell `compare --service` what the program in the container beside this one takes
+    /// Report memory and CPU time of a program in another container to `compare --service`
     Gauge(GaugeArgs),
     /// A worker process of `run` or `compare`
     #[command(hide = true)]
     Worker,
-    /// Becomes another program that ends when the one that started it does
+    /// Replaces itself by another program that ends when its parent does
     #[command(hide = true)]
     ExecWithParent(ExecWithParentArgs),
 }
@@ -67,46 +67,46 @@ const RUN_EXAMPLES: &str = "Examples:
   sse-loadgen run -c 10 -X POST -H 'Content-Type: application/json' --body '{\"stream\":true}' http://127.0.0.1:3000/v1/chat
   sse-loadgen run -c 500 --fail-if 'p99>50ms' --fail-if 'lost>0' --json run.json --hgrm out/run http://127.0.0.1:8080/events
 
-Streams of the built-in origin carry stamps: delivery latency is then measured from when each event was due, and lost,
-repeated, torn and damaged events are told apart. Other backends are measured too: first byte, gaps, counts.
+Streams of the built-in origin carry stamps, so that delivery latency counts from when each event was due, and lost,
+repeated, torn and damaged events are counted. Other backends are measured too: first byte, gaps, counts.
 
 https:// speaks HTTP/1.1 over TLS, with --http2 HTTP/2 (ALPN); http:// speaks HTTP/1.1, with --http2 HTTP/2 with prior
 knowledge. A stream of HTTP/1.1 has a connection of its own; with HTTP/2 streams share connections, filled one after the
-other, as many on each as --streams-per-connection says: every connection stands for a browser. Every handshake is a whole
-one, as of a browser that comes for the first time. Of the certificates of --cacert, only those in the file are believed.";
+other, as many on each as --streams-per-connection says: every connection stands for a browser. Every handshake is a full
+one, as for a browser's first visit. With --cacert only the certificates in that file are trusted.";
 
 /// Options of `run`.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{RUN_EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct RunArgs {
-    /// Where to connect; several are used in turn
+    /// URLs to connect to; several are used in turn
     #[arg(required = true, value_name = "URL")]
     pub urls: Vec<String>,
-    /// How many streams to hold open
+    /// Number of streams to hold open
     #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub connections: u64,
-    /// Speak HTTP/2: on https chosen by ALPN, on http with prior knowledge
+    /// Use HTTP/2: negotiated by ALPN over https, with prior knowledge over http
     #[arg(long)]
     pub http2: bool,
-    /// How many streams share a connection of --http2 [default: 100, what a server should allow at least]
+    /// Streams per HTTP/2 connection [default: 100, which servers should allow]
     #[arg(long, value_name = "N", requires = "http2", value_parser = clap::value_parser!(u64).range(1..))]
     pub streams_per_connection: Option<u64>,
-    /// Verify servers with the authorities' certificates in this file (PEM), not with the system's
+    /// Trust only the certificate authorities in this PEM file, not the system's
     #[arg(long, value_name = "FILE")]
     pub cacert: Option<PathBuf>,
     /// Do not verify servers' certificates
     #[arg(short = 'k', long)]
     pub insecure: bool,
-    /// How to spread the opening: over a time (10s) or at a rate (500/s)
+    /// How to open streams: over a time (10s) or at a rate (500/s)
     #[arg(long, default_value = "1000/s")]
     pub ramp: String,
-    /// How long to measure once the ramp is over
+    /// How long to measure after the ramp
     #[arg(short, long, default_value = "10s", value_parser = humantime::parse_duration)]
     pub duration: Duration,
     /// Source addresses: a list of addresses and ranges such as 127.0.0.2-127.0.0.9
     #[arg(long, value_name = "ADDRESSES")]
     pub source: Option<String>,
-    /// A further request header, `Name: value`
+    /// Add a request header, `Name: value`
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
     pub headers: Vec<String>,
     /// Request method [default: GET, or POST with a body]
@@ -115,16 +115,16 @@ pub struct RunArgs {
     /// Request body, or @FILE
     #[arg(long)]
     pub body: Option<String>,
-    /// Spread the streams over so many worker processes
+    /// Number of worker processes to spread the streams over
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub processes: u64,
-    /// How many streams may be in the making at once
+    /// How many streams may be opening at once
     #[arg(long, default_value_t = 256)]
     pub in_flight: usize,
-    /// How long connecting may take, handshakes included
+    /// Timeout of connecting, handshakes included
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     pub connect_timeout: Duration,
-    /// How long the response head may take
+    /// Timeout of the response head
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub head_timeout: Duration,
     /// Write the result as JSON
@@ -196,10 +196,10 @@ A `Last-Event-ID` header continues the sequence. Other pages: / /json /echo /sta
 #[derive(Debug, Args)]
 #[command(after_help = ORIGIN_HELP)]
 pub struct OriginArgs {
-    /// Where to listen; may be given several times; port 0 takes a free port. The address is printed when it is ready
+    /// Address to listen on; can be repeated; port 0 takes a free port. Prints the address once it is ready
     #[arg(long, default_value = "127.0.0.1:9000")]
     pub listen: Vec<SocketAddr>,
-    /// How many threads serve
+    /// Number of threads
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
 }
@@ -213,10 +213,10 @@ mounted read-only; no capability. What cannot be read is null, with the reason i
 #[derive(Debug, Args)]
 #[command(after_help = GAUGE_HELP)]
 pub struct GaugeArgs {
-    /// Where to listen. The address is printed when it is ready
+    /// Address to listen on. Prints the address once it is ready
     #[arg(long, default_value = "127.0.0.1:9100")]
     pub listen: SocketAddr,
-    /// The process to read, with all its descendants; in the namespace of a container that is 1
+    /// Process to read, with all its descendants; 1 in a container's namespace
     #[arg(long, default_value_t = 1)]
     pub pid: u32,
     /// Where the machine's /sys/fs/cgroup is mounted
@@ -224,10 +224,10 @@ pub struct GaugeArgs {
     pub cgroup_root: PathBuf,
 }
 
-/// Options of the hidden `tether`.
+/// Options of the hidden `exec-with-parent`.
 #[derive(Debug, Args)]
 pub struct ExecWithParentArgs {
-    /// Ask it to end instead of killing it
+    /// End it with SIGTERM instead of SIGKILL
     #[arg(long)]
     pub sigterm: bool,
     /// The program and its arguments

@@ -1,4 +1,4 @@
-//! Opens a connection from a chosen source address, and over TLS where that is asked for.
+//! Opens a connection from a chosen source address, with or without TLS.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -116,7 +116,7 @@ mod tests {
 
     /// An address that refuses connections.
     fn closed() -> SocketAddr {
-        // A port that UDP holds is not given to anybody by chance.
+        // Nothing listens on TCP there, and UDP keeps the number from being handed out.
         UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
     }
 
@@ -149,7 +149,7 @@ mod tests {
     #[tokio::test]
     async fn every_address_of_a_name_is_tried_before_it_counts_as_refused() {
         // Invariant: a stream fails only when no address of its name accepts. Only the first address was tried, so that a
-        // name with an IPv6 address in front that nobody listens on was `refused` where curl connects.
+        // name with a closed IPv6 address in front was `refused` where curl connects.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let open = listener.local_addr().expect("an address");
         let ipv6 = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], open.port()));

@@ -1,4 +1,4 @@
-//! Why a stream is no longer open, or never was.
+//! Why a stream ended, or did not open.
 
 use std::fmt;
 use std::io;
@@ -19,7 +19,7 @@ pub enum EndReason {
     Truncated,
     /// The connection was reset.
     Reset,
-    /// Nobody listens.
+    /// The connection was refused.
     Refused,
     /// No address of the name is of the source's family.
     NoAddress,
@@ -35,7 +35,7 @@ pub enum EndReason {
     Status(u16),
     /// A 200 of another media type.
     NotEventStream,
-    /// A stream in this content coding, which nobody has asked for and events cannot be read from.
+    /// A stream in this content coding, which was not requested and hides the events.
     ContentCoding(&'static str),
     /// The answer's head has more fields than are read.
     TooManyFields,
@@ -43,9 +43,9 @@ pub enum EndReason {
     HeadTooLong,
     /// Not HTTP, broken chunked coding, or what HTTP/2 forbids.
     Malformed,
-    /// The server's certificate was not believed.
+    /// The server's certificate is not trusted.
     Certificate(&'static str),
-    /// TLS was asked for, and something else answered.
+    /// The peer does not speak TLS.
     NotTls,
     /// TLS failed otherwise: no version or cipher in common, a certificate of ours wanted, a broken record.
     Tls,
@@ -53,9 +53,9 @@ pub enum EndReason {
     NoHttp2,
     /// The server allows only so many streams on a connection, and this was one more.
     StreamLimit(usize),
-    /// The server took the stream back (HTTP/2 RST_STREAM).
+    /// The server reset the stream (HTTP/2 RST_STREAM).
     RstStream(Reason),
-    /// The server took the connection back (HTTP/2 GOAWAY).
+    /// The server closed the connection (HTTP/2 GOAWAY).
     GoAway(Reason),
     /// Any other error of the system.
     Io,

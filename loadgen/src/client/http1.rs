@@ -53,7 +53,7 @@ pub(super) async fn exchange(
     Ok(Response { io, body: Body::new(head.framing), parser: Parser::default(), early, request_sent_us })
 }
 
-/// A server may answer before it has read all of the request, and close: what it says counts, not that it has closed.
+/// A server may respond and close before it has read the whole request: then the response counts, not the failed write.
 async fn exchange_heads(
     io: &mut Io,
     upload: &mut Upload<'_>,
@@ -94,7 +94,7 @@ async fn exchange_heads(
     accepted.map(|head| (head, buffer)).ok_or(EndReason::Truncated)
 }
 
-/// A request that is being sent while its answer may already come.
+/// A request that is being sent while its response may already arrive.
 struct Upload<'a> {
     unsent: &'a [u8],
     /// When the last byte was handed on, Unix µs.

@@ -33,7 +33,7 @@ const NOT_SENT: [&str; 6] = ["connection", "host", "keep-alive", "proxy-connecti
 
 /// A request that HTTP/2 cannot carry.
 #[derive(Debug, ThisError)]
-#[error("the request cannot be sent over HTTP/2")]
+#[error("cannot send the request over HTTP/2")]
 pub struct RequestError(#[from] http::Error);
 
 /// A request in the form of HTTP/2.
@@ -60,7 +60,7 @@ struct Opened {
 pub(super) struct Response {
     body: RecvStream,
     parser: Parser,
-    /// Knows why the connection was lost, which the stream is not told.
+    /// Knows why the connection was lost, which the stream does not.
     connection: SendRequest<Bytes>,
     /// When the request had been handed on, Unix µs.
     pub(super) request_sent_us: u64,
@@ -108,7 +108,7 @@ impl Opened {
     async fn run(io: Io) -> Result<Self, EndReason> {
         let (send, connection) = shake_hands(io).await?;
         let allowed = connection.max_concurrent_send_streams();
-        // What becomes of it, its streams are told.
+        // Its streams see how it ends.
         tokio::task::spawn_local(connection);
         Ok(Self { send, allowed })
     }
@@ -124,7 +124,7 @@ async fn shake_hands(io: Io) -> Result<(SendRequest<Bytes>, client::Connection<I
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(MAX_HEADER_BYTES)
-        // None until the server has said how many: that is how to tell that it has.
+        // None until the server's settings arrive: that is how their arrival shows.
         .initial_max_send_streams(0);
     let (send, mut connection) = builder.handshake(io).await.map_err(|error| before_settings(&error))?;
     poll_fn(|context| match Pin::new(&mut connection).poll(context) {
@@ -166,7 +166,7 @@ pub(super) async fn exchange(
     let begun = connection.send_request(request.head.clone(), !has_body);
     let (response, mut upload) = begun.map_err(|error| reason_of(&error, &mut connection))?;
     if has_body {
-        // Fails when the server wants no more of it, which its answer tells, or the connection's end.
+        // Fails when the server wants no more of it: then the response, or the end of the connection, is the reason.
         let _ = upload.send_data(request.body.clone(), true);
     }
     let response = response.await.map_err(|error| reason_of(&error, &mut connection))?;
@@ -193,7 +193,7 @@ impl Response {
                 Err(error) => return reason_of(&error, &mut self.connection),
             };
             shared.borrow_mut().take(slot, &mut self.parser, &content);
-            // Fails when the stream is over, which the next read tells.
+            // Fails when the stream is over, which the next read reports.
             let _ = self.body.flow_control().release_capacity(content.len());
         }
         if self.parser.in_record() { EndReason::EndInsideRecord } else { EndReason::CleanEnd }
@@ -212,7 +212,7 @@ fn before_settings(error: &Error, is_chosen: bool) -> EndReason {
     }
 }
 
-/// Why a stream failed. A stream that dies with its connection is told only that it did.
+/// Why a stream failed. A stream that ends with its connection does not know the connection's reason.
 fn reason_of(error: &Error, connection: &mut SendRequest<Bytes>) -> EndReason {
     match (error.reason(), error.get_io()) {
         (Some(code), _) if error.is_remote() && error.is_reset() => EndReason::RstStream(code),

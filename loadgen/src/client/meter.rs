@@ -21,7 +21,7 @@ pub struct StreamMeter {
     last_due_us: u64,
     interval_us: u64,
     events: u64,
-    /// Events without a stamp, before the first that has one tells what they are.
+    /// Events without a stamp before the first one with a stamp, which decides what they are.
     unstamped: u64,
     state: State,
 }

@@ -1,4 +1,4 @@
-//! One client of one stream: connect, request, read, judge. Lean enough to hold tens of thousands per process.
+//! The client of one stream: connects, sends the request, reads and checks events. One process holds tens of thousands.
 
 pub mod connect;
 pub mod end;

@@ -1,4 +1,4 @@
-//! What the streams of one worker share.
+//! State that the streams of one worker share.
 
 use super::meter::StreamMeter;
 use crate::clock::unix_us;

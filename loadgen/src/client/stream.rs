@@ -1,4 +1,4 @@
-//! The life of one stream as its client sees it.
+//! One stream from the client's side: opens it and reads it to its end.
 
 use std::cell::RefCell;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The client's half of TLS: whose certificates are believed, and what ALPN offers.
+//! The client side of TLS: which certificates are trusted, and what ALPN offers.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use super::end::EndReason;
 const HTTP_1_1: &[u8] = b"http/1.1";
 const HTTP_2: &[u8] = b"h2";
 
-/// Whose certificates are believed.
+/// Which certificates are trusted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trust {
-    /// Those of the authorities that the system trusts (or `SSL_CERT_FILE`).
+    /// Those that the system's authorities have signed (or those in `SSL_CERT_FILE`).
     #[default]
     System,
-    /// Those of the authorities in this PEM file, and no others.
+    /// Those that the authorities in this PEM file have signed, and no others.
     File(PathBuf),
-    /// Any's.
+    /// All of them.
     Any,
 }
 
-/// Why TLS cannot be spoken.
+/// Why TLS cannot be used.
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// The file with the authorities' certificates.
@@ -49,10 +49,10 @@ pub enum TlsError {
     )]
     System(String),
     /// The name that certificates would have to be for.
-    #[error("`{0}`: no name or address that a certificate can be for")]
+    #[error("`{0}` is not a valid server name for TLS (use a DNS name or an IP address)")]
     Name(String),
     /// What the library refuses.
-    #[error("TLS cannot be set up")]
+    #[error("cannot set up TLS")]
     Setup(#[source] RustlsError),
 }
 
@@ -81,12 +81,12 @@ impl Connector {
             }
         };
         config.alpn_protocols = vec![if wants_http2 { HTTP_2 } else { HTTP_1_1 }.to_vec()];
-        // Streams stand for different people, none of whom has been here before: every handshake is a whole one.
+        // Each stream stands for a new visitor: no session is resumed, every handshake is complete.
         config.resumption = Resumption::disabled();
         Ok(Self { inner: TlsConnector::from(Arc::new(config)), wants_http2 })
     }
 
-    /// Shakes hands; `name` is what the certificate has to be for, and unless it is an address, what SNI tells.
+    /// Performs the handshake; the certificate must be valid for `name`, which SNI also carries unless it is an address.
     ///
     /// # Errors
     /// Why there is no connection; also when HTTP/2 is wanted and the server has not chosen it.
@@ -127,7 +127,7 @@ fn file_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     if roots.is_empty() { Err(refuse("no certificate in it (PEM)".to_owned())) } else { Ok(roots) }
 }
 
-/// Believes every certificate. Signatures are still checked, so that a handshake costs what it always costs.
+/// Accepts every certificate. Signatures are still verified, so that a handshake costs the same.
 #[derive(Debug)]
 struct NoVerifier {
     provider: Arc<CryptoProvider>,

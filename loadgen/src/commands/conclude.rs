@@ -1,4 +1,4 @@
-//! The end of every command that has a result of streams: the table, the warnings, the files, and how it went.
+//! Prints and writes the result of a run: table, warnings, files, outcome.
 
 use std::path::Path;
 

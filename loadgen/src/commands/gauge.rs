@@ -1,4 +1,4 @@
-//! `sse-loadgen gauge`: tells what the program beside it takes, until it is interrupted.
+//! `sse-loadgen gauge`: reports memory and CPU time of the program beside it until it is interrupted.
 
 use std::io::Write;
 

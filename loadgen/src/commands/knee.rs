@@ -1,4 +1,4 @@
-//! `sse-loadgen knee`: rate after rate on every target in turn, until each has found one that it does not carry.
+//! `sse-loadgen knee`: raises the event rate on every target in turn until the target no longer carries it.
 
 use std::time::Duration;
 
@@ -29,17 +29,17 @@ pub(super) struct Plan {
     descriptor_limit: u64,
 }
 
-/// Searches, and shows what came of it; also after Ctrl-C, from the rates that were tried by then.
+/// Searches and prints the result; after Ctrl-C that of the rates tried so far.
 ///
 /// # Errors
-/// Anything that leaves nothing to show.
+/// Whatever prevents a result.
 pub async fn run(args: &KneeArgs, terminal: &mut Terminal) -> Result<Outcome, CommandError> {
     let report = measure(args, &mut Interrupt::catch()?, terminal, "").await?;
     show(&report, &report.warnings, args.json.as_deref(), terminal, |out| write_table(out, &report))?;
     Ok(outcome(report.interrupted, report.valid))
 }
 
-/// Searches; what is under way is told with `prefix` before it.
+/// Searches; progress lines begin with `prefix`.
 pub(super) async fn measure(
     args: &KneeArgs,
     interrupt: &mut Interrupt,
@@ -108,10 +108,10 @@ pub(super) fn check(args: &KneeArgs) -> Result<Plan, CommandError> {
     let usage = |text: &str| Err(CommandError::Usage(text.to_owned()));
     let targets = find_targets(&args.targets)?;
     if args.to < args.from {
-        return usage("--to has to be at least --from: rates go from one to the other");
+        return usage("--to must be at least --from");
     }
     if !(args.factor.is_finite() && args.factor >= 1.01) {
-        return usage("--factor has to be at least 1.01: each rate is so many times the one before");
+        return usage("--factor must be at least 1.01");
     }
     if load(args, args.from as f64).interval > args.duration {
         return usage(

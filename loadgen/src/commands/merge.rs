@@ -1,4 +1,4 @@
-//! `sse-loadgen merge`: adds up what several runs have measured together.
+//! `sse-loadgen merge`: adds up the results of several runs.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! One module per command: arguments in, a result out, shown on the terminal that was passed in.
+//! One module per command: takes arguments, returns an outcome, writes to the terminal that is passed in.
 
 pub mod bench;
 pub mod compare;
@@ -31,7 +31,7 @@ fn write_json(path: &Path, document: &impl Serialize) -> Result<(), CommandError
     std::fs::write(path, text).map_err(refuse)
 }
 
-/// 128 random bits, to tell one run from every other.
+/// 128 random bits that identify a run.
 fn random_id() -> String {
     format!("{:032x}", fastrand::u128(..))
 }

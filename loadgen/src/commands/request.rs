@@ -35,7 +35,7 @@ impl RequestTemplate {
         };
         let method = method.unwrap_or(if body.is_some() { "POST" } else { "GET" });
         if method.is_empty() || !method.bytes().all(is_token_byte) {
-            return usage(format!("-X {method}: not a method"));
+            return usage(format!("-X {method}: not a valid HTTP method"));
         }
         let mut parsed = Vec::new();
         for header in headers {

@@ -1,4 +1,4 @@
-//! `sse-loadgen run`: opens streams, holds them, measures, and tells.
+//! `sse-loadgen run`: opens streams, holds them, measures, and reports.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -47,7 +47,7 @@ struct Measured {
 /// Runs the load and shows the result.
 ///
 /// # Errors
-/// Anything that leaves no result to show.
+/// Whatever prevents a result.
 pub async fn run(args: &RunArgs, terminal: &mut Terminal) -> Result<Outcome, CommandError> {
     let plan = check(args)?;
     let Job { protocol, streams_per_connection, .. } = plan.job;
@@ -101,7 +101,7 @@ fn check(args: &RunArgs) -> Result<Plan, CommandError> {
     let destinations = urls.iter().map(resolve).collect::<Result<Vec<_>, CommandError>>()?;
     let reaches = |source: &IpAddr, to: &Destination| to.addresses.iter().any(|to| to.is_ipv4() == source.is_ipv4());
     if let Some(source) = sources.iter().find(|source| !destinations.iter().all(|to| reaches(source, to))) {
-        return Err(CommandError::Usage(format!("--source {source}: of another address family than a URL")));
+        return Err(CommandError::Usage(format!("--source {source}: a URL has no address of this address family")));
     }
     let descriptor_limit = limits::raise_descriptor_limit();
     let connections = plan::connections(args.connections, args.processes, streams_per_connection);
@@ -127,7 +127,7 @@ fn check(args: &RunArgs) -> Result<Plan, CommandError> {
         worker: 0,
         workers: 1,
     };
-    // Before anything starts: the workers would have nobody to tell.
+    // Before anything starts: workers cannot report such an error.
     Prepared::new(&job)?;
     Ok(Plan { urls, job, ramp, thresholds, placement, descriptor_limit })
 }
@@ -138,7 +138,9 @@ fn protocol(args: &RunArgs, urls: &[Url]) -> Result<Protocol, CommandError> {
     match urls.iter().filter(|url| is_https(url)).count() {
         0 => Ok(Protocol::of(false, args.http2)),
         count if count == urls.len() => Ok(Protocol::of(true, args.http2)),
-        _ => Err(CommandError::Usage("http and https URLs in one run: measure each in a run of its own".to_owned())),
+        _ => Err(CommandError::Usage(
+            "cannot mix http and https URLs in one run: run them one after the other".to_owned(),
+        )),
     }
 }
 
@@ -156,7 +158,7 @@ async fn measure(args: &RunArgs, plan: &Plan, terminal: &mut Terminal) -> Result
     let mut progress = Progress::new(terminal);
     let mut fleet = Fleet::start(&plan.job, &plan.placement)?;
     let start = Instant::now();
-    fleet.tell(Command::Open { from: 0, to: args.connections, ramp: plan.ramp });
+    fleet.send(Command::Open { from: 0, to: args.connections, ramp: plan.ramp });
     let mut ramped: Option<(Instant, Vec<Snapshot>)> = None;
     let mut interrupted = false;
     loop {
@@ -185,7 +187,7 @@ async fn measure(args: &RunArgs, plan: &Plan, terminal: &mut Terminal) -> Result
     Ok(Measured { record, seconds, worker_cpu_share, interrupted })
 }
 
-/// The CPU share of the worker that used most between two sets of snapshots; `None` when they are too close to tell.
+/// The CPU share of the worker that used most between two sets of snapshots; `None` when they are too close together.
 #[must_use]
 pub fn busiest_share(before: &[Snapshot], after: &[Snapshot]) -> Option<f64> {
     let shares = before.iter().zip(after).filter(|(before, after)| after.at_us > before.at_us + 500_000);

@@ -1,4 +1,4 @@
-//! Waits for whoever wants the command to stop.
+//! Waits for SIGINT and SIGTERM.
 
 use std::io;
 

@@ -50,7 +50,7 @@ pub(super) fn content_bytes(spec: &StreamSpec, stream: u64, already: u64, now_us
     events.sum()
 }
 
-/// Line ends in turn. Deterministic, so that a length can be told in advance.
+/// Line ends in turn. Deterministic, so that lengths are known in advance.
 struct LineEnds {
     eol: Eol,
     turn: u64,

@@ -1,6 +1,6 @@
 //! Gates: streams that wait, silent, for a common start that is not known when they are opened.
 //!
-//! `GET /events?gate=NAME` waits; `POST /gate?name=NAME&at=UNIX_US` tells all that wait, and all that come later, when to start.
+//! `GET /events?gate=NAME` waits; `POST /gate?name=NAME&at=UNIX_US` sets the start for all that wait and all that follow.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! The built-in backend: streams whose every event says when it was due, and the pages an existing backend also has.
+//! The built-in backend: streams of stamped events, and pages like those of a usual backend.
 
 mod event;
 mod gate;

@@ -1,4 +1,4 @@
-//! What the origin serves beside streams: a page that shows one, and the answers an existing backend gives.
+//! What the origin serves besides streams: a page that shows one, and pages like those of a usual backend.
 
 use super::gate::Gates;
 use super::request::Request;
@@ -26,7 +26,7 @@ pub(super) enum Content {
 }
 
 impl Page {
-    /// A line of text, as errors are told.
+    /// A line of text, as for errors.
     pub(super) fn text(status: u16, text: &str) -> Self {
         Self::new(status, "text/plain; charset=utf-8", format!("{text}\n").into_bytes())
     }

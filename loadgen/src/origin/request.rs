@@ -86,7 +86,7 @@ pub(super) async fn read(io: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Opt
 }
 
 impl RequestError {
-    /// The status to answer with; none when there is nobody to answer.
+    /// The status to answer with; none when the connection is lost.
     pub(super) fn status(&self) -> Option<u16> {
         match self {
             Self::Malformed => Some(400),

@@ -1,4 +1,4 @@
-//! What one stream is to do: the checked description that `/events` queries are read into.
+//! The checked description of one stream, parsed from the query of `/events`.
 
 /// When a stream's events are due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum Pieces {
     Random,
 }
 
-/// How the body's end is told.
+/// How the body's end is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransferFraming {
     /// Chunked coding.
@@ -100,7 +100,7 @@ pub struct StreamSpec {
     pub retry_ms: Option<u64>,
     /// Data lines per event.
     pub lines: usize,
-    /// How the body's end is told.
+    /// How the body's end is marked.
     pub framing: TransferFraming,
     /// After how many events the connection is cut in the middle of the next.
     pub abort_after: Option<u64>,

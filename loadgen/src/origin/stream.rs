@@ -1,4 +1,4 @@
-//! The life of one stream: head, events by their due times, and the end that was asked for.
+//! Writes one stream: head, events at their due times, and the requested end.
 
 use std::io;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const MAX_RANDOM_PIECE_BYTES: usize = 40;
 /// What may wait in the kernel of a flood: a client that does not read stops it soon, and what piles up does so elsewhere.
 const FLOOD_BUFFER_BYTES: usize = 64 * 1024;
 
-/// A stream in the making: what was asked for, over which connection.
+/// A stream that is about to be served.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) io: TcpStream,
@@ -43,7 +43,7 @@ pub(super) async fn serve(mut stream: Stream, thread: &ThreadContext) {
     tokio::select! {
         biased;
         () = gone(&stream.io) => {}
-        // An error means that the client is gone too: there is nobody to tell.
+        // An error means that the client closed the connection.
         _ = stream.write(thread) => {}
     }
 }
@@ -235,7 +235,7 @@ impl Stream {
         self.frame(&content, &mut wire);
         self.send(&wire[..wire.len() / 2]).await?;
         if self.spec.framing == TransferFraming::Close {
-            // A plain close would be a clean end here; a reset is what tells the client that it is not.
+            // A plain close would be a clean end here; a reset is not.
             SockRef::from(&self.io).set_linger(Some(Duration::ZERO))?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What the streams of one of the origin's threads share.
+//! State that the streams of one origin thread share.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -16,9 +16,9 @@ pub const KIND: &str = "bench";
 /// Everything that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BenchReport {
-    /// Tells this document from others: [`KIND`].
+    /// Identifies the document: [`KIND`].
     pub kind: String,
-    /// Version of the document's form, [`super::SCHEMA_VERSION`].
+    /// Version of the document's schema, [`super::SCHEMA_VERSION`].
     pub version: u32,
     /// Under what conditions.
     pub conditions: Conditions,
@@ -143,7 +143,7 @@ impl SuiteResult {
         }
     }
 
-    /// Reasons to doubt.
+    /// Warnings.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         match self {

@@ -21,9 +21,9 @@ pub const KIND: &str = "compare";
 /// The whole comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CompareReport {
-    /// Tells this document from others: [`KIND`].
+    /// Identifies the document: [`KIND`].
     pub kind: String,
-    /// Version of the document's form, [`super::SCHEMA_VERSION`].
+    /// Version of the document's schema, [`super::SCHEMA_VERSION`].
     pub version: u32,
     /// Under what conditions.
     pub conditions: Conditions,
@@ -40,7 +40,7 @@ pub struct CompareReport {
     pub valid: bool,
     /// One entry per target.
     pub targets: Vec<TargetReport>,
-    /// Reasons to doubt.
+    /// Warnings.
     pub warnings: Vec<Warning>,
 }
 

@@ -1,4 +1,4 @@
-//! What follows from the readings, and what is doubted.
+//! Tests of the figures and warnings that follow from readings.
 
 use super::super::figures::{CgroupReadings, Churn, KernelReadings, PssReadings};
 use super::super::opening::OpeningFigures;

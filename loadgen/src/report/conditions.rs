@@ -1,4 +1,4 @@
-//! Under what conditions a result came about: without them it cannot be compared with another.
+//! The conditions of a result, without which it cannot be compared with another.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

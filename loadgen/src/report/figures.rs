@@ -9,7 +9,7 @@ use crate::target::cgroup::CgroupMemory;
 use crate::target::kernel::KernelMemory;
 use crate::validity::{self, Evidence, Warning};
 
-/// One socket in so many may be somebody else's.
+/// One socket in this many may belong to another program.
 const SOCKET_TOLERANCE: u64 = 50;
 
 /// Proportional set sizes of a target's processes at four moments, in bytes.

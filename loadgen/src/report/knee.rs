@@ -38,9 +38,9 @@ pub struct StepFigures {
 /// The whole search.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KneeReport {
-    /// Tells this document from others: [`KIND`].
+    /// Identifies the document: [`KIND`].
     pub kind: String,
-    /// Version of the document's form, [`super::SCHEMA_VERSION`].
+    /// Version of the document's schema, [`super::SCHEMA_VERSION`].
     pub version: u32,
     /// Under what conditions.
     pub conditions: Conditions,
@@ -48,7 +48,7 @@ pub struct KneeReport {
     pub versions: BTreeMap<String, String>,
     /// On how many streams.
     pub streams: u64,
-    /// The median latency that is too much, in microseconds.
+    /// The median latency at which a rate counts as not carried, in microseconds.
     pub limit_us: u64,
     /// Whether Ctrl-C cut it short.
     pub interrupted: bool,
@@ -56,7 +56,7 @@ pub struct KneeReport {
     pub valid: bool,
     /// One entry per target.
     pub targets: Vec<KneeTarget>,
-    /// Reasons to doubt.
+    /// Warnings.
     pub warnings: Vec<Warning>,
 }
 

@@ -22,5 +22,5 @@ pub mod saved;
 pub mod threshold;
 pub mod units;
 
-/// The form of the JSON documents. It grows when a field changes its meaning or goes away, not when one is added.
+/// Version of the JSON documents. It rises when a field changes its meaning or is removed, not when one is added.
 pub const SCHEMA_VERSION: u32 = 1;

@@ -1,4 +1,4 @@
-//! One of several runs that are merged, and how they lie in time.
+//! One of several merged runs, and how much the runs overlap in time.
 
 use serde::{Deserialize, Serialize};
 

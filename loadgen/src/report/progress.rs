@@ -38,7 +38,7 @@ impl<'t> Progress<'t> {
         Self { terminal, bar, last_line: None }
     }
 
-    /// Tells how things stand; may be called as often as there is news.
+    /// Updates the progress line; may be called often.
     pub fn update(&mut self, text: impl FnOnce() -> String) {
         match &self.bar {
             Some(bar) => bar.set_message(text()),
@@ -50,7 +50,7 @@ impl<'t> Progress<'t> {
         }
     }
 
-    /// Says something that stays.
+    /// Prints a line that stays.
     pub fn say(&mut self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| {

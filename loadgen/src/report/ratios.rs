@@ -1,4 +1,4 @@
-//! Multiples of nginx's numbers, of all rounds together and round by round: what they are, not of what they are computed.
+//! Multiples of nginx's figures, of all rounds together and round by round.
 
 use serde::{Deserialize, Serialize};
 

@@ -24,11 +24,11 @@ pub const MERGE: &str = "merge";
 /// The result of one run, or of several that `merge` has added up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
-    /// Tells this document from others: [`RUN`] or [`MERGE`].
+    /// Identifies the document: [`RUN`] or [`MERGE`].
     pub kind: String,
-    /// Version of the document's form, [`super::SCHEMA_VERSION`].
+    /// Version of the document's schema, [`super::SCHEMA_VERSION`].
     pub version: u32,
-    /// Tells this run from every other: 128 random bits.
+    /// Identifies the run: 128 random bits.
     pub run_id: String,
     /// Under what conditions.
     pub conditions: Conditions,
@@ -54,7 +54,7 @@ pub struct RunReport {
     pub worker_cpu_share: Option<f64>,
     /// The distributions, by name.
     pub distributions: BTreeMap<String, Summary>,
-    /// Reasons to doubt.
+    /// Warnings.
     pub warnings: Vec<Warning>,
     /// The runs of a merge, in the order in which they were given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -156,7 +156,7 @@ pub fn write_text(out: &mut dyn Write, report: &RunReport, record: &Record) -> i
         let Integrity { lost, duplicated, torn, corrupted } = report.integrity;
         writeln!(out, "integrity   {lost} lost, {duplicated} duplicated, {torn} torn, {corrupted} corrupted")?;
     } else {
-        writeln!(out, "integrity   not known: the events carry no stamps of the built-in origin")?;
+        writeln!(out, "integrity   not known: the events do not carry the built-in origin's stamps")?;
     }
     writeln!(out)?;
     write_table(out, record)
@@ -191,13 +191,10 @@ fn write_table(out: &mut dyn Write, record: &Record) -> io::Result<()> {
         }
         writeln!(out, "{:>12}", distribution.histogram().len())?;
     }
-    writeln!(
-        out,
-        "\nfrom due: from when the ramp had the stream due, whatever it then waited for; above it, from when it had its turn"
-    )
+    writeln!(out, "\nfrom due: counted from when the ramp had the stream due, time spent waiting to be opened included")
 }
 
-/// Writes reasons to doubt.
+/// Writes warnings.
 ///
 /// # Errors
 /// What the stream says.

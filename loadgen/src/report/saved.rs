@@ -1,4 +1,4 @@
-//! Reads reports back from their files, and refuses what is none of them.
+//! Reads saved reports, and refuses other files.
 
 use std::io;
 use std::path::{Path, PathBuf};

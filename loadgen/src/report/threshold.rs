@@ -31,7 +31,7 @@ enum Metric {
 /// Why a threshold is not understood.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "`{0}`: expected METRIC>LIMIT, with a metric out of p50 p90 p99 p999 max ttfb_p50 ttfb_p99 ttfb_due_p50 ttfb_due_p99 (limit a time such as 50ms), \
+    "`{0}`: expected METRIC>LIMIT, where METRIC is one of p50 p90 p99 p999 max ttfb_p50 ttfb_p99 ttfb_due_p50 ttfb_due_p99 (limit a time such as 50ms), \
      lost duplicated torn corrupted failed (limit a count)"
 )]
 pub struct ThresholdError(String);

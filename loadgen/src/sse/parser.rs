@@ -18,7 +18,7 @@ pub enum Item<'a> {
         data: &'a [u8],
         /// The last event id as it stands, which outlives the event that set it.
         last_event_id: &'a [u8],
-        /// Whether this event's own block has set it: a client is not told, but a block that was torn apart shows it.
+        /// Whether this event's own block has set it: browsers do not expose it, but it shows whether a block was torn apart.
         has_own_id: bool,
     },
     /// A comment line without its colon.

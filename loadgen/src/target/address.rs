@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 /// Streams per address. A source has usually 28,232 ephemeral ports towards one destination, of which the kernel tries every
-/// second one first: with those used up, looking for a port takes longer with each connection, and whoever connects pays.
+/// second one first: with those used up, looking for a port takes longer with each connection, at the connecting side's cost.
 const STREAMS_PER_ADDRESS: u64 = 10_000;
 
 /// How many addresses a program has to listen on so that `streams` connections from one source fit.
@@ -17,7 +17,7 @@ pub(super) fn loopbacks(host: u8, count: u8) -> impl Iterator<Item = SocketAddr>
     (0..count).map(move |index| SocketAddr::from((Ipv4Addr::new(127, 0, index, host), 0)))
 }
 
-/// Loopback addresses with ports that are free now, for a program that has to be told.
+/// Loopback addresses with ports that are free now, for a program whose configuration names its port.
 pub(super) fn free(host: u8, count: u8) -> io::Result<Vec<SocketAddr>> {
     loopbacks(host, count).map(|address| TcpListener::bind(address)?.local_addr()).collect()
 }

@@ -1,8 +1,8 @@
-//! What the kernel charges to a container: memory of its processes, and of the kernel on their behalf.
+//! Memory that the kernel charges to a container's cgroup.
 //!
 //! Read from the files of the process' memory cgroup, of version 2 or 1. A container sees only its own; one that has the
 //! machine's `/sys/fs/cgroup` mounted, read-only, can read those of others, without any privilege: the files are readable
-//! by everyone. The path that `/proc/PID/cgroup` tells is that of the reader's cgroup namespace (cgroup_namespaces(7)),
+//! by everyone. The path in `/proc/PID/cgroup` is that of the reader's cgroup namespace (cgroup_namespaces(7)),
 //! `/../docker-ID.scope` for a neighbour; then the directory is looked for by its name.
 
 use std::fs;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// Container runtimes nest no deeper: `user.slice/user-1000.slice/user@1000.service/user.slice/docker-ID.scope`.
 const MAX_DEPTH: usize = 6;
 
-/// Memory charged to one cgroup, in bytes. What the kernel does not tell is `None`.
+/// Memory charged to one cgroup, in bytes. What the kernel does not report is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupMemory {
     /// Version of the cgroup interface.
@@ -37,7 +37,7 @@ impl CgroupMemory {
         self.current.saturating_sub(self.file.unwrap_or(0))
     }
 
-    /// The kernel's share; `None` where it is not told.
+    /// The kernel's share; `None` where it is not reported.
     #[must_use]
     pub fn of_kernel(&self) -> Option<u64> {
         self.kernel.map(|kernel| kernel + self.sock.unwrap_or(0))
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_machine_is_nobodys_cgroup() {
+    fn the_root_cgroup_is_not_a_containers() {
         let root = tempfile::tempdir().expect("a temporary directory");
         group(root.path(), "", &[("memory.current", "1\n")]);
         group(root.path(), "memory", &[("memory.usage_in_bytes", "1\n")]);

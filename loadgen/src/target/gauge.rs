@@ -1,4 +1,4 @@
-//! A page that tells memory and CPU time of a process and its descendants, for a comparison that runs in another container.
+//! A page that reports memory and CPU time of a process tree, for a comparison that runs in another container.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What the kernel holds for sockets, over the whole machine: no process' own memory shows it.
+//! Kernel memory of all sockets of the machine, which no process's own memory includes.
 //!
 //! Counted are the live objects a connection consists of (from `/proc/slabinfo`, which only root may read; otherwise all of
 //! `Slab` in `/proc/meminfo`, which other work on the machine disturbs) and what is queued in TCP buffers
@@ -40,7 +40,7 @@ pub struct KernelMemory {
     pub bytes: u64,
     /// How they were counted.
     pub method: Method,
-    /// TCP sockets on the machine: more of them than the load accounts for are somebody else's.
+    /// TCP sockets on the machine: more than the load accounts for belong to other programs.
     pub sockets: u64,
 }
 

@@ -1,4 +1,4 @@
-//! How clients come in: what the listener of a started target speaks, and its certificate.
+//! The listener of a started target: its protocol and its certificate.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::protocol::ClientProtocol;
 /// The name that the certificate is for.
 pub(super) const SERVER_NAME: &str = "localhost";
 
-/// How clients come in.
+/// The listener of a started target.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ListenerSpec {
     pub(super) client_protocol: ClientProtocol,
@@ -18,7 +18,7 @@ pub(super) struct ListenerSpec {
     pub(super) certificate: Option<Certificate>,
 }
 
-/// A certificate that nobody else has signed, in two PEM files.
+/// A self-signed certificate, in two PEM files.
 #[derive(Debug, Clone)]
 pub(super) struct Certificate {
     pub(super) cert: PathBuf,
@@ -26,13 +26,13 @@ pub(super) struct Certificate {
 }
 
 impl ListenerSpec {
-    /// With a certificate made for the occasion (ECDSA, P-256) where one is needed, in `directory`.
+    /// With TLS, generates a certificate (ECDSA, P-256) in `directory`.
     pub(super) fn prepare(client_protocol: ClientProtocol, directory: &Path) -> Result<Self, TargetError> {
         let certificate = if client_protocol.protocol.has_tls() { Some(Certificate::make(directory)?) } else { None };
         Ok(Self { client_protocol, certificate })
     }
 
-    /// Whose certificates a client has to believe.
+    /// What a client has to trust.
     pub(super) fn trust(&self) -> Trust {
         self.certificate.as_ref().map_or(Trust::System, |certificate| Trust::File(certificate.cert.clone()))
     }

@@ -1,4 +1,4 @@
-//! Ties a process to the one that started it, so that a comparison that is killed leaves nothing running.
+//! Ends a process when its parent ends, so that a killed comparison leaves nothing running.
 
 use std::ffi::OsString;
 use std::io;

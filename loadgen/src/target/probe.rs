@@ -1,4 +1,4 @@
-//! Single small requests: is it ready, open the gate.
+//! Single small requests: readiness checks, opening gates, reading gauges.
 
 use std::io;
 use std::net::SocketAddr;

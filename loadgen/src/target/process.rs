@@ -1,4 +1,4 @@
-//! One program as a child: its log in a file, its end ours.
+//! A child process: logs to a file, and ends when this process does.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -42,7 +42,7 @@ impl Running {
         let own = std::env::current_exe().map_err(refuse)?;
         let log = directory.join(format!("{name}.log"));
         let log_file = File::create(&log).map_err(refuse)?;
-        // A file, not a pipe: nobody reads along, and a full pipe would stop the program.
+        // A file, not a pipe: a full pipe that is not read would stop the program.
         let out = directory.join(format!("{name}.out"));
         let out_file = File::create(&out).map_err(refuse)?;
         let mut command = Command::new(own);

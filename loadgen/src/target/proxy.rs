@@ -1,4 +1,4 @@
-//! Starts sse-proxy with a configuration written for the occasion.
+//! Starts sse-proxy with a generated configuration.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What can be compared: nothing in between, one program, or two in a row.
+//! The targets of a comparison: no program between clients and origin, one, or two in a row.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -77,7 +77,7 @@ pub struct StackConfig {
     pub haproxy_processes: u64,
     /// Heartbeat interval of sse-proxy.
     pub heartbeat: Duration,
-    /// How clients come in.
+    /// The protocol of the listener.
     pub client_protocol: ClientProtocol,
 }
 
@@ -202,7 +202,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Whose certificates clients have to believe.
+    /// What clients have to trust.
     #[must_use]
     pub fn trust(&self) -> Trust {
         self.listener_spec.trust()

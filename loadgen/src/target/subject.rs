@@ -29,7 +29,7 @@ pub struct Service {
 pub struct Subject {
     /// Where clients connect to, with the `Host` to ask for.
     pub entry: Vec<(SocketAddr, String)>,
-    /// Whose certificates are believed there.
+    /// Which certificates clients trust there.
     pub trust: Trust,
     /// Where the gates of the origins are, one for each.
     pub gates: Vec<SocketAddr>,
@@ -89,7 +89,7 @@ impl Subject {
         Ok(Self { entry, trust: Trust::System, gates, kind: Kind::Attached { gauges } })
     }
 
-    /// Memory and CPU time of the target's programs; all `None` when there are none, or nobody to ask.
+    /// Memory and CPU time of the target's programs; all `None` when there are none, or no gauge.
     ///
     /// # Errors
     /// When programs that were started here have ended or cannot be read, or a gauge does not answer.

@@ -22,7 +22,7 @@ pub enum HeadError {
     TooLong,
 }
 
-/// How the body's end is told (RFC 9112 §6.3).
+/// How the body's end is marked (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// By the chunked transfer coding.

@@ -1,4 +1,4 @@
-//! A request before it is written, and how HTTP/1.1 writes it.
+//! A request, and its form in HTTP/1.1.
 
 use serde::{Deserialize, Serialize};
 

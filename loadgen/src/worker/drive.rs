@@ -1,4 +1,4 @@
-//! The worker's loop: opens streams at their intended times, watches its own timers, reports, and stops when told.
+//! The worker's loop: opens streams at their intended times, watches its own timers, reports, and stops on request.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -32,13 +32,13 @@ struct Worker {
     connecting: Arc<Semaphore>,
     /// Of each destination's addresses, the one that has accepted last.
     preferred: Vec<Cell<usize>>,
-    /// When the last connection of a range was no longer in the making, Unix µs.
+    /// When the last stream of a range had opened or failed, Unix µs.
     opened_us: Cell<u64>,
     /// The connection that takes the next streams, with its number.
     filling: RefCell<(u64, Rc<http2::Connection>)>,
 }
 
-/// Runs until it is told to finish, or nobody is left to tell it; the last report is the record. `prepared` is of this job.
+/// Runs until `Finish` arrives or the command channel closes; the last report is the record. `prepared` belongs to this job.
 pub async fn run(
     job: Job,
     prepared: Prepared,
@@ -159,7 +159,7 @@ async fn open(worker: Rc<Worker>, from: u64, to: u64, ramp: Ramp) {
         });
         while streams.try_join_next().is_some() {}
     }
-    // All permits are back when nothing is in the making any more.
+    // All permits are back when no stream is opening any more.
     let all = u32::try_from(worker.job.in_flight.max(1)).unwrap_or(u32::MAX);
     drop(worker.connecting.acquire_many(all).await);
     worker.opened_us.set(unix_us());

@@ -1,4 +1,4 @@
-//! What a worker is told, and what it reports.
+//! The messages between a worker and its fleet: job, commands, reports.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -22,19 +22,19 @@ pub struct Job {
     pub protocol: Protocol,
     /// How many streams share a connection; 1 unless the protocol lets them.
     pub streams_per_connection: u64,
-    /// Whose certificates are believed.
+    /// Which certificates are trusted.
     pub trust: Trust,
     /// How long connecting may take, handshakes included.
     pub connect_timeout: Duration,
     /// How long the answer's head may take.
     pub head_timeout: Duration,
-    /// How many streams may be in the making at once.
+    /// How many streams may be opening at once.
     pub in_flight: usize,
     /// The event the streams continue after (a `Last-Event-ID` header); 0 for none.
     pub already: u64,
     /// This worker's number.
     pub worker: u64,
-    /// How many workers there are: this one opens every so-manieth stream.
+    /// How many workers there are: this one opens every nth stream.
     pub workers: u64,
 }
 
@@ -43,13 +43,13 @@ pub struct Job {
 pub struct Destination {
     /// Its addresses, at least one; the first that accepts is taken.
     pub addresses: Vec<SocketAddr>,
-    /// Whom the certificate has to be for, where TLS is spoken.
+    /// The name that the certificate must be valid for, with TLS.
     pub server_name: String,
-    /// The whole request.
+    /// The complete request.
     pub request: Request,
 }
 
-/// What a worker is told.
+/// A command to a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
@@ -69,17 +69,17 @@ pub enum Command {
     },
 }
 
-/// What a worker tells.
+/// A report of a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Report {
-    /// How things stand, several times a second.
+    /// Counters so far, several times a second.
     Progress(Snapshot),
     /// Everything, at the end.
     Finished(Box<Record>),
 }
 
-/// How things stand.
+/// Counters of a worker at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// When, Unix µs.

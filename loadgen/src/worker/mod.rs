@@ -1,4 +1,4 @@
-//! A worker: one thread, one runtime, its own record. It is told what to open and reports what it sees.
+//! A worker: one thread, one runtime, its own record. It receives commands and sends reports.
 
 mod drive;
 mod job;

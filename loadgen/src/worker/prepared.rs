@@ -1,4 +1,4 @@
-//! What the streams of a job need before the first of them is opened: TLS, and each request in the form of its protocol.
+//! Prepares a job: the TLS configuration, and each request in the form of its protocol.
 
 use thiserror::Error;
 

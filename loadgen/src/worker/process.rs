@@ -1,4 +1,4 @@
-//! A worker in a process of its own: commands come in and reports go out as lines of JSON on the standard streams.
+//! A worker in its own process: reads commands from stdin and writes reports to stdout, as lines of JSON.
 
 use std::io::{BufRead, Write};
 
@@ -13,7 +13,7 @@ use super::prepared::{PrepareError, Prepared};
 #[derive(Debug, Error)]
 pub enum ServeError {
     /// The first line is not a job.
-    #[error("a worker is started by `run` or `compare`, which send it its job; it is of no use alone")]
+    #[error("cannot read the job from stdin: `worker` is started by `run` and `compare`")]
     Job(#[source] serde_json::Error),
     /// The job cannot be done here.
     #[error("worker process failed")]

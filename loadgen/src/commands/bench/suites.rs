@@ -28,7 +28,7 @@ struct Size {
     rounds: u64,
 }
 
-/// The suites that are wanted, on those of `targets` that each is about; what is about none of them is told in `left_out`.
+/// The suites that are wanted, on those of `targets` that each is about; a suite for none of them goes to `left_out`.
 pub(super) fn jobs(args: &BenchArgs, targets: &[Target], left_out: &mut Vec<String>) -> Result<Vec<Job>, CommandError> {
     let size = Size { quick: args.quick, rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }) };
     let mut wanted = Vec::new();

@@ -1,4 +1,4 @@
-//! `sse-loadgen compare`: every target in turn, round after round, under the same load, and one table at the end.
+//! `sse-loadgen compare`: measures every target under the same load, in rounds, and prints one table.
 
 mod protocol;
 
@@ -31,17 +31,17 @@ pub(super) struct Plan {
     descriptor_limit: u64,
 }
 
-/// Compares, and shows what came of it; also after Ctrl-C, from the turns that were over by then.
+/// Compares and prints the result; after Ctrl-C that of the turns completed so far.
 ///
 /// # Errors
-/// Anything that leaves nothing to show.
+/// Whatever prevents a result.
 pub async fn run(args: &CompareArgs, terminal: &mut Terminal) -> Result<Outcome, CommandError> {
     let report = measure(args, &mut Interrupt::catch()?, terminal, "").await?;
     show(&report, &report.warnings, args.json.as_deref(), terminal, |out| write_table(out, &report))?;
     Ok(outcome(report.interrupted, report.valid))
 }
 
-/// Compares; what is under way is told with `prefix` before it.
+/// Compares; progress lines begin with `prefix`.
 pub(super) async fn measure(
     args: &CompareArgs,
     interrupt: &mut Interrupt,
@@ -109,14 +109,14 @@ pub(super) fn check(args: &CompareArgs) -> Result<Plan, CommandError> {
     let client_protocol = protocol::client_protocol(args)?;
     let low = args.low.unwrap_or((args.streams / 5).max(1));
     if low >= args.streams || low == 0 {
-        return usage("--low has to be between 1 and --streams: memory per stream is the slope between the two");
+        return usage("--low must be between 1 and --streams, because memory per stream is the slope between the two");
     }
     if args.interval.is_zero() || args.duration < args.interval {
-        return usage("--duration has to be at least one --interval, and --interval more than nothing");
+        return usage("--duration must be at least one --interval, and --interval must be longer than 0");
     }
     if args.heartbeat <= args.interval {
         return usage(
-            "--heartbeat has to be longer than --interval, so that heartbeats come in the silence and not between events",
+            "--heartbeat must be longer than --interval, so that heartbeats are sent during the silence and not between events",
         );
     }
     let descriptor_limit = limits::raise_descriptor_limit();
@@ -161,7 +161,7 @@ fn attached(
     for (at, service) in services.iter().enumerate() {
         service.url.resolve()?;
         if services[..at].iter().any(|other| other.target == service.target) {
-            return Err(CommandError::Usage(format!("--service: {} is there twice", service.target)));
+            return Err(CommandError::Usage(format!("--service: {} is given twice", service.target)));
         }
     }
     limits::check_ports(args.streams, 1, 1, limits::ephemeral_ports())?;

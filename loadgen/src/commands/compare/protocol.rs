@@ -1,4 +1,4 @@
-//! What clients speak in a comparison, and which targets that leaves.
+//! The protocol of a comparison's clients, and the targets that support it.
 
 use crate::cli::CompareArgs;
 use crate::commands::turn::find_targets;
@@ -14,16 +14,14 @@ pub(super) fn client_protocol(args: &CompareArgs) -> Result<ClientProtocol, Comm
     let protocol = args.protocol;
     if !protocol.is_http2() && args.streams_per_connection.is_some() {
         return usage(
-            "--streams-per-connection is for --protocol h2 and h2c: a stream of HTTP/1.1 has a connection of its own",
+            "--streams-per-connection works only with --protocol h2 and h2c: each stream of HTTP/1.1 has its own connection",
         );
     }
     if protocol != Protocol::H1 && !args.services.is_empty() {
-        return usage(
-            "--protocol is for programs that are started here: what a --service speaks was decided where it was started",
-        );
+        return usage("--protocol works only with programs that are started here, not with --service");
     }
     if protocol != Protocol::H1 && args.stalled > 0 {
-        return usage("--stalled is for --protocol h1: its clients read nothing, not even a handshake");
+        return usage("--stalled works only with --protocol h1, because its clients do not read, not even a handshake");
     }
     Ok(ClientProtocol::new(protocol, args.streams_per_connection))
 }

@@ -1,4 +1,4 @@
-//! What a turn is to do: the load, the same for every target, and where targets come from.
+//! The load of a turn, which is the same for every target, and where targets come from.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::protocol::ClientProtocol;
 use crate::target::{OriginSetup, Service, StackConfig, Target};
 use crate::url::Url;
 
-/// Between opening the gate and the first event: time for every stream to be told.
+/// Between opening the gate and the first event: time to wake every stream.
 pub(super) const GATE_LEAD: Duration = Duration::from_secs(1);
 /// What an opening as fast as possible is reckoned with, for the estimate.
 const USUAL_OPENINGS_PER_SECOND: u64 = 3000;

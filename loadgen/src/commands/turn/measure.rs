@@ -1,4 +1,4 @@
-//! Takes a turn: opens streams in steps and reads the target at each of them.
+//! Takes a turn: opens streams in steps and reads the target's memory and CPU time at each step.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A target that runs and the clients before it: opened, watched, given events, closed.
+//! A running target with its clients: opens streams, waits, lets events flow, closes.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -187,7 +187,7 @@ async fn open(
 ) -> Result<u64, CommandError> {
     let ramp = load.ramp();
     let start_us = unix_us();
-    fleet.tell(Command::Open { from, to, ramp });
+    fleet.send(Command::Open { from, to, ramp });
     let slowest = SLOWEST_OPENING * u32::try_from(to - from).unwrap_or(u32::MAX);
     let deadline = Instant::now() + ramp.length(to - from).max(slowest) + load.patience;
     let is_open = |fleet: &Fleet| {

@@ -1,4 +1,4 @@
-//! Clients that ask for as many events as there are and never read one.
+//! Clients that request an endless flood of events and never read.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Programs to start for each turn: found, and large enough for the load.
+//! Finds the programs to start for each turn, and checks that they can hold the load.
 
 use std::time::Duration;
 

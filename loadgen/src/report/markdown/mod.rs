@@ -1,4 +1,4 @@
-//! The page about a benchmark: conditions, tables, how each figure is obtained, and every doubt as it was raised.
+//! The page about a benchmark: conditions, tables, how each figure is obtained, and every warning.
 
 mod compare;
 mod knee;
@@ -68,7 +68,7 @@ const HOW: &str = "\
 | p50, p99, p99.9 | from when an event was due at the origin until a client had read it, whatever held it up |
 | heartbeats | comments that came while the streams were silent |
 | faults | events lost/duplicated/torn/corrupted, by a number and a checksum in each |
-| opened per second | streams whose response head has come, by the clock, with 256 in the making at once |
+| opened per second | streams whose response head has come, by the clock, with 256 opening at once |
 | CPU/stream opened | user and system time of the target's processes meanwhile, divided by the streams opened |
 | first byte | from the request sent to the first byte of the response; *from due*: to the same byte from when the ramp had the stream due, which as fast as 256 at once allow is the beginning |
 | PSS right after | when the last stream had been opened; *all streams closed*: two seconds after all clients had gone |
@@ -158,7 +158,7 @@ fn about(suite: Suite) -> (&'static str, &'static str) {
             "Memory with all streams silent and under traffic, CPU and latency when each stream has a phase of its own.",
         ),
         Suite::Broadcast => ("All streams at once", "The same when every stream has its event due at the same moment."),
-        Suite::Opening => ("Opening streams", "As fast as 256 connections in the making at once allow."),
+        Suite::Opening => ("Opening streams", "As fast as 256 connections opening at once allow."),
         Suite::Knee => (
             "How many events per second",
             "Rates rise on every target in turn until the median latency is too high. The clients and the origin take their \
@@ -172,7 +172,10 @@ fn about(suite: Suite) -> (&'static str, &'static str) {
         Suite::Churn => {
             ("Streams that come and go", "Memory with no stream open, while many are opened and closed in batches.")
         }
-        Suite::Stalled => ("Clients that do not read", "Memory of streams that are flooded with events nobody reads."),
+        Suite::Stalled => (
+            "Clients that do not read",
+            "Memory of streams that are flooded with events while their clients do not read.",
+        ),
         Suite::Tls => (
             "Over TLS",
             "HTTP/1.1 with a connection for each stream, encrypted by nginx and by sse-proxy: what a browser without HTTP/2 does. \

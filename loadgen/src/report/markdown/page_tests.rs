@@ -1,4 +1,4 @@
-//! What stands on the page.
+//! Tests of the page.
 
 use super::*;
 use crate::report::compare::CompareReport;

@@ -1,9 +1,9 @@
-//! A Markdown table: a head, rows, and columns that nobody has a value for left out.
+//! A Markdown table that leaves out columns without values.
 
 /// What stands where there is no value.
 pub(super) const NOTHING: &str = "–";
 
-/// A table in the making.
+/// A table under construction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Table {
     head: Vec<String>,

@@ -104,7 +104,8 @@ mod tests {
         write(directory.path(), "pass", "100", r#"{"Elements": 1}"#, 70.0);
         std::fs::create_dir_all(directory.path().join("scan/100/base/new")).expect("a directory without estimates");
         let found = read(directory.path());
-        let summaries: Vec<_> = found.iter().map(|micro| (micro.group.as_str(), micro.nanoseconds, micro.bytes)).collect();
+        let summaries: Vec<_> =
+            found.iter().map(|micro| (micro.group.as_str(), micro.nanoseconds, micro.bytes)).collect();
         assert_eq!(summaries, [("pass", 70.0, None), ("scan", 10.0, Some(134)), ("scan", 50.0, Some(1034))]);
         assert_eq!((found[0].low, found[0].high), (1.0, 9.0));
         assert!(read(Path::new("/no/such/directory")).is_empty());

@@ -192,7 +192,7 @@ impl Running {
         // It has nothing more to give, or nobody left to give it to.
         *upstream = None;
         let abandoned = self.core.abandoned();
-        if !abandoned && self.pending.is_some() {
+        if !abandoned && (self.pending.is_some() || self.core.breaks_later()) {
             return Next::Wait;
         }
         let clean = self.core.ended_clean();
@@ -204,9 +204,9 @@ impl Running {
                 return Next::Wait;
             }
         }
-        // Without a last chunk to be missing, only a reset tells a client that its body was cut; and what the kernel still
-        // holds for a client that was given up must not live on without its stream.
-        if !clean && (self.framing == Framing::Plain || (abandoned && reason != EndReason::ClientGone)) {
+        // Without chunks, only a reset tells a client that its body was cut; and what the kernel still holds for a client that
+        // was given up must not live on without its stream.
+        if !clean && (self.framing != Framing::Chunked || (abandoned && reason != EndReason::ClientGone)) {
             self.phase = Phase::Closing;
             if client.reset_on_close(abandoned).is_err_and(|error| not_now(&error)) {
                 self.core.wrote(false, true, now);

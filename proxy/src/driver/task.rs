@@ -244,7 +244,8 @@ impl Socket for Polled<'_, '_, '_> {
                 {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
-                body.send_reset(Reason::CANCEL);
+                // CANCEL is an ordinary end to some clients.
+                body.send_reset(Reason::INTERNAL_ERROR);
             }
         }
         Ok(())

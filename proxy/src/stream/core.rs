@@ -18,13 +18,19 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 /// How long the last bytes of an ended stream may wait for a client, where the route sets no write timeout.
 const FLUSH_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long after its last bytes a client learns that its stream is broken. Clients and proxies in front drop what they have
+/// not passed on when they learn of it.
+pub(super) const BREAK_PAUSE: Duration = Duration::from_millis(500);
+
 /// How body bytes are framed towards the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// HTTP/1.1 chunked transfer coding.
     Chunked,
-    /// As they are: HTTP/1.0, where the end of the connection is the end of the body, and HTTP/2, which frames itself.
+    /// As they are: HTTP/1.0, where the end of the connection is the end of the body.
     Plain,
+    /// As they are: HTTP/2 frames them, and its transport tells the client of a break.
+    Http2,
 }
 
 /// What is known of a stream when both heads have passed.
@@ -83,6 +89,8 @@ pub struct Core {
     ended: Option<EndReason>,
     clean: bool,
     abandoned: bool,
+    /// Whether the client has been told that the ended stream is broken.
+    break_told: bool,
 }
 
 impl Core {
@@ -102,6 +110,7 @@ impl Core {
             ended: None,
             clean: false,
             abandoned: false,
+            break_told: false,
             policy: opening.policy,
         };
         let timeouts = core.policy.timeouts;
@@ -164,8 +173,14 @@ impl Core {
                 self.deadlines.set_within(Deadline::Write, now, limit);
             }
             self.deadlines.clear(Deadline::Heartbeat);
+            if self.ended.is_some() {
+                self.deadlines.clear(Deadline::Close);
+            }
         } else {
             self.deadlines.clear(Deadline::Write);
+            if self.breaks_later() {
+                self.deadlines.set(Deadline::Close, now.after(BREAK_PAUSE));
+            }
             if self.ended.is_none() {
                 self.arm_heartbeat(now);
                 if self.closing.is_some() && self.at_boundary() {
@@ -212,6 +227,7 @@ impl Core {
                 Deadline::CloseLimit if self.blocked => self.abandon(self.closing.unwrap_or(EndReason::Lifetime)),
                 Deadline::CloseLimit => self.end(self.closing.unwrap_or(EndReason::Lifetime), now),
                 Deadline::Idle => self.end(EndReason::IdleTimeout, now),
+                Deadline::Close if self.ended.is_some() => self.tell_break(out),
                 Deadline::Close if self.at_boundary() && !self.blocked => {
                     self.end_clean(self.closing.unwrap_or(EndReason::Lifetime), now, out);
                 }
@@ -245,6 +261,12 @@ impl Core {
     /// Whether the ended stream's body was closed in order, so that the client sees a complete response.
     pub fn ended_clean(&self) -> bool {
         self.clean
+    }
+
+    /// Whether the client is still to learn that the ended stream is broken, at the next deadline.
+    pub fn breaks_later(&self) -> bool {
+        let broken = self.ended.is_some() && !self.clean && !self.abandoned;
+        broken && !self.break_told && self.framing != Framing::Http2
     }
 
     /// The totals so far.
@@ -353,7 +375,7 @@ impl Core {
     fn emit(&self, data: &[u8], out: &mut Vec<u8>) {
         match self.framing {
             Framing::Chunked => chunked::encode(data, out),
-            Framing::Plain => out.extend_from_slice(data),
+            Framing::Plain | Framing::Http2 => out.extend_from_slice(data),
         }
     }
 
@@ -378,13 +400,25 @@ impl Core {
             self.deadlines.clear_all();
             if self.blocked {
                 self.deadlines.set_within(Deadline::Write, now, self.policy.timeouts.write.or(Some(FLUSH_LIMIT)));
+            } else if self.breaks_later() {
+                self.deadlines.set(Deadline::Close, now.after(BREAK_PAUSE));
             }
         }
     }
 
-    /// Ends with nothing more to write. What had ended already and could not be told ends for this reason instead.
+    fn tell_break(&mut self, out: &mut Vec<u8>) {
+        self.deadlines.clear(Deadline::Close);
+        self.break_told = true;
+        if self.framing == Framing::Chunked {
+            out.extend_from_slice(chunked::BROKEN_CHUNK);
+        }
+    }
+
+    /// Ends with nothing more to write. What had ended already and still had bytes to write ends for this reason instead.
     fn abandon(&mut self, reason: EndReason) {
-        self.ended = Some(reason);
+        if self.ended.is_none() || self.blocked {
+            self.ended = Some(reason);
+        }
         self.clean = false;
         self.abandoned = true;
         self.deadlines.clear_all();

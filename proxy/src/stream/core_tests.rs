@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::core::BREAK_PAUSE;
 use super::*;
 use crate::sse::Heartbeat;
 use crate::wire::body::Body;
@@ -304,7 +305,9 @@ fn upstream_ends_are_told_apart() {
     cut.data(b"3\r\n:a\n\r\n");
     cut.core.upstream_closed(cut.now, &mut cut.sent);
     assert_eq!((cut.core.ended(), cut.core.ended_clean()), (Some(EndReason::UpstreamBroken), false));
-    assert_eq!(cut.sent(), "3\r\n:a\n\r\n");
+    assert_eq!(cut.sent(), "3\r\n:a\n\r\n", "what came is passed on before the break is told");
+    cut.pass(secs(1));
+    assert_eq!(cut.sent(), "3\r\n:a\n\r\nff\n");
 
     let mut nonsense = Harness::with(policy(), Framing::Chunked, chunked(), true);
     nonsense.data(b"3\r\n:a\n\r\nzz\r\n");
@@ -313,6 +316,40 @@ fn upstream_ends_are_told_apart() {
     let mut counted = Harness::with(policy(), Framing::Plain, Body::Length(3), true);
     counted.data(b":a\n");
     assert_eq!((counted.core.ended(), counted.core.ended_clean()), (Some(EndReason::UpstreamEnd), true));
+}
+
+/// Invariant: a client gets every event that came before a break, and then learns of the break. Mechanism: what a client or a
+/// proxy in front has read and not passed on is dropped when it meets the break. Symptom: Chromium showed
+/// neither the last event nor those before it that it had not come to.
+#[test]
+fn a_break_is_told_once_a_while_after_the_last_bytes_have_been_written() {
+    for (framing, told) in [(Framing::Chunked, "ff\n"), (Framing::Plain, "")] {
+        let mut stream = Harness::with(policy(), framing, Body::Length(99), true);
+        stream.core.upstream_data(b":a\n", stream.now, &mut stream.sent);
+        stream.core.wrote(true, true, stream.now);
+        stream.core.upstream_failed(stream.now);
+        stream.pass(secs(5));
+        assert!(stream.core.breaks_later(), "the client is behind");
+        stream.core.wrote(true, false, stream.now);
+        let sent = stream.sent();
+        stream.pass(BREAK_PAUSE - Duration::from_millis(1));
+        assert!(stream.core.breaks_later());
+        assert_eq!(stream.sent(), sent);
+        stream.pass(Duration::from_millis(1));
+        assert!(!stream.core.breaks_later());
+        stream.pass(secs(60));
+        assert_eq!(stream.sent(), format!("{sent}{told}"));
+        assert_eq!((stream.core.ended(), stream.core.ended_clean()), (Some(EndReason::UpstreamBroken), false));
+    }
+    let mut http2 = Harness::with(policy(), Framing::Http2, Body::UntilClose, true);
+    http2.core.upstream_failed(http2.now);
+    assert!(!http2.core.breaks_later(), "the transport tells it");
+
+    let mut left = Harness::with(policy(), Framing::Chunked, Body::UntilClose, true);
+    left.core.upstream_failed(left.now);
+    left.core.client_gone();
+    assert!(!left.core.breaks_later(), "nobody is left to be told");
+    assert_eq!(left.core.ended(), Some(EndReason::UpstreamBroken));
 }
 
 #[test]
@@ -413,6 +450,8 @@ proptest! {
         }
         if core.ended_clean() {
             prop_assert!(client.ends_with(chunked::LAST_CHUNK));
+        } else if core.ended().is_some() && !core.abandoned() {
+            prop_assert_eq!(client.ends_with(chunked::BROKEN_CHUNK), !core.breaks_later());
         }
     }
 }

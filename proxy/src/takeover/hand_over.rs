@@ -31,7 +31,7 @@ pub(super) async fn hand_over(
 ) -> Result<()> {
     let framing = match session.req_header().version {
         Version::HTTP_11 => Framing::Chunked,
-        // HTTP/1.0 ends its body with the connection, HTTP/2 frames itself.
+        Version::HTTP_2 => Framing::Http2,
         _ => Framing::Plain,
     };
     let opening = opening(&route, framing, stream.body, &stream.head);

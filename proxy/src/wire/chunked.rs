@@ -8,6 +8,15 @@ const MAX_OVERHEAD_BYTES: u16 = 8 * 1024;
 /// The last chunk with an empty trailer section.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
+/// Stands where a chunk or the last chunk should, and tells a client that the body is not complete: a chunk is announced that
+/// does not come, in a line that ends without CR.
+///
+/// A missing last chunk tells that too (RFC 9112 §8), but not everybody: after `Connection: close`, undici before version 7
+/// (`fetch` in Node 18 and 20) takes the end of the connection for the end of any body, and needs a line that it cannot
+/// read. aiohttp waits for ever after such a line; it reads this one, and misses the chunk. Python's `http.client`, read by
+/// lines, misses nothing unless a chunk has begun.
+pub const BROKEN_CHUNK: &[u8] = b"ff\n";
+
 /// Where in the chunked body the next byte falls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {

@@ -3,7 +3,7 @@
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use crate::support::{Backend, CHUNKED, DEADLINE, Proxy, UNTIL_CLOSE, chunk, dechunk, eventually};
+use crate::support::{BROKEN, Backend, CHUNKED, DEADLINE, Proxy, UNTIL_CLOSE, chunk, dechunk, eventually};
 
 #[test]
 fn a_client_that_leaves_a_silent_stream_takes_the_upstream_with_it() {
@@ -77,8 +77,10 @@ fn a_broken_upstream_is_told_apart_from_one_that_ended() {
         let proxy = Proxy::start(backend.address, "");
         let mut client = proxy.stream("/events");
         client.read_head();
-        let (body, end) = dechunk(&client.read_to_end().unwrap());
+        let wire_to_client = client.read_to_end().unwrap();
+        let (body, end) = dechunk(&wire_to_client);
         assert!(body.starts_with(b"data: a\n\n"), "what came is passed on: {reason}");
+        assert_eq!(wire_to_client.ends_with(BROKEN), !clean, "a break is told, not only left to be noticed: {reason}");
         assert_eq!(end.is_some(), clean, "{reason} for {wire:?}");
         let log = proxy.log_line();
         assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some(reason), Some(clean)));

@@ -14,14 +14,14 @@ const NODE_LOCK: &str = include_str!("../../clients/package-lock.json");
 const PYTHON_LOCK: &str = include_str!("../../clients/requirements.txt");
 
 /// `NAME VERSION`, as the table calls a package of npm.
-fn npm(name: &str) -> String {
+pub(super) fn npm(name: &str) -> String {
     let lock: Value = serde_json::from_str(NODE_LOCK).unwrap();
     let version = lock["packages"][format!("node_modules/{name}")]["version"].as_str().unwrap().to_owned();
     format!("`{name}` {version}")
 }
 
 /// The same for a package of PyPI.
-fn pypi(name: &str) -> String {
+pub(super) fn pypi(name: &str) -> String {
     let version = PYTHON_LOCK.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("==")).unwrap();
     format!("`{name}` {version}")
 }

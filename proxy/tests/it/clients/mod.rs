@@ -2,6 +2,7 @@
 //!
 //! `make test` installs them (`scripts/setup-clients`). Where one cannot be installed its tests say so and skip; not in CI.
 
+mod breaks;
 mod chromium;
 mod in_chromium;
 mod libraries;
@@ -28,7 +29,12 @@ pub(crate) fn npm_folder() -> Option<PathBuf> {
 /// Says that something is missing. In CI that is a failure.
 fn skip<T>(what: &str) -> Option<T> {
     assert!(std::env::var_os("CI").is_none(), "{what} is missing; scripts/setup-clients installs it");
-    eprintln!("SKIPPED: {what} is missing; scripts/setup-clients installs it");
+    say_skipped(what)
+}
+
+/// The same for what `scripts/setup-clients` does not install: nowhere a failure.
+fn say_skipped<T>(what: &str) -> Option<T> {
+    eprintln!("SKIPPED: {what} is missing");
     None
 }
 

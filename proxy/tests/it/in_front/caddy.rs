@@ -78,6 +78,11 @@ fn a_refusal_of_the_proxy_is_what_a_client_of_caddy_reads() {
 }
 
 #[test]
+fn a_break_looks_complete_through_caddy() {
+    carries::a_break(caddy, &[]);
+}
+
+#[test]
 fn a_drain_is_a_clean_end_through_caddy() {
     carries::a_drain(caddy);
 }

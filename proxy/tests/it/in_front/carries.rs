@@ -119,6 +119,21 @@ pub fn a_refusal(start: impl FnOnce(&Proxy) -> super::Front) {
     assert!(text.contains("upstream"), "the body: {text}");
 }
 
+/// A backend that breaks off right after an event: the client has the event, and sees that its response is not complete, over
+/// those versions of HTTP over which the program in front can tell it.
+pub fn a_break(start: impl FnOnce(&Proxy) -> super::Front, told: &[&str]) {
+    let backend = Backend::answering(vec![[CHUNKED.as_bytes(), &chunk(b"data: a\n\n")].concat()]);
+    let proxy = proxy(backend.address);
+    let front = start(&proxy);
+    for version in ["--http1.1", "--http2"] {
+        let url = format!("{}/events", front.https());
+        let output = curl(&[version, "--header", "Accept: text/event-stream", &url]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "data: a\n\n", "{version}");
+        assert_eq!(!output.status.success(), told.contains(&version), "{version}: whether a break is told");
+        assert_eq!(proxy.log_line()["end"], "upstream_broken");
+    }
+}
+
 /// SIGTERM to the proxy: the client's stream is complete, not cut.
 pub fn a_drain(start: impl FnOnce(&Proxy) -> super::Front) {
     let backend = Backend::start(|mut connection| {

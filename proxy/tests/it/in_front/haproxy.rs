@@ -72,6 +72,11 @@ fn a_refusal_of_the_proxy_is_what_a_client_of_haproxy_reads() {
 }
 
 #[test]
+fn a_break_is_one_through_haproxy() {
+    carries::a_break(haproxy, &["--http1.1"]);
+}
+
+#[test]
 fn a_drain_is_a_clean_end_through_haproxy() {
     carries::a_drain(haproxy);
 }

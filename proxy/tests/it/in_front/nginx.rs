@@ -55,6 +55,11 @@ fn a_refusal_of_the_proxy_is_what_a_client_of_nginx_reads() {
 }
 
 #[test]
+fn a_break_is_one_through_nginx() {
+    carries::a_break(tls, &["--http1.1", "--http2"]);
+}
+
+#[test]
 fn a_drain_is_a_clean_end_through_nginx() {
     carries::a_drain(tls);
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub use backend::{Backend, Connection};
 pub use certificate::Certificate;
-pub use client::{Client, Head, body_of, contains, dechunk};
+pub use client::{BROKEN, Client, Head, body_of, contains, dechunk};
 pub use programs::{Program, free_address, nginx, nginx_in_front_of, root, service};
 pub use proxy::Proxy;
 

@@ -31,6 +31,7 @@ pub struct Metrics {
     refused: Family<RefusedLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
     log_lost: Counter,
+    dropped_fields: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -87,11 +88,25 @@ impl Metrics {
         registry.register("requests", "Requests by response status, streams included", requests.clone());
         let log_lost = Counter::default();
         registry.register("access_log_lost_lines", "Access log lines that could not be written", log_lost.clone());
+        let dropped_fields = Counter::default();
+        let help = "Request fields that were not passed on because their names have an underscore";
+        registry.register("dropped_fields", help, dropped_fields.clone());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);
         registry.register("build", "What is running", build);
         registry.register_collector(Box::new(RouteCollector(routes.clone())));
         Registry::register_collector(&mut registry, Box::new(process::ProcessCollector));
-        Arc::new(Self { registry, routes, ended, failures, first_byte, duration, refused, requests, log_lost })
+        Arc::new(Self {
+            registry,
+            routes,
+            ended,
+            failures,
+            first_byte,
+            duration,
+            refused,
+            requests,
+            log_lost,
+            dropped_fields,
+        })
     }
 
     /// Adds the routes whose books are to be shown, and a zero for each reason, so that rates are right from the first.
@@ -115,6 +130,13 @@ impl Metrics {
     /// Counts a request that was answered.
     pub fn request(&self, status: u16) {
         self.requests.get_or_create(&RequestLabels { status }).inc();
+    }
+
+    /// Counts fields of a request that were not passed on.
+    pub fn dropped_fields(&self, count: usize) {
+        if count > 0 {
+            self.dropped_fields.inc_by(count as u64);
+        }
     }
 
     /// The counter of access log lines that were lost.

@@ -83,8 +83,9 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
     };
     let takeover = Arc::new(Takeover::new(Drivers::new(driver, reactor_threads(threads))));
     let routes = routes(config, &observer);
+    let client = config.client.policy();
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect());
-    let gateway = Gateway::new(routes, takeover.clone(), metrics.clone());
+    let gateway = Gateway::new(routes, takeover.clone(), metrics.clone(), client);
     let in_flight = gateway.in_flight();
     let draining = Arc::new(AtomicBool::new(false));
 
@@ -102,10 +103,13 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         // all.
         let by_reactors = |bound: &Bound| driver == Driver::Parked && !bound.is_tls();
         let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(by_reactors);
-        let application =
-            || Connections::new(http_proxy(&conf, gateway.clone()), listen::h2_options(), h2c, gateway.longest_write());
+        let application = || {
+            let app = http_proxy(&conf, gateway.clone());
+            let (options, unacknowledged) = (listen::h2_options(), gateway.longest_write());
+            Connections::new(app, options, h2c, unacknowledged, client, metrics.clone())
+        };
         if !plain.is_empty() {
-            let (handler, handed_off) = RequestHandler::new(Arc::new(gateway.clone()));
+            let (handler, handed_off) = RequestHandler::new(Arc::new(gateway.clone()), client);
             for bound in plain {
                 listeners.push(takeover.listen(bound.into_listener(), &handler)?);
             }

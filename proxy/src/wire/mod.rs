@@ -3,4 +3,5 @@
 pub mod body;
 pub mod chunked;
 pub mod request;
+pub mod request_body;
 pub mod trailers;

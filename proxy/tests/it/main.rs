@@ -25,5 +25,7 @@ mod on_tasks;
 mod opening;
 mod passthrough;
 mod real_world;
+mod request_heads;
+mod requests;
 mod support;
 mod timeouts;

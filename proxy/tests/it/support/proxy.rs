@@ -107,6 +107,16 @@ impl Proxy {
         Client::connect(self.address)
     }
 
+    /// The same over TLS.
+    pub fn connect_tls(&self) -> Client {
+        Client::connect_tls(self.address)
+    }
+
+    /// Descriptors that the process has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
     /// A stream request on a connection of its own.
     pub fn stream(&self, path: &str) -> Client {
         let mut client = self.connect();

@@ -1,70 +1,27 @@
-//! Drives HTTP/2 connections, so that a silent one keeps what HTTP/2 needs and nothing else.
-//!
-//! Pingora's service spawns one future that has room for whatever a connection may turn out to be, TLS handshakes and
-//! HTTP/1 sessions included, and an HTTP/2 connection would live in it to its end: 12 KiB that serve nothing any more. Here
-//! it moves to a task of its own as soon as it speaks. Its requests, and connections that speak HTTP/1, are the
-//! application's as ever.
+//! HTTP/2 connections, so that a silent one keeps what HTTP/2 needs and nothing else.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use h2::server::Connection;
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession};
-use pingora::protocols::{ALPN, Digest, Stream};
+use pingora::protocols::http::v2::server::{H2Accept, HttpSession};
+use pingora::protocols::{Digest, Stream};
 use pingora::server::ShutdownWatch;
-use tokio::time::timeout;
 
+use super::Connections;
+use super::http2_transport::Http2Transport;
+use crate::driver::ClientConnection;
 use crate::sys;
-
-/// What a client without TLS that speaks HTTP/2 sends first (RFC 9113 §3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Malformed requests that one connection may send before it is closed: as many as Pingora allows.
 const MALFORMED_REQUESTS: usize = 32;
 
-/// How long a connection may take until it is clear what it speaks, and until HTTP/2 has begun on it; as long as the first
-/// byte of a request may take.
-const BEGINNING_LIMIT: Duration = Duration::from_secs(60);
-
-/// An application whose HTTP/2 connections are driven here.
-pub struct Connections<A> {
-    app: Arc<A>,
-    options: H2Options,
-    h2c: bool,
-    unacknowledged: Option<Duration>,
-}
-
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
-    /// Gives requests to `app`, which has nothing to do with HTTP/2 options of its own any more. `h2c` tells whether
-    /// HTTP/2 is looked for on connections without TLS; what a client leaves `unacknowledged` for so long, a closed receive
-    /// window included, ends its connection with all its streams.
-    pub fn new(app: A, options: H2Options, h2c: bool, unacknowledged: Option<Duration>) -> Self {
-        Self { app: Arc::new(app), options, h2c, unacknowledged }
-    }
-
-    async fn speaks_http2(&self, stream: &mut Stream) -> Option<bool> {
-        if stream.get_ssl_digest().is_some() {
-            return Some(stream.selected_alpn_proto() == Some(ALPN::H2));
-        }
-        if !self.h2c {
-            return Some(false);
-        }
-        let mut start = [0; PREFACE.len()];
-        // The first three bytes tell it from all of HTTP/1; a request may be shorter than the preface.
-        for length in [3, PREFACE.len()] {
-            let peeked = stream.try_peek(&mut start[..length]).await.ok()?;
-            if !peeked || start[..length] != PREFACE[..length] {
-                return Some(false);
-            }
-        }
-        Some(true)
-    }
-
-    async fn serve_http2(&self, stream: Stream, shutdown: &ShutdownWatch) {
+    pub(super) async fn serve_http2(&self, client: ClientConnection, shutdown: &ShutdownWatch) {
+        let Some((held, transport)) = client.into_parts() else { return };
+        let stream: Stream = Box::new(Http2Transport::new(held, transport));
         let digest = Digest {
             ssl_digest: stream.get_ssl_digest(),
             timing_digest: stream.get_timing_digest(),
@@ -75,30 +32,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         sys::with_socket(stream.id(), |socket| drop(socket.set_tcp_user_timeout(self.unacknowledged)));
         // The buffers of a connection are made here.
         let handshake = sys::on_unused_pages(|| self.options.handshake(stream));
-        let Ok(begun) = timeout(BEGINNING_LIMIT, handshake).await else { return };
-        match begun {
+        match self.limited(async { handshake.await.map_err(std::io::Error::other) }).await {
             Ok(connection) => {
                 let (app, digest, shutdown) = (self.app.clone(), Arc::new(digest), shutdown.clone());
                 tokio::spawn(Http2 { app, connection, digest, shutdown }.run());
             }
             Err(error) => log::debug!("side=downstream: an HTTP/2 connection that did not begin: {error}"),
         }
-    }
-}
-
-#[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        if timeout(BEGINNING_LIMIT, self.speaks_http2(&mut stream)).await.ok()?? {
-            // On the heap: an HTTP/1 request should not have to carry the room for it.
-            Box::pin(self.serve_http2(stream, shutdown)).await;
-            return None;
-        }
-        self.app.process_new(stream, shutdown).await
-    }
-
-    async fn cleanup(&self) {
-        self.app.http_cleanup().await;
     }
 }
 

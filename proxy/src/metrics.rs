@@ -32,6 +32,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     log_lost: Counter,
     dropped_fields: Counter,
+    closed_connections: Family<RefusedLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,6 +92,9 @@ impl Metrics {
         let dropped_fields = Counter::default();
         let help = "Request fields that were not passed on because their names have an underscore";
         registry.register("dropped_fields", help, dropped_fields.clone());
+        let closed_connections = Family::<RefusedLabels, Counter>::default();
+        let help = "Client connections that the proxy closed, by reason";
+        registry.register("closed_connections", help, closed_connections.clone());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);
         registry.register("build", "What is running", build);
         registry.register_collector(Box::new(RouteCollector(routes.clone())));
@@ -106,6 +110,7 @@ impl Metrics {
             requests,
             log_lost,
             dropped_fields,
+            closed_connections,
         })
     }
 
@@ -130,6 +135,11 @@ impl Metrics {
     /// Counts a request that was answered.
     pub fn request(&self, status: u16) {
         self.requests.get_or_create(&RequestLabels { status }).inc();
+    }
+
+    /// Counts a client's connection that the proxy closed.
+    pub fn closed_connection(&self, reason: &'static str) {
+        self.closed_connections.get_or_create(&RefusedLabels { reason }).inc();
     }
 
     /// Counts fields of a request that were not passed on.

@@ -105,7 +105,7 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(by_reactors);
         let application = || {
             let app = http_proxy(&conf, gateway.clone());
-            let (options, unacknowledged) = (listen::h2_options(), gateway.longest_write());
+            let (options, unacknowledged) = (listen::h2_options(&client.head), gateway.longest_write());
             Connections::new(app, options, h2c, unacknowledged, client, metrics.clone())
         };
         if !plain.is_empty() {

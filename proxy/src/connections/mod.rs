@@ -24,10 +24,8 @@ use tokio::time::timeout;
 use crate::driver::ClientConnection;
 use crate::metrics::Metrics;
 use crate::takeover::ClientPolicy;
+use crate::wire::frames::PREFACE;
 use crate::wire::request::Refusal;
-
-/// What a client without TLS that speaks HTTP/2 sends first (RFC 9113 §3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Stands for no limit: longer than any process lives.
 const FOREVER: Duration = Duration::from_secs(1 << 32);

@@ -97,7 +97,7 @@ mod tests {
         let chunked = [
             (&b"0\r\n\r\n"[..], 5),
             (b"5\r\nhello\r\n0\r\n\r\nGET /", 15),
-            (b"1;a=b\r\nx\r\n0\r\nA: b\r\n\r\nG", 22),
+            (b"1;a=b\r\nx\r\n0\r\nA: b\r\n\r\nG", 21),
             (b"A \r\n0123456789\r\n0\r\n\r\n\r\n", 21),
         ];
         for (bytes, count) in chunked {

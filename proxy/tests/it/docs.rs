@@ -161,6 +161,7 @@ fn every_metric_is_documented_and_no_other() {
     metrics.ended(&Ended { route: "events", info: &info, reason, clean: true, duration, counts });
     metrics.refused("no_route");
     metrics.request(200);
+    metrics.closed_connection("http2_idle");
     let rendered = metrics.render();
     let exposed: BTreeSet<&str> = rendered
         .lines()

@@ -19,6 +19,7 @@ mod embed;
 mod ends;
 mod heartbeats;
 mod http2;
+mod http2_limits;
 mod in_front;
 mod non_streams;
 mod on_tasks;

@@ -20,6 +20,7 @@ use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::{Config, DriverConfig};
 use crate::connections::Connections;
+use crate::driver::descriptors;
 use crate::driver::{BoundListener, Driver, Drivers, Ended, Observer, Registry, Route, StreamInfo, reactor_threads};
 use crate::failure::Failure;
 use crate::fallback::Fallback;
@@ -190,13 +191,17 @@ fn raise_descriptor_limit() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => {
+            descriptors::reserve(limit.maximum);
             let descriptors = limit.maximum.map_or("unlimited".to_owned(), |limit| limit.to_string());
             log::info!("descriptor limit {descriptors}; a stream takes two");
         }
-        Err(error) => log::warn!(
-            "side=internal: the descriptor limit stays at {:?}, about half as many streams: {error}",
-            limit.current
-        ),
+        Err(error) => {
+            descriptors::reserve(limit.current);
+            log::warn!(
+                "side=internal: the descriptor limit stays at {:?}, about half as many streams: {error}",
+                limit.current
+            );
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 mod client_connection;
 mod client_transport;
 mod clock;
+pub(crate) mod descriptors;
 mod drive;
 mod drivers;
 mod observer;

@@ -270,3 +270,47 @@ fn a_refused_client_that_goes_on_sending_reads_its_answer() {
         let _ = client.socket.flush();
     }
 }
+
+/// Invariant: the operator gets an answer whatever clients do. Mechanism: descriptors went to whoever came first. Symptom: with
+/// the limit reached, the admin listener was unreachable for as long as the clients stayed, and longer.
+#[test]
+fn clients_cannot_take_the_last_descriptors() {
+    let backend = backend();
+    for (driver, tls) in [("parked", false)] {
+        let files = Certificate::new();
+        let listener = match tls {
+            true => format!("{{address: 127.0.0.1:0, tls: {}}}", files.yaml()),
+            false => "{address: 127.0.0.1:0}".to_owned(),
+        };
+        let config = format!(
+            "upstreams: {{app: {{servers: ['{}']}}}}\nthreads: 2\nroutes: [{{stream: always}}]\n",
+            backend.address
+        );
+        let proxy = Proxy::start_on(driver, &[("NOFILE", "160")], &listener, &config);
+        let mut clients: Vec<Client> = Vec::new();
+        // Streams take two each; whoever finds none left waits, or is answered with 502.
+        for _ in 0..200 {
+            let mut client = proxy.connect();
+            client.socket.set_nonblocking(true).unwrap();
+            if !tls {
+                let _ = client.try_send("GET /events HTTP/1.1\r\nHost: test\r\n\r\n");
+            }
+            clients.push(client);
+        }
+        let open = eventually("the reserve is all that is left", || {
+            let open = proxy.descriptors();
+            (open >= 120).then_some(open)
+        });
+        for _ in 0..5 {
+            assert_eq!(proxy.admin_page("/healthz").0, 200, "with {open} of 160 open, TLS {tls}");
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert!(proxy.descriptors() < 155, "{}", proxy.descriptors());
+        // Once they have gone, everybody is served again.
+        drop(clients);
+        eventually("descriptors are given back", || (proxy.descriptors() < 80).then_some(()));
+        let mut client = if tls { proxy.connect_tls() } else { proxy.connect() };
+        client.send("GET /events HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(client.read_head().status, 200);
+    }
+}

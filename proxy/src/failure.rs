@@ -1,5 +1,6 @@
 //! What can go wrong between a request and its response head, and what it is called.
 
+use std::io;
 use std::time::Duration;
 
 use pingora::ErrorType;
@@ -110,6 +111,7 @@ impl Failure {
     /// What reading a request's body said, as what it means.
     pub(crate) fn of_request_body(source: Box<Error>) -> Self {
         match source.etype() {
+            _ if is_malformed_body(&source) => Self::BadRequest { source },
             ErrorType::ReadTimedout => Self::RequestTimeout { source },
             ErrorType::ReadError | ErrorType::ConnectionClosed | ErrorType::H2Error => Self::ClientGone { source },
             _ => Self::BadRequest { source },
@@ -154,6 +156,12 @@ impl Failure {
             Self::ClientGone { .. } | Self::BadRequest { .. } | Self::RequestTimeout { .. } => "http_request_error",
         }
     }
+}
+
+/// Whether an error of reading a request's body is that its framing is broken, not its connection.
+pub(crate) fn is_malformed_body(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
 }
 
 #[cfg(test)]

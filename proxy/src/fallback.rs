@@ -33,20 +33,19 @@ impl Fallback {
         let application = self.application.clone();
         // On any of the service's threads.
         current_handle().spawn(async move {
-            let stream = match handed_off.into_stream() {
-                Ok(stream) => stream,
+            let client = match handed_off.into_connection() {
+                Ok(client) => client,
                 Err(error) => {
                     log::error!("connection dropped: side=internal: it cannot be served: {error}");
                     return;
                 }
             };
-            let mut serving = application.process_new(stream, &shutdown);
+            let mut serving = Box::pin(application.serve(client, &shutdown));
             // A request that has come whole is HttpProxy's, and counted by it, once it has been looked at.
             let looked_at = poll_fn(|context| Poll::Ready(serving.as_mut().poll(context))).await;
             drop(in_flight);
             if looked_at.is_pending() {
-                // It serves every request on the connection, and gives none back.
-                drop(serving.await);
+                serving.await;
             }
         });
     }

@@ -14,13 +14,11 @@ use pingora::{BError, ErrorSource};
 
 use crate::config::StreamMode;
 use crate::driver;
+use crate::failure;
 use crate::headers::{self, TrustedProxies};
 use crate::metrics::Metrics;
-use crate::takeover::{Admission, Admitted, InFlight, Takeover, accepts_event_stream};
+use crate::takeover::{Admission, Admitted, ClientPolicy, InFlight, Takeover, accepts_event_stream};
 use crate::upstream::Upstream;
-
-/// How long an idle connection of a client is kept for its next request, as nginx does.
-const KEEPALIVE_SECONDS: u64 = 75;
 
 /// A route, ready to serve.
 pub struct GatewayRoute {
@@ -41,6 +39,7 @@ pub struct Gateway {
     takeover: Arc<Takeover>,
     metrics: Arc<Metrics>,
     in_flight: Arc<AtomicUsize>,
+    client: ClientPolicy,
 }
 
 /// One request's state.
@@ -51,9 +50,14 @@ pub struct RequestContext {
 }
 
 impl Gateway {
-    /// A proxy over `routes`, first match first.
-    pub fn new(routes: Vec<GatewayRoute>, takeover: Arc<Takeover>, metrics: Arc<Metrics>) -> Self {
-        Self { routes: routes.into(), takeover, metrics, in_flight: Arc::default() }
+    /// A proxy over `routes`, first match first, for clients with these limits.
+    pub fn new(
+        routes: Vec<GatewayRoute>,
+        takeover: Arc<Takeover>,
+        metrics: Arc<Metrics>,
+        client: ClientPolicy,
+    ) -> Self {
+        Self { routes: routes.into(), takeover, metrics, in_flight: Arc::default(), client }
     }
 
     /// The number of requests that HttpProxy is working on, or that wait in a reactor for their heads.
@@ -110,6 +114,10 @@ impl Admission for Gateway {
         self.metrics.request(status);
     }
 
+    fn dropped_fields(&self, count: usize) {
+        self.metrics.dropped_fields(count);
+    }
+
     fn in_flight(&self) -> InFlight {
         InFlight::enter(&self.in_flight)
     }
@@ -124,8 +132,19 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
-        session.downstream_session.set_keepalive(Some(KEEPALIVE_SECONDS));
-        session.downstream_session.set_pipelining_enabled(true);
+        // Whether the connection is kept is for the client's fields and the session to say (RFC 9112 §9.3).
+        session.downstream_session.set_read_timeout(self.client.body);
+        if session.as_http2().is_some() {
+            match headers::check_http2_request(session.req_header_mut(), &self.client.head) {
+                Ok(dropped_fields) => self.metrics.dropped_fields(dropped_fields),
+                Err(refusal) => {
+                    self.metrics.refused(refusal.as_str());
+                    let body = Bytes::from(format!("{} {refusal}\n", refusal.status()));
+                    session.respond_error_with_body(refusal.status(), body).await?;
+                    return Ok(true);
+                }
+            }
+        }
         if let Err(error) = headers::normalize_request(session.req_header_mut()) {
             self.metrics.refused("bad_request");
             let body = Bytes::from(format!("{} {error}\n", error.status()));
@@ -259,6 +278,12 @@ fn describe(error: &Error) -> (u16, &'static str) {
             (502, "cannot connect to the upstream")
         }
         (ErrorSource::Upstream, _) => (502, "the upstream broke off"),
+        (ErrorSource::Downstream, Type::ReadTimedout) => {
+            (408, "the request body took longer than client.timeouts.body")
+        }
+        (ErrorSource::Downstream, Type::ReadError) if failure::is_malformed_body(error) => {
+            (400, "the request body cannot be understood")
+        }
         (ErrorSource::Downstream, Type::WriteError | Type::ReadError | Type::ConnectionClosed) => (0, ""),
         (ErrorSource::Downstream, _) => (400, "the request cannot be understood"),
         _ => (500, "the proxy failed"),

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::config::{Admin, Listen, Tls};
 use crate::threads::Essential;
+use crate::wire::request::HeadLimits;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
@@ -104,10 +105,11 @@ impl Bound {
 }
 
 /// The HTTP/2 settings of every listener that speaks it.
-pub fn h2_options() -> H2Options {
+pub fn h2_options(limits: &HeadLimits) -> H2Options {
     let mut options = default_h2_options();
     options.max_send_buffer_size(H2_SEND_BUFFER_BYTES);
     options.max_concurrent_streams(H2_STREAMS_PER_CONNECTION);
+    options.max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
     options
 }
 

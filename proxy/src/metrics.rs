@@ -31,6 +31,8 @@ pub struct Metrics {
     refused: Family<RefusedLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
     log_lost: Counter,
+    dropped_fields: Counter,
+    closed_connections: Family<RefusedLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,11 +95,29 @@ impl Metrics {
         let log_lost = Counter::default();
         registry.register("access_log_lost_lines", "Access log lines that could not be written", log_lost.clone());
         registry.register("log_dropped_lines", "Lines on standard error that nobody took in time", log_dropped);
+        let dropped_fields = Counter::default();
+        let help = "Request fields that were not passed on because their names have an underscore";
+        registry.register("dropped_fields", help, dropped_fields.clone());
+        let closed_connections = Family::<RefusedLabels, Counter>::default();
+        let help = "Client connections that the proxy closed, by reason";
+        registry.register("closed_connections", help, closed_connections.clone());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);
         registry.register("build", "What is running", build);
         registry.register_collector(Box::new(RouteCollector(routes.clone())));
         Registry::register_collector(&mut registry, Box::new(process::ProcessCollector));
-        Arc::new(Self { registry, routes, ended, failures, first_byte, duration, refused, requests, log_lost })
+        Arc::new(Self {
+            registry,
+            routes,
+            ended,
+            failures,
+            first_byte,
+            duration,
+            refused,
+            requests,
+            log_lost,
+            dropped_fields,
+            closed_connections,
+        })
     }
 
     /// Adds the routes whose books are to be shown, and a zero for each reason, so that rates are right from the first.
@@ -121,6 +141,18 @@ impl Metrics {
     /// Counts a request that was answered.
     pub fn request(&self, status: u16) {
         self.requests.get_or_create(&RequestLabels { status }).inc();
+    }
+
+    /// Counts a client's connection that the proxy closed.
+    pub fn closed_connection(&self, reason: &'static str) {
+        self.closed_connections.get_or_create(&RefusedLabels { reason }).inc();
+    }
+
+    /// Counts fields of a request that were not passed on.
+    pub fn dropped_fields(&self, count: usize) {
+        if count > 0 {
+            self.dropped_fields.inc_by(count as u64);
+        }
     }
 
     /// The counter of access log lines that were lost.

@@ -21,6 +21,7 @@ use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::{Config, DriverConfig};
 use crate::connections::Connections;
+use crate::driver::descriptors;
 use crate::driver::{BoundListener, Driver, Drivers, Ended, Observer, Registry, Route, StreamInfo, reactor_threads};
 use crate::failure::Failure;
 use crate::fallback::Fallback;
@@ -99,8 +100,9 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     let drivers = Drivers::new(driver, reactor_threads(threads));
     let takeover = Arc::new(Takeover::new(drivers).trusting(config.trusted_proxies()));
     let routes = routes(config, &observer);
+    let client = config.client.policy();
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect());
-    let gateway = Gateway::new(routes, takeover.clone(), metrics.clone());
+    let gateway = Gateway::new(routes, takeover.clone(), metrics.clone(), client);
     let in_flight = gateway.in_flight();
     let draining = Arc::new(AtomicBool::new(false));
 
@@ -118,10 +120,13 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
         // all.
         let by_reactors = |bound: &Bound| driver == Driver::Parked && !bound.is_tls();
         let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(by_reactors);
-        let application =
-            || Connections::new(http_proxy(&conf, gateway.clone()), listen::h2_options(), h2c, gateway.longest_write());
+        let application = || {
+            let app = http_proxy(&conf, gateway.clone());
+            let (options, unacknowledged) = (listen::h2_options(&client.head), gateway.longest_write());
+            Connections::new(app, options, h2c, unacknowledged, client, metrics.clone())
+        };
         if !plain.is_empty() {
-            let (handler, handed_off) = RequestHandler::new(Arc::new(gateway.clone()));
+            let (handler, handed_off) = RequestHandler::new(Arc::new(gateway.clone()), client);
             for bound in plain {
                 listeners.push(takeover.listen(bound.into_listener(), &handler)?);
             }
@@ -200,13 +205,17 @@ fn raise_descriptor_limit() {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => {
+            descriptors::reserve(limit.maximum);
             let descriptors = limit.maximum.map_or("unlimited".to_owned(), |limit| limit.to_string());
             log::info!("descriptor limit {descriptors}; a stream takes two");
         }
-        Err(error) => log::warn!(
-            "descriptor limit not raised: side=internal: it stays at {:?}, about half as many streams: {error}",
-            limit.current
-        ),
+        Err(error) => {
+            descriptors::reserve(limit.current);
+            log::warn!(
+                "descriptor limit not raised: side=internal: it stays at {:?}, about half as many streams: {error}",
+                limit.current
+            );
+        }
     }
 }
 

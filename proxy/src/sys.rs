@@ -8,6 +8,7 @@ mod arena;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
 pub(crate) use arena::{on_unused_pages, tune_allocator};
@@ -27,4 +28,14 @@ pub(crate) fn with_socket(descriptor: RawFd, apply: impl FnOnce(SockRef<'_>)) {
     // SAFETY: as above; the reference cannot outlive the call.
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
     apply(SockRef::from(&borrowed));
+}
+
+/// Whether the peer of a live stream has ended its direction, also where bytes that it sent before have not been read.
+pub(crate) fn peer_has_closed(descriptor: RawFd) -> bool {
+    let mut closed = false;
+    with_socket(descriptor, |socket| {
+        let mut watched = [PollFd::new(&*socket, PollFlags::RDHUP)];
+        closed = poll(&mut watched, Some(&Timespec::default())).is_ok_and(|count| count > 0);
+    });
+    closed
 }

@@ -14,12 +14,18 @@ use serde::Deserialize;
 use crate::headers::TrustedProxies;
 use crate::sse::{Heartbeat, HeartbeatStyle};
 use crate::stream::{HeartbeatPolicy, Policy, Timeouts};
+use crate::takeover::ClientPolicy;
+use crate::wire::request::{HeadLimits, MAX_FIELDS};
 
 pub use error::ConfigError;
-pub use values::{Limit, Network, Percent, Server};
+pub use values::{Limit, Network, Percent, Server, Size};
 
 /// Heartbeats further apart than this do not beat the idle limits of common load balancers (30 s and 60 s).
 const LONG_HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// The smallest and the largest limit on the size of a head: what any client sends, and what Pingora reads.
+const MIN_HEAD: Size = Size::kib(1);
+const MAX_HEAD: Size = Size::kib(512);
 
 /// A whole configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,6 +43,9 @@ pub struct Config {
     /// Which requests go where, first match first. Default: everything to the only upstream.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// What a client's connection may cost.
+    #[serde(default)]
+    pub client: Client,
     /// How a shutdown treats running streams.
     #[serde(default)]
     pub drain: Drain,
@@ -178,6 +187,42 @@ pub struct TimeoutConfig {
     pub lifetime_jitter: Percent,
 }
 
+/// What a client's connection may cost, whatever it asks for.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Client {
+    /// How long each kind of waiting for a client may last; 0 disables one.
+    pub timeouts: ClientTimeouts,
+    /// How large a request head may be.
+    pub limits: ClientLimits,
+}
+
+/// Limits on waiting for a client; 0 disables one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientTimeouts {
+    /// Total time for a request head (`client_header_timeout`, `timeout http-request`).
+    pub header: Limit,
+    /// Time between two reads of a request's body (`client_body_timeout`).
+    pub body: Limit,
+    /// Time without a request on a connection that has had one (`keepalive_timeout`, `timeout http-keep-alive`).
+    pub keepalive: Limit,
+    /// Silence of an HTTP/2 connection before the client is asked whether it is there (`connection_keepalive`).
+    pub ping: Limit,
+}
+
+/// Limits on the size of a request head.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientLimits {
+    /// The request target (`large_client_header_buffers`).
+    pub target: Size,
+    /// The whole head (`large_client_header_buffers`, `max_request_headers_kb`).
+    pub header: Size,
+    /// Header fields (`max_headers_count`, `tune.http.maxhdr`).
+    pub fields: usize,
+}
+
 /// What happens to streams on SIGTERM.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -253,6 +298,63 @@ impl Default for TimeoutConfig {
     }
 }
 
+impl Default for ClientTimeouts {
+    fn default() -> Self {
+        Self {
+            header: Limit::seconds(60),
+            body: Limit::seconds(60),
+            keepalive: Limit::seconds(75),
+            ping: Limit::seconds(60),
+        }
+    }
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self { target: Size::kib(8), header: Size::kib(32), fields: 100 }
+    }
+}
+
+impl Client {
+    /// The limits on a client's connection.
+    pub fn policy(&self) -> ClientPolicy {
+        let (timeouts, limits) = (&self.timeouts, &self.limits);
+        ClientPolicy {
+            head: HeadLimits {
+                target_bytes: limits.target.bytes(),
+                head_bytes: limits.header.bytes(),
+                fields: limits.fields,
+            },
+            header: timeouts.header.get(),
+            body: timeouts.body.get(),
+            keepalive: timeouts.keepalive.get(),
+            ping: timeouts.ping.get(),
+        }
+    }
+
+    fn check(&self) -> Result<(), error::Problem> {
+        use error::Problem;
+        let limits = &self.limits;
+        if limits.fields == 0 || limits.fields > MAX_FIELDS {
+            let what = format!("is {}, and no limit can be less than 1 or more than {MAX_FIELDS}", limits.fields);
+            return Err(Problem::new(&["client", "limits", "fields"], what, "write a number such as 100"));
+        }
+        let (smallest, largest) = (MIN_HEAD.bytes(), MAX_HEAD.bytes());
+        for (name, size) in [("target", limits.target), ("header", limits.header)] {
+            if !(smallest..=largest).contains(&size.bytes()) {
+                let what = format!("is {size}, and has to be between {MIN_HEAD} and {MAX_HEAD}");
+                return Err(Problem::new(&["client", "limits", name], what, "write a size such as 8KiB"));
+            }
+        }
+        if limits.header.bytes() <= limits.target.bytes() {
+            let what = format!("is {}, and a head holds a target of up to {}", limits.header, limits.target);
+            let remedy = "make it larger than client.limits.target";
+            return Err(Problem::new(&["client", "limits", "header"], what, remedy));
+        }
+        Ok(())
+    }
+}
+
 impl Default for Drain {
     fn default() -> Self {
         Self { timeout: Limit::seconds(30) }
@@ -301,6 +403,7 @@ impl Config {
             admin: admin.map(|address| Admin { address: address.to_owned() }),
             upstreams: BTreeMap::from([("upstream".to_owned(), upstream)]),
             routes: Vec::new(),
+            client: Client::default(),
             drain: Drain::default(),
             access_log: AccessLog::default(),
             threads: None,
@@ -343,6 +446,7 @@ impl Config {
         if let Some(admin) = self.admin.as_ref().filter(|admin| !values::is_listen_address(&admin.address)) {
             return Err(bad_address(&["admin", "address"], &admin.address));
         }
+        self.client.check()?;
         if self.threads == Some(0) {
             return Err(Problem::new(&["threads"], "is 0", "leave it out for one thread per core"));
         }

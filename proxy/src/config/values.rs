@@ -52,6 +52,46 @@ impl FromStr for Limit {
     }
 }
 
+/// A size in bytes: `8KiB`, `1MiB`, `900`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size(usize);
+
+impl Size {
+    /// So many times 1,024 bytes.
+    pub const fn kib(count: usize) -> Self {
+        Self(count * 1024)
+    }
+
+    /// The number of bytes.
+    pub fn bytes(self) -> usize {
+        self.0
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes > 0 && bytes.is_multiple_of(1 << 20) => write!(formatter, "{}MiB", bytes >> 20),
+            bytes if bytes > 0 && bytes.is_multiple_of(1 << 10) => write!(formatter, "{}KiB", bytes >> 10),
+            bytes => write!(formatter, "{bytes}"),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("", 1)];
+        let number = units.iter().find_map(|(unit, factor)| {
+            let number = text.trim().strip_suffix(unit)?.trim_end().parse::<usize>().ok()?;
+            number.checked_mul(*factor)
+        });
+        let remedy = "write a number of bytes, or one with a unit, such as 8KiB or 1MiB";
+        number.map(Self).ok_or_else(|| format!("`{text}` is not a valid size: {remedy}"))
+    }
+}
+
 /// A percentage from 0 to 100: `20%` or `20`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Percent(pub f64);
@@ -205,6 +245,12 @@ impl<'de> Deserialize<'de> for Network {
     }
 }
 
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_scalar(deserializer, "a size such as 8KiB")
+    }
+}
+
 impl<'de> Deserialize<'de> for Percent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         from_scalar(deserializer, "a percentage such as 20%")
@@ -260,6 +306,18 @@ mod tests {
         for bad in ["10.1.0.0/8", "10.0.0.0/33", "10.0.0", "::ffff:10.0.0.0/104", "localhost", "10.0.0.0/255.0.0.0", ""]
         {
             assert!(bad.parse::<Network>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_and_written_with_binary_units() {
+        for (text, bytes) in [("8KiB", 8192), ("1 MiB", 1 << 20), ("900", 900), ("0", 0)] {
+            let size: Size = text.parse().expect(text);
+            assert_eq!(size.bytes(), bytes);
+            assert_eq!(size.to_string().parse(), Ok(size));
+        }
+        for bad in ["8KB", "8k", "-1", "", "KiB", "1.5MiB", "99999999999999MiB"] {
+            assert!(bad.parse::<Size>().is_err(), "{bad:?}");
         }
     }
 

@@ -5,7 +5,10 @@
 //! nothing of a silent stream but its state in a table. A task per stream carries everything else. The reactor also
 //! accepts plain connections and keeps each in the same table until it is a stream or is handed off.
 
+mod client_connection;
+mod client_transport;
 mod clock;
+pub(crate) mod descriptors;
 mod drive;
 mod drivers;
 mod observer;
@@ -26,6 +29,8 @@ pub use start::Start;
 pub use stream_info::StreamInfo;
 pub use transport::Transport;
 
+pub(crate) use client_connection::{ClientConnection, MAX_AHEAD_BYTES, NextHead};
+pub(crate) use client_transport::{ClientTransport, delegate_digests};
 pub(crate) use drivers::BoundListener;
 pub(crate) use reactor::{ConnectionHandler, Pending, Step};
 pub(crate) use rewind::Rewind;

@@ -1,11 +1,8 @@
 //! A connection with bytes put back in front of what it gives, for Pingora's sessions to read once more.
 
-use std::any::Any;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
@@ -15,7 +12,6 @@ use pingora::protocols::{
     UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 
 /// A connection whose first bytes have been read already.
 #[derive(Debug)]
@@ -23,42 +19,12 @@ pub(crate) struct Rewind<T> {
     held: Vec<u8>,
     given: usize,
     inner: T,
-    descriptor: RawFd,
-    digest: Option<Arc<SocketDigest>>,
-    note: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 impl<T> Rewind<T> {
     /// Gives `held` first, then what `inner` has. It has no descriptor that anybody may ask for.
     pub(crate) fn new(held: Vec<u8>, inner: T) -> Self {
-        Self { held, given: 0, inner, descriptor: -1, digest: None, note: Mutex::default() }
-    }
-
-    /// The connection alone. What was put back and has not been read is lost.
-    pub(super) fn into_inner(self) -> T {
-        self.inner
-    }
-}
-
-impl Rewind<TcpStream> {
-    /// The same of a client's connection, which Pingora wants to know the address of. `note` is for whoever serves the
-    /// first request on it.
-    pub(crate) fn client(
-        held: Vec<u8>,
-        inner: TcpStream,
-        address: SocketAddr,
-        note: Option<Box<dyn Any + Send>>,
-    ) -> Self {
-        let descriptor = inner.as_raw_fd();
-        let digest = SocketDigest::from_raw_fd(descriptor);
-        // Nobody else has the digest yet: it cannot be set already.
-        let _ = digest.peer_addr.set(Some(address.into()));
-        Self { held, given: 0, inner, descriptor, digest: Some(Arc::new(digest)), note: Mutex::new(note) }
-    }
-
-    /// What came with the connection for whoever serves its first request; once.
-    pub(crate) fn take_note(&self) -> Option<Box<dyn Any + Send>> {
-        self.note.lock().unwrap_or_else(PoisonError::into_inner).take()
+        Self { held, given: 0, inner }
     }
 }
 
@@ -127,7 +93,7 @@ impl<T: AsyncRead + Unpin + Send> Peek for Rewind<T> {
 
 impl<T> UniqueID for Rewind<T> {
     fn id(&self) -> UniqueIDType {
-        self.descriptor
+        -1
     }
 }
 
@@ -147,7 +113,7 @@ impl<T> GetProxyDigest for Rewind<T> {
 
 impl<T> GetSocketDigest for Rewind<T> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.digest.clone()
+        None
     }
 }
 

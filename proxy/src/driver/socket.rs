@@ -15,6 +15,12 @@ pub(crate) trait Socket {
     /// Whether bytes wait to be read, as far as that can be told without reading them.
     fn has_unread(&mut self) -> bool;
 
+    /// Whether the peer has closed the connection, also where bytes that it sent before have not been read, as far as that
+    /// can be told.
+    fn peer_has_closed(&mut self) -> bool {
+        false
+    }
+
     /// Writes what fits.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 

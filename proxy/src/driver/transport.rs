@@ -10,7 +10,7 @@ use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use socket2::SockRef;
 
-use super::rewind::Rewind;
+use super::client_connection::ClientConnection;
 use crate::sys;
 
 /// Bytes that the kernel may hold unsent for one client before the stream counts as blocked. What has been sent and
@@ -34,9 +34,9 @@ impl Transport {
     /// # Errors
     /// When a plain connection's descriptor cannot be duplicated: the descriptor limit is reached.
     pub fn bare(stream: Stream) -> io::Result<Self> {
-        if stream.as_any().is::<Rewind<tokio::net::TcpStream>>() {
-            return match stream.into_any().downcast::<Rewind<tokio::net::TcpStream>>() {
-                Ok(rewound) => Ok(Self::Tcp(rewound.into_inner().into_std()?)),
+        if stream.as_any().is::<ClientConnection>() {
+            return match stream.into_any().downcast::<ClientConnection>() {
+                Ok(connection) => connection.into_transport(),
                 Err(_) => Err(io::Error::other("a connection is not what it was")),
             };
         }

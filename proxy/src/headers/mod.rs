@@ -8,7 +8,7 @@ mod request;
 mod response;
 
 pub use forwarded::{TrustedProxies, set_forwarded};
-pub use request::{RequestError, accepts_event_stream, normalize_request, stream_request};
+pub use request::{RequestError, accepts_event_stream, check_http2_request, normalize_request, stream_request};
 pub use response::{FramingError, is_event_stream, is_identity, response_body, stream_response, write_response};
 
 pub use fields::strip_response;

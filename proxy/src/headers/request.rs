@@ -4,6 +4,8 @@ use pingora::http::RequestHeader;
 use pingora::prelude::Result;
 use thiserror::Error;
 
+use crate::wire::request::{HeadLimits, Refusal};
+
 use super::fields::{EVENT_STREAM, INCREMENTAL, media_type, strip_request};
 
 /// A request that must not be passed on as it is, and the status it is answered with.
@@ -36,6 +38,7 @@ impl RequestError {
 /// # Errors
 /// When the request must not be passed on.
 pub fn normalize_request(request: &mut RequestHeader) -> std::result::Result<(), RequestError> {
+    join_lengths(request);
     if request.version > pingora::http::Version::HTTP_11 {
         return Ok(());
     }
@@ -53,13 +56,41 @@ pub fn normalize_request(request: &mut RequestHeader) -> std::result::Result<(),
     if !codings.all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
         return Err(RequestError::TransferCoding);
     }
+    Ok(())
+}
+
+/// One `Content-Length` where the same was said several times; a message is passed on with one (RFC 9110 §8.6).
+fn join_lengths(request: &mut RequestHeader) {
     let lengths: Vec<_> = request.headers.get_all("content-length").iter().cloned().collect();
     // The parser has refused lengths that differ.
     if let Some(first) = lengths.first().filter(|first| lengths.len() > 1 || first.as_bytes().contains(&b',')) {
         let once = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii().to_vec();
         let _ = request.insert_header("Content-Length", once);
     }
-    Ok(())
+}
+
+/// Holds a request over HTTP/2 to the rules that [`RequestHead::parse`](crate::wire::request::RequestHead::parse) has for
+/// HTTP/1, as far as the library has not: method, size, and names that are not passed on. Returns how many fields were left out.
+///
+/// # Errors
+/// When the request must not be served.
+pub fn check_http2_request(request: &mut RequestHeader, limits: &HeadLimits) -> std::result::Result<usize, Refusal> {
+    if matches!(request.method.as_str(), "CONNECT" | "TRACE") {
+        return Err(Refusal::Method);
+    }
+    if request.raw_path().len() > limits.target_bytes {
+        return Err(Refusal::TargetTooLong);
+    }
+    if request.headers.len() > limits.fields {
+        return Err(Refusal::TooManyFields);
+    }
+    let dropped: Vec<_> = request.headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+    let mut count = 0;
+    for name in dropped {
+        count += request.headers.get_all(&name).iter().count();
+        request.remove_header(&name);
+    }
+    Ok(count)
 }
 
 /// The host and the origin-form of a target in absolute-form; `None` for any other.
@@ -180,6 +211,23 @@ mod tests {
         }
         assert_eq!(value(&upstream.headers, "connection").as_deref(), Some("close"));
         assert_eq!(value(&upstream.headers, "transfer-encoding").as_deref(), Some("chunked"));
+    }
+
+    #[test]
+    fn requests_over_http_2_meet_the_same_limits() {
+        let limits = HeadLimits { target_bytes: 10, fields: 3, ..HeadLimits::default() };
+        let check = |method: &str, target: &[u8], names: &[&str]| {
+            let mut request = RequestHeader::build(method, target, None).expect("request");
+            for name in names {
+                request.append_header((*name).to_owned(), "1").expect("header");
+            }
+            let outcome = check_http2_request(&mut request, &limits);
+            outcome.map(|dropped| (dropped, request.headers.len()))
+        };
+        assert_eq!(check("GET", b"/123456789", &["a", "b_c", "b_c"]), Ok((2, 1)));
+        assert_eq!(check("GET", b"/1234567890", &[]), Err(Refusal::TargetTooLong));
+        assert_eq!(check("GET", b"/", &["a", "b", "c", "d"]), Err(Refusal::TooManyFields));
+        assert_eq!(check("TRACE", b"/", &[]), Err(Refusal::Method));
     }
 
     #[test]

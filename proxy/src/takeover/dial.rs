@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use pingora::ErrorType;
@@ -13,6 +14,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::connection::Connection;
+use crate::driver::descriptors;
 use crate::failure::Failure;
 
 /// Receive buffer of an upstream's socket, in bytes (the kernel doubles it for its bookkeeping). Setting it ends
@@ -64,6 +66,9 @@ fn plain_address(peer: &HttpPeer) -> Option<SocketAddr> {
 async fn connect_plain(address: SocketAddr, peer: &HttpPeer) -> Result<Connection, Box<Error>> {
     let dial = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if descriptors::is_reserved(socket.as_raw_fd()) {
+            return Err(descriptors::none_left());
+        }
         let receive_bytes = peer.options.tcp_recv_buf.unwrap_or(UPSTREAM_RECEIVE_BYTES);
         socket.set_recv_buffer_size(u32::try_from(receive_bytes).unwrap_or(u32::MAX))?;
         socket.set_nodelay(true)?;

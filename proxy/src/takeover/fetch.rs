@@ -4,6 +4,7 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use pingora::ErrorType;
@@ -13,7 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
 use super::dial::{UPSTREAM_RECEIVE_BYTES, connect_error};
 use super::head_reader::HeadReader;
-use crate::driver::{Route, Socket, not_now};
+use crate::driver::{Route, Socket, descriptors, not_now};
 use crate::failure::Failure;
 use crate::stream::Millis;
 
@@ -192,6 +193,9 @@ fn connect_failure(server: SocketAddr, error: io::Error) -> Failure {
 /// A socket on its way to a server.
 fn connect(server: SocketAddr) -> io::Result<TcpStream> {
     let socket = RawSocket::new(Domain::for_address(server), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if descriptors::is_reserved(socket.as_raw_fd()) {
+        return Err(descriptors::none_left());
+    }
     SockRef::from(&socket).set_recv_buffer_size(UPSTREAM_RECEIVE_BYTES)?;
     match socket.connect(&server.into()) {
         Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(error),

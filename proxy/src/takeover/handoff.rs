@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pingora::http::RequestHeader;
-use pingora::protocols::Stream;
 use pingora::proxy::Session;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::client_policy::ClientPolicy;
 use super::pending::PendingConnection;
-use crate::driver::{ConnectionHandler, Pending, Rewind, Route};
+use crate::driver::{ClientConnection, ConnectionHandler, Pending, Route};
 use crate::failure::Failure;
 use crate::headers::TrustedProxies;
 use crate::stream::Millis;
@@ -28,6 +28,9 @@ pub(crate) trait Admission: Send + Sync {
 
     /// A request that was admitted is over for Pingora: it is answered with a stream, or, with the status 0, not at all.
     fn answered(&self, status: u16);
+
+    /// Fields of a request that was admitted have not been passed on.
+    fn dropped_fields(&self, count: usize);
 
     /// Counts a request that was not admitted, until Pingora does.
     fn in_flight(&self) -> InFlight;
@@ -63,6 +66,7 @@ impl Drop for InFlight {
 /// Receives the clients of listeners.
 pub(super) struct HandlerShared {
     pub(super) admission: Arc<dyn Admission>,
+    pub(super) policy: ClientPolicy,
     pub(super) handed_off: UnboundedSender<Handoff>,
 }
 
@@ -91,10 +95,10 @@ pub(super) type EarlyAnswer = Result<(Vec<u8>, TcpStream), Failure>;
 pub(crate) struct RequestHandler(Arc<HandlerShared>);
 
 impl RequestHandler {
-    /// Admits streams as `admission` says. Clients with anything else come out of the queue, for Pingora to serve.
-    pub(crate) fn new(admission: Arc<dyn Admission>) -> (Self, UnboundedReceiver<Handoff>) {
+    /// Admits streams as `admission` says, of clients within the limits of `policy`. Clients with anything else come out of the queue, for Pingora to serve.
+    pub(crate) fn new(admission: Arc<dyn Admission>, policy: ClientPolicy) -> (Self, UnboundedReceiver<Handoff>) {
         let (handed_off, queue) = unbounded_channel();
-        (Self(Arc::new(HandlerShared { admission, handed_off })), queue)
+        (Self(Arc::new(HandlerShared { admission, policy, handed_off })), queue)
     }
 
     /// Tells those who serve with Pingora that nobody new is let in any more.
@@ -128,15 +132,15 @@ impl HandedOff {
     ///
     /// # Errors
     /// When it cannot be registered with the runtime.
-    pub(crate) fn into_stream(self) -> io::Result<Stream> {
+    pub(crate) fn into_connection(self) -> io::Result<ClientConnection> {
         let client = tokio::net::TcpStream::from_std(self.client)?;
         let note = self.answer.map(|answer| Box::new(answer) as Box<dyn Any + Send>);
-        Ok(Box::new(Rewind::client(self.held, client, self.address, note)))
+        Ok(ClientConnection::tcp(self.held, client, self.address, note))
     }
 }
 
 /// What has become of this request before Pingora had it; once.
 pub(super) fn early_answer(session: &Session) -> Option<EarlyAnswer> {
-    let connection: &Rewind<tokio::net::TcpStream> = session.stream()?.as_any().downcast_ref()?;
+    let connection: &ClientConnection = session.stream()?.as_any().downcast_ref()?;
     connection.take_note()?.downcast().ok().map(|answer| *answer)
 }

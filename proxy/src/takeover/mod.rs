@@ -10,6 +10,7 @@
 //! request is as plain as most are; see `docs/decisions/0005-begin-plain-streams-in-the-reactor.md`.
 
 mod answer;
+mod client_policy;
 mod connection;
 mod dial;
 mod drain;
@@ -43,6 +44,7 @@ use crate::headers;
 pub use crate::failure::Failure;
 pub use crate::headers::{TrustedProxies, accepts_event_stream};
 
+pub use client_policy::ClientPolicy;
 pub use drain::Drained;
 pub use hooks::Hooks;
 

@@ -17,18 +17,12 @@ use pingora::protocols::http::v1::client::http_req_header_to_wire;
 use super::answer::{Beginning, Kind};
 use super::fetch::{Fetch, Fetched};
 use super::hand_over;
-use super::handoff::{Admission, HandedOff, HandlerShared, InFlight};
+use super::handoff::{HandedOff, HandlerShared, InFlight};
 use super::whole_request::WholeRequest;
-use crate::driver::{Pending, Socket, Start, Step, StreamInfo, not_now};
+use crate::driver::{MAX_AHEAD_BYTES, Pending, Socket, Start, Step, StreamInfo, not_now};
 use crate::failure::Failure;
 use crate::headers;
 use crate::stream::{Framing, Millis};
-
-/// How long a client may take to begin its first request (`client_header_timeout` in nginx).
-const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-
-/// What a client may send while it waits for its answer, in bytes; what goes beyond stays in the kernel.
-const MAX_HELD_BYTES: usize = 64 * 1024;
 
 /// Response heads, all but the last interim, taken before others get their turn.
 const HEADS_PER_TURN: u32 = 16;
@@ -37,7 +31,8 @@ const HEADS_PER_TURN: u32 = 16;
 pub(super) struct PendingConnection {
     address: SocketAddr,
     handler: Arc<HandlerShared>,
-    silent_until: Millis,
+    /// When a client that has sent nothing is closed.
+    silent_until: Option<Millis>,
     /// Everything that it has sent.
     held: Vec<u8>,
     request: Option<Box<RequestPhase>>,
@@ -52,6 +47,7 @@ struct RequestPhase {
     target: Box<str>,
     framing: Framing,
     since: Millis,
+    dropped_fields: usize,
     /// Interim responses that the client has not taken.
     unsent: Vec<u8>,
     in_flight: InFlight,
@@ -65,17 +61,17 @@ enum Outcome {
 
 impl PendingConnection {
     pub(super) fn new(address: SocketAddr, handler: Arc<HandlerShared>, now: Millis) -> Self {
-        let silent_until = now.after(SILENCE_LIMIT);
+        let silent_until = handler.policy.header.map(|limit| now.after(limit));
         Self { address, handler, silent_until, held: Vec::new(), request: None, outcome: None }
     }
 
     /// The first bytes of a client decide who serves it.
     fn read_first(&mut self, client: &mut dyn Socket, now: Millis, input: &mut [u8]) -> Option<Step> {
         match client.read(input) {
-            Err(error) if not_now(&error) && now < self.silent_until => Some(Step::Wait),
+            Err(error) if not_now(&error) && self.silent_until.is_none_or(|until| now < until) => Some(Step::Wait),
             Ok(count) if count > 0 => {
                 self.held.extend_from_slice(&input[..count]);
-                self.request = ask(&self.held, self.address, self.handler.admission.as_ref(), now);
+                self.request = ask(&self.held, self.address, &self.handler, now);
                 self.request.is_none().then_some(Step::HandOff)
             }
             _ => Some(Step::Close),
@@ -121,6 +117,7 @@ impl PendingConnection {
             first_byte,
         );
         self.handler.admission.answered(response.status.as_u16());
+        self.handler.admission.dropped_fields(request.dropped_fields);
         Step::Stream(Box::new(Start { opening, unsent, leftover, route, info }))
     }
 }
@@ -173,7 +170,7 @@ impl Pending for PendingConnection {
     }
 
     fn deadline(&self) -> Option<Millis> {
-        self.request.as_ref().map_or(Some(self.silent_until), |request| request.fetch.due())
+        self.request.as_ref().map_or(self.silent_until, |request| request.fetch.due())
     }
 
     fn is_idle(&self) -> bool {
@@ -215,11 +212,12 @@ impl RequestPhase {
 }
 
 /// The request that `held` is, ready to be sent; `None` where Pingora should see to it.
-fn ask(held: &[u8], client: SocketAddr, admission: &dyn Admission, now: Millis) -> Option<Box<RequestPhase>> {
-    let WholeRequest { head: mut request, body } = WholeRequest::parse(held)?;
-    let admitted = admission.admit(&mut request)?;
+fn ask(held: &[u8], client: SocketAddr, handler: &HandlerShared, now: Millis) -> Option<Box<RequestPhase>> {
+    let WholeRequest { head: mut request, body, dropped_fields } = WholeRequest::parse(held, &handler.policy.head)?;
+    let admitted = handler.admission.admit(&mut request)?;
     let mut upstream_request = headers::stream_request(&request, !body.is_empty()).ok()?;
-    headers::set_forwarded(&mut upstream_request, Some(client.ip()), false, admission.trusted_proxies()).ok()?;
+    headers::set_forwarded(&mut upstream_request, Some(client.ip()), false, handler.admission.trusted_proxies())
+        .ok()?;
     let mut wire = Vec::from(http_req_header_to_wire(&upstream_request)?);
     wire.extend_from_slice(&body);
     let framing = if request.version == Version::HTTP_11 { Framing::Chunked } else { Framing::Plain };
@@ -229,6 +227,7 @@ fn ask(held: &[u8], client: SocketAddr, admission: &dyn Admission, now: Millis) 
         method: request.method.clone(),
         framing,
         since: now,
+        dropped_fields,
         unsent: Vec::new(),
         in_flight: admitted.in_flight,
     }))
@@ -236,7 +235,7 @@ fn ask(held: &[u8], client: SocketAddr, admission: &dyn Admission, now: Millis) 
 
 /// Notices that the client has left; keeps what it sends, for whoever reads from it next.
 fn listen(client: &mut dyn Socket, held: &mut Vec<u8>, input: &mut [u8]) -> Result<(), Box<Error>> {
-    while held.len() < MAX_HELD_BYTES {
+    while held.len() < MAX_AHEAD_BYTES {
         match client.read(input) {
             Ok(0) => return Err(Error::new(ErrorType::ConnectionClosed).into_down()),
             Ok(count) => held.extend_from_slice(&input[..count]),
@@ -245,6 +244,10 @@ fn listen(client: &mut dyn Socket, held: &mut Vec<u8>, input: &mut [u8]) -> Resu
                 return Err(Error::because(ErrorType::ReadError, "waiting with the client", error).into_down());
             }
         }
+    }
+    // The end of a connection cannot be read behind bytes that are not read.
+    if client.peer_has_closed() {
+        return Err(Error::new(ErrorType::ConnectionClosed).into_down());
     }
     Ok(())
 }

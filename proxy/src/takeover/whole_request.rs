@@ -1,84 +1,74 @@
 //! Requests that came whole in one read and hold nothing unusual: what browsers and most clients send for a stream.
 //!
-//! Anything else is Pingora's to read, refuse or carry, so this errs on that side: it takes less than the grammar allows.
+//! The rules of [`crate::wire::request`] hold here as everywhere. What does not meet them, and what meets them but has to be
+//! read or answered in a way of its own, is Pingora's to read, refuse or carry.
+
+use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 use http::HeaderValue;
 use pingora::http::{IntoCaseHeaderName, Method, RequestHeader, Version};
 
-/// Most header fields of a request that is read here.
-const MAX_FIELDS: usize = 64;
+use crate::wire::request::{BodyLength, HeadLimits, MAX_FIELDS, RequestHead};
 
 /// A request whose head and body have been read to the last byte.
 #[derive(Debug)]
 pub(super) struct WholeRequest {
     pub(super) head: RequestHeader,
     pub(super) body: Bytes,
+    /// Fields that are not passed on.
+    pub(super) dropped_fields: usize,
 }
 
 impl WholeRequest {
     /// The request that `bytes` are; `None` where they are less, or more, or anything that needs a second look: fields
     /// that change how the message is read or what is to be done with the connection.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn parse(bytes: &[u8], limits: &HeadLimits) -> Option<Self> {
         let bytes = Bytes::copy_from_slice(bytes);
-        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut request = httparse::Request::new(&mut fields);
-        let Ok(httparse::Status::Complete(length)) = request.parse(&bytes) else { return None };
-        let body = bytes.slice(length..);
-        let method = Method::from_bytes(request.method?.as_bytes()).ok()?;
-        let target = request.path.filter(|target| target.starts_with('/'))?;
-        if matches!(method, Method::HEAD | Method::CONNECT) || !is_plain(request.headers, &body) {
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let request = RequestHead::parse(&bytes, limits, &mut fields).ok()??;
+        let body = bytes.slice(request.length..);
+        let method = Method::from_bytes(request.method.as_bytes()).ok()?;
+        let is_whole = request.body == BodyLength::Length(body.len() as u64);
+        if method == Method::HEAD || !request.target.starts_with(b"/") || !is_whole || !is_plain(&request) {
             return None;
         }
-        let mut head = RequestHeader::build(method, target.as_bytes(), Some(request.headers.len())).ok()?;
-        head.set_version(if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 });
-        for field in request.headers.iter() {
+        let mut head = RequestHeader::build(method, request.target, Some(request.fields().count())).ok()?;
+        head.set_version(if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 });
+        for field in request.fields() {
             // Slices of the head: nothing is copied.
             let name = bytes.slice_ref(field.name.as_bytes()).into_case_header_name();
             let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?;
             head.append_header(name, value).ok()?;
         }
-        Some(Self { head, body })
+        Some(Self { head, body, dropped_fields: request.dropped_fields })
     }
 }
 
-/// Whether the fields say nothing of the connection but how long it is kept, name one host, and delimit exactly `body`.
-fn is_plain(fields: &[httparse::Header<'_>], body: &[u8]) -> bool {
+/// Whether the fields say nothing of the connection but how long it is kept, and name a host.
+fn is_plain(request: &RequestHead<'_, '_>) -> bool {
     const TELLING: [&str; 6] =
         ["transfer-encoding", "expect", "upgrade", "http2-settings", "trailer", "proxy-connection"];
-    let named = |name: &'static str| fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
-    let one = |name: &'static str| {
-        let mut all = named(name);
-        all.next().filter(|_| all.next().is_none())
-    };
-    let length = match named("content-length").count() {
-        0 => Some(0),
-        _ => one("content-length").and_then(|field| decimal(field.value)),
-    };
-    one("host").is_some_and(|host| !host.value.is_empty() && host.value.iter().all(is_of_a_host))
-        && TELLING.iter().all(|name| named(name).next().is_none())
-        && length == Some(body.len())
-}
-
-/// What hosts and ports are usually made of; the grammar (RFC 3986 §3.2.2) has more.
-fn is_of_a_host(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b".-_:[]".contains(byte)
-}
-
-fn decimal(digits: &[u8]) -> Option<usize> {
-    let digits = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
-    digits.parse().ok()
+    let is_telling = |name: &str| TELLING.iter().any(|telling| name.eq_ignore_ascii_case(telling));
+    let names_host = |field: &httparse::Header<'_>| field.name.eq_ignore_ascii_case("host") && !field.value.is_empty();
+    request.has_one_length()
+        && request.fields().any(names_host)
+        && !request.fields().any(|field| is_telling(field.name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn parse(bytes: &[u8]) -> Option<WholeRequest> {
+        WholeRequest::parse(bytes, &HeadLimits::default())
+    }
+
     #[test]
     fn a_plain_request_is_read_with_its_names_as_they_were() {
         let bytes =
             b"POST /chat?a=%20b HTTP/1.1\r\nHost: a.b:80\r\nX-OWN: 1\r\nx-own: 2\r\nContent-Length: 3\r\n\r\nabc";
-        let request = WholeRequest::parse(bytes).expect("plain");
+        let request = parse(bytes).expect("plain");
         assert_eq!((request.head.method.as_str(), request.head.raw_path()), ("POST", &b"/chat?a=%20b"[..]));
         assert_eq!(request.head.headers.get_all("x-own").iter().count(), 2);
         assert_eq!(request.body, "abc");
@@ -91,10 +81,10 @@ mod tests {
     fn nothing_but_all_of_it_is_taken() {
         let whole = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
         for cut in 0..whole.len() {
-            assert!(WholeRequest::parse(&whole[..cut]).is_none(), "cut at {cut}");
+            assert!(parse(&whole[..cut]).is_none(), "cut at {cut}");
         }
-        assert!(WholeRequest::parse(whole).is_some());
-        assert!(WholeRequest::parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n").is_none());
+        assert!(parse(whole).is_some());
+        assert!(parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n").is_none());
     }
 
     #[test]
@@ -120,7 +110,23 @@ mod tests {
             "PRI * HTTP/2.0",
             "\u{16}\u{3}\u{1}",
         ] {
-            assert!(WholeRequest::parse(format!("{head}\r\n\r\n").as_bytes()).is_none(), "{head:?}");
+            assert!(parse(format!("{head}\r\n\r\n").as_bytes()).is_none(), "{head:?}");
+        }
+    }
+
+    /// What the strict parser lets through, the library that holds heads takes; otherwise a request would be lost between them.
+    #[test]
+    fn every_byte_that_a_target_may_have_can_be_held() {
+        for byte in 0..=255u8 {
+            for before in [&b"/"[..], b"/?"] {
+                let line = [b"GET ", before, &[byte], b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+                let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+                let parsed = RequestHead::parse(&line, &HeadLimits::default(), &mut fields).is_ok();
+                let target = [before, &[byte]].concat();
+                let held = RequestHeader::build("GET", &target, None).is_ok();
+                assert!(!parsed || held, "{byte:#x} in {}", before.escape_ascii());
+                assert_eq!(parsed, parse(&line).is_some(), "{byte:#x} in {}", before.escape_ascii());
+            }
         }
     }
 }

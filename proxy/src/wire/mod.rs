@@ -2,5 +2,7 @@
 
 pub mod body;
 pub mod chunked;
+pub mod frames;
 pub mod request;
+pub mod request_body;
 pub mod trailers;

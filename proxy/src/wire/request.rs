@@ -234,6 +234,11 @@ impl<'h, 'b> RequestHead<'h, 'b> {
         self.fields.iter().filter(|field| !is_dropped(field.name))
     }
 
+    /// Whether the length of the body, if it stands there at all, stands there once.
+    pub fn has_one_length(&self) -> bool {
+        !self.repeats_length
+    }
+
     /// Whether the head is passed on as it came.
     pub fn is_unchanged(&self) -> bool {
         self.dropped_fields == 0 && !self.repeats_length
@@ -257,8 +262,11 @@ impl<'h, 'b> RequestHead<'h, 'b> {
     }
 }
 
-/// The method, the target, and whether the version is 1.0; `None` where the line is not complete.
-fn request_line<'b>(bytes: &'b [u8], limits: &HeadLimits) -> Result<Option<(&'b str, &'b [u8], bool)>, Refusal> {
+/// The method, the target, and whether the version is 1.0.
+type Line<'b> = (&'b str, &'b [u8], bool);
+
+/// The parts of the request line; `None` where the line is not complete.
+fn request_line<'b>(bytes: &'b [u8], limits: &HeadLimits) -> Result<Option<Line<'b>>, Refusal> {
     // "A server that is expecting to receive and parse a request-line SHOULD ignore at least one empty line" (RFC 9112 §2.2).
     let start = bytes.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(bytes.len());
     let line = &bytes[start..];
@@ -328,9 +336,8 @@ impl<'b> Rules<'b> {
         // Most fields are none of these; the first letter tells.
         match field.name.as_bytes().first().map(u8::to_ascii_lowercase) {
             Some(b'h') if is(field, "host") => {
-                if self.host.replace(field.value).is_some() || !is_host(field.value) {
-                    return Err(Refusal::Host);
-                }
+                let is_second = self.host.replace(field.value).is_some();
+                return if is_second || !is_host(field.value) { Err(Refusal::Host) } else { Ok(()) };
             }
             Some(b't') if is(field, "transfer-encoding") => {
                 for coding in list(field.value) {
@@ -385,8 +392,17 @@ impl<'b> Rules<'b> {
     }
 }
 
+/// What `http::Uri`, which holds targets, does not take; browsers encode these bytes there.
+fn is_held(target: &[u8]) -> bool {
+    let (path, query) = target.split_at(memchr::memchr(b'?', target).unwrap_or(target.len()));
+    memchr::memchr3(b'<', b'>', b'`', path).is_none() && memchr::memchr3(b'<', b'>', b'"', query).is_none()
+}
+
 /// RFC 9112 §3.2. An absolute target has to name the same host as `Host`: which of two a server believes is not known here.
 fn check_target(method: &str, target: &[u8], host: Option<&[u8]>) -> Result<(), Refusal> {
+    if !is_held(target) {
+        return Err(Refusal::Target);
+    }
     if target.starts_with(b"/") || (target == b"*" && method == "OPTIONS") {
         return Ok(());
     }

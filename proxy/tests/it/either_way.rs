@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 
-use crate::support::{Backend, Proxy, UNTIL_CLOSE, body_of, contains, eventually};
+use crate::request_heads;
+use crate::support::{Backend, Certificate, Proxy, UNTIL_CLOSE, body_of, contains, eventually};
 
 /// Requests that were changed at random.
 const CHANGED: usize = 400;
@@ -196,6 +197,63 @@ fn changed(requests: &[Vec<u8>], random: &mut fastrand::Rng) -> Vec<u8> {
             }
         }
         return request;
+    }
+}
+
+/// Requests that are refused or served by the rules of one parser, whichever path they take.
+#[test]
+fn each_head_of_the_table_gets_its_status_on_every_path() {
+    let backend = echo();
+    let certificate = Certificate::new();
+    let listeners = [("plain", String::new()), ("TLS", format!(", tls: {}", certificate.yaml()))];
+    let cases = request_heads::cases();
+    for (mode, driver, (name, listener)) in [
+        ("always", "parked", &listeners[0]),
+        ("always", "task", &listeners[0]),
+        ("never", "parked", &listeners[0]),
+        ("always", "parked", &listeners[1]),
+        ("never", "parked", &listeners[1]),
+    ] {
+        let config = format!(
+            "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{upstream: app, stream: {mode}}}]\nthreads: 2\n",
+            backend.address
+        );
+        let proxy = Proxy::start_on(driver, &[], &format!("{{address: 127.0.0.1:0{listener}}}"), &config);
+        let mut refused = 0;
+        for (head, status, reason) in &cases {
+            let mut client = match name {
+                &"TLS" => proxy.connect_tls(),
+                _ => proxy.connect(),
+            };
+            // A refusal may come before all of it is sent.
+            let _ = client.try_send(head);
+            let seen = client.read_head();
+            let what = format!("{reason} on {name} {driver} {mode}: {:?}", &head[..head.len().min(200)]);
+            assert_eq!(seen.status, *status, "{what}");
+            if *status != 200 {
+                refused += 1;
+                assert_eq!(
+                    seen.header("proxy-status").as_deref(),
+                    Some("sse-proxy; error=http_request_error"),
+                    "{what}"
+                );
+                assert_eq!(seen.header("content-type").as_deref(), Some("text/plain; charset=utf-8"), "{what}");
+                assert_eq!(seen.header("connection").as_deref(), Some("close"), "{what}");
+                let body = client.read_to_end().unwrap_or_else(|error| panic!("{error}: {what}"));
+                assert!(body.starts_with(status.to_string().as_bytes()), "{what}");
+            } else {
+                let forwarded = backend.request().to_lowercase();
+                let mut names = forwarded.lines().skip(1).map(|line| line.split(':').next().unwrap_or_default());
+                assert!(!names.any(|name| name.contains('_')), "{forwarded}: {what}");
+                assert!(forwarded.matches("\r\ncontent-length:").count() < 2, "{forwarded}: {what}");
+            }
+        }
+        assert!(refused > 70, "{refused}");
+        let (_, page) = proxy.admin_page("/metrics");
+        let counts = page.lines().filter_map(|line| line.strip_prefix("sse_proxy_refused_total{"));
+        let counted: usize = counts.filter_map(|line| line.split(' ').nth(1)?.parse::<usize>().ok()).sum();
+        assert_eq!(counted, refused, "each refusal is counted: {page}");
+        assert_eq!(proxy.metric("sse_proxy_dropped_fields_total"), Some(4.0));
     }
 }
 

@@ -66,6 +66,10 @@ impl Socket for Edge<'_> {
         peeks(SockRef::from(self.socket))
     }
 
+    fn peer_has_closed(&mut self) -> bool {
+        self.readable.ended
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.socket.write(bytes) {

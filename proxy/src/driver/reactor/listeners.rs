@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use mio::{Interest, Registry, Token};
 
 use super::handle::Handle;
 use super::handler::ConnectionHandler;
+use crate::driver::descriptors;
 use crate::stream::Millis;
 
 /// Connections accepted before streams get their next.
@@ -47,6 +49,8 @@ pub(super) struct Listeners {
     ready: VecDeque<usize>,
     /// Nothing is accepted before this.
     paused_until: Option<Millis>,
+    /// Whether the last connection took a descriptor out of the reserve.
+    scarce: bool,
 }
 
 impl Listeners {
@@ -98,6 +102,11 @@ impl Listeners {
         if self.due(now).is_none_or(|due| due > now) {
             return;
         }
+        // Those that have been accepted may ask for an upstream's; what is left is for the operator.
+        if self.scarce && descriptors::are_scarce() {
+            return self.pause(now, &descriptors::none_left());
+        }
+        self.scarce = false;
         for _ in 0..ACCEPTS_PER_ROUND {
             let Some(at) = self.ready.front().copied() else { return };
             let Some(listener) = self.listeners.get(at) else {
@@ -107,6 +116,7 @@ impl Listeners {
             match listener.listener.accept() {
                 Ok((socket, address)) => {
                     self.paused_until = None;
+                    self.scarce = descriptors::is_reserved(socket.as_raw_fd());
                     // Round robin: a burst on one listener does not delay the others.
                     self.ready.rotate_left(1);
                     self.next = (self.next + 1) % listener.reactors.len();
@@ -114,6 +124,9 @@ impl Listeners {
                     match self.next {
                         0 => own(accepted),
                         other => listener.reactors[other].send_connection(accepted),
+                    }
+                    if self.scarce {
+                        return;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -3,10 +3,18 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+
 use super::DEADLINE;
 
 pub struct Client {
     pub socket: TcpStream,
+    tls: Option<Box<StreamOwned<ClientConnection, TcpStream>>>,
     buffered: Vec<u8>,
 }
 
@@ -50,16 +58,42 @@ impl Client {
     pub fn over(socket: TcpStream) -> Self {
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        Self { socket, buffered: Vec::new() }
+        Self { socket, tls: None, buffered: Vec::new() }
+    }
+
+    /// Over TLS, with HTTP/1.1, whoever's certificate it is.
+    pub fn connect_tls(address: SocketAddr) -> Self {
+        let mut client = Self::connect(address);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            .with_no_client_auth();
+        let connection = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+        client.tls = Some(Box::new(StreamOwned::new(connection, client.socket.try_clone().unwrap())));
+        client
     }
 
     pub fn send(&mut self, text: &str) {
-        self.socket.write_all(text.as_bytes()).unwrap();
+        self.try_send(text).unwrap();
+    }
+
+    /// Sends to a proxy that may have closed the connection already.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => tls.write_all(bytes.as_ref()).and_then(|()| tls.flush()),
+            None => self.socket.write_all(bytes.as_ref()),
+        }
     }
 
     fn fill(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 8192];
-        let count = self.socket.read(&mut buffer)?;
+        let count = match &mut self.tls {
+            Some(tls) => tls.read(&mut buffer)?,
+            None => self.socket.read(&mut buffer)?,
+        };
         self.buffered.extend_from_slice(&buffer[..count]);
         Ok(count)
     }
@@ -91,6 +125,18 @@ impl Client {
         String::from_utf8_lossy(&dechunk(&self.buffered).0).into_owned()
     }
 
+    /// The next bytes of the connection.
+    pub fn read_exactly(&mut self, count: usize) -> Vec<u8> {
+        self.read_until(|bytes| bytes.len() >= count);
+        self.buffered.drain(..count).collect()
+    }
+
+    /// Brings the TLS handshake to its end.
+    pub fn handshake(&mut self) {
+        let tls = self.tls.as_mut().expect("a connection over TLS");
+        tls.conn.complete_io(&mut tls.sock).unwrap();
+    }
+
     /// Everything up to the end of the connection. An error is the kind of end: reset, or the deadline.
     pub fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
         while self.fill()? > 0 {}
@@ -105,6 +151,45 @@ impl Client {
     /// What has been read and not given out yet.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.buffered).into_owned()
+    }
+}
+
+/// Trusts whatever certificate a test's proxy has.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -51,7 +51,17 @@ impl Proxy {
         let file = directory.path().join("sse-proxy.yaml");
         let listeners = format!("listen: [{listener}]\nadmin: {{address: 127.0.0.1:0}}\ndriver: {driver}\n");
         std::fs::write(&file, format!("{listeners}{config}")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sse-proxy"))
+        let program = env!("CARGO_BIN_EXE_sse-proxy");
+        // A limit on descriptors has to be there before the program starts.
+        let mut command = match environment.iter().find(|(name, _)| *name == "NOFILE") {
+            Some((_, limit)) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={limit}:{limit}")).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        let mut child = command
             .arg("--config")
             .arg(&file)
             .env_remove("SSE_PROXY_LOG")
@@ -131,6 +141,16 @@ impl Proxy {
     /// A connection to it.
     pub fn connect(&self) -> Client {
         Client::connect(self.address)
+    }
+
+    /// The same over TLS.
+    pub fn connect_tls(&self) -> Client {
+        Client::connect_tls(self.address)
+    }
+
+    /// Descriptors that the process has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// A stream request on a connection of its own.

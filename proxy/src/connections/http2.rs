@@ -1,0 +1,281 @@
+//! HTTP/2 connections, so that a silent one keeps what HTTP/2 needs and nothing else.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::Connection;
+use h2::{Ping, PingPong, Reason};
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Accept, HttpSession};
+use pingora::protocols::{Digest, Stream};
+use pingora::server::ShutdownWatch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Connections;
+use super::http2_transport::{Activity, Http2Transport};
+use crate::driver::ClientConnection;
+use crate::metrics::Metrics;
+use crate::sys;
+use crate::wire::frames::Unfinished;
+
+/// Stands for no limit, in milliseconds.
+const NEVER: u64 = u64::MAX;
+
+/// How long a client may take to answer a PING where no route limits how long it may take to acknowledge data.
+const PONG_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a client may take to close a connection once it has been asked to.
+const CLOSING_LIMIT_MS: u64 = 5_000;
+
+/// How long a client may take to receive that its connection is closed.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Malformed requests that one connection may send before it is closed: as many as Pingora allows.
+const MALFORMED_REQUESTS: usize = 32;
+
+impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
+    pub(super) async fn serve_http2(&self, client: ClientConnection, shutdown: &ShutdownWatch) {
+        let Some((held, transport)) = client.into_parts() else { return };
+        let activity = Activity::new();
+        let stream: Stream = Box::new(Http2Transport::new(held, transport, activity.clone()));
+        let digest = Digest {
+            ssl_digest: stream.get_ssl_digest(),
+            timing_digest: stream.get_timing_digest(),
+            proxy_digest: stream.get_proxy_digest(),
+            socket_digest: stream.get_socket_digest(),
+        };
+        // Best effort, as for the sockets of streams over HTTP/1.
+        sys::with_socket(stream.id(), |socket| drop(socket.set_tcp_user_timeout(self.unacknowledged)));
+        // The buffers of a connection are made here.
+        let handshake = sys::on_unused_pages(|| self.options.handshake(stream));
+        match self.limited(async { handshake.await.map_err(std::io::Error::other) }).await {
+            Ok(mut connection) => {
+                let (app, digest, shutdown) = (self.app.clone(), Arc::new(digest), shutdown.clone());
+                let limits = Arc::new(self.http2_limits());
+                let watch =
+                    Watch { activity, pings: connection.ping_pong(), pinged: None, idle_since: None, closing: None };
+                tokio::spawn(Http2 { app, connection, digest, shutdown, limits, watch }.run());
+            }
+            Err(error) => log::debug!("HTTP/2 handshake failed: side=downstream: {error}"),
+        }
+    }
+}
+
+impl<A> Connections<A> {
+    fn http2_limits(&self) -> Limits {
+        let millis = |limit: Option<Duration>| limit.map_or(NEVER, |limit| limit.as_millis() as u64);
+        Limits {
+            header: millis(self.policy.header),
+            body: millis(self.policy.body),
+            keepalive: millis(self.policy.keepalive),
+            ping: millis(self.policy.ping),
+            pong: millis(self.unacknowledged.or(Some(PONG_LIMIT))),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+/// How long each kind of waiting may last, in milliseconds.
+struct Limits {
+    header: u64,
+    body: u64,
+    keepalive: u64,
+    ping: u64,
+    pong: u64,
+    metrics: Arc<Metrics>,
+}
+
+impl Limits {
+    /// How often to look: limits are kept to a quarter of them.
+    fn interval(&self) -> Duration {
+        let shortest =
+            [self.header, self.body, self.keepalive, self.ping, self.pong].into_iter().min().unwrap_or(NEVER);
+        Duration::from_millis((shortest / 4).clamp(10, 20_000))
+    }
+}
+
+/// Why a connection is closed by the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Close {
+    /// No stream for `client.timeouts.keepalive`.
+    Idle,
+    /// No answer to a PING.
+    Vanished,
+    /// A head or a piece of a body that has not come to its end in time.
+    Slow,
+    /// More frames that ask for nothing than any client needs.
+    Flood,
+}
+
+impl Close {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "http2_idle",
+            Self::Vanished => "http2_vanished",
+            Self::Slow => "http2_slow",
+            Self::Flood => "http2_flood",
+        }
+    }
+}
+
+/// When what was seen of a connection, in milliseconds since it began.
+struct Watch {
+    activity: Arc<Activity>,
+    pings: Option<PingPong>,
+    /// When a PING was sent that has not been answered.
+    pinged: Option<u64>,
+    /// Since when there is no stream.
+    idle_since: Option<u64>,
+    /// When it was told to the client that the connection closes.
+    closing: Option<u64>,
+}
+
+impl Watch {
+    /// Looks what is due.
+    fn look(&mut self, has_streams: bool, limits: &Limits) -> Option<Close> {
+        let now = self.activity.now();
+        let limit = |what| if what == Unfinished::Data { limits.body } else { limits.header };
+        if self.activity.unfinished().is_some_and(|(what, since)| now >= since.saturating_add(limit(what))) {
+            return Some(Close::Slow);
+        }
+        if self.closing.is_some_and(|since| !has_streams && now >= since + CLOSING_LIMIT_MS) {
+            return Some(Close::Idle);
+        }
+        self.idle_since = if has_streams { None } else { self.idle_since.or(Some(now)) };
+        if self.closing.is_none() && self.idle_since.is_some_and(|since| now >= since.saturating_add(limits.keepalive))
+        {
+            return Some(Close::Idle);
+        }
+        match self.pinged {
+            // Whatever it sends, the client is there.
+            Some(at) if self.activity.received() >= at => self.pinged = None,
+            Some(at) if now >= at.saturating_add(limits.pong) => return Some(Close::Vanished),
+            Some(_) => {}
+            None if now >= self.activity.received().saturating_add(limits.ping) => self.ping(now),
+            None => {}
+        }
+        None
+    }
+
+    fn ping(&mut self, now: u64) {
+        let Some(pings) = &mut self.pings else { return };
+        // The answer to the last one has to be taken before the next can be sent.
+        let _ = pings.poll_pong(&mut Context::from_waker(Waker::noop()));
+        if pings.send_ping(Ping::opaque()).is_ok() {
+            self.pinged = Some(now);
+        }
+    }
+}
+
+/// A connection that speaks HTTP/2.
+struct Http2<A> {
+    app: Arc<A>,
+    connection: Connection<Stream, Bytes>,
+    digest: Arc<Digest>,
+    shutdown: ShutdownWatch,
+    limits: Arc<Limits>,
+    watch: Watch,
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
+    /// Serves until the client has closed the connection or, once the process shuts down, the last stream has ended. What this
+    /// future holds is held for every connection.
+    #[allow(clippy::manual_async_fn, reason = "an async fn that takes self holds it twice")]
+    fn run(mut self) -> impl Future<Output = ()> + Send {
+        async move {
+            if let Some(close) = self.serve().await {
+                if close != Close::Idle {
+                    self.limits.metrics.closed_connection(close.as_str());
+                }
+                log::debug!("side=downstream: an HTTP/2 connection is closed: {}", close.as_str());
+                self.say_goodbye(close).await;
+            }
+        }
+    }
+
+    /// Returns why the connection is to be closed, unless it is over.
+    async fn serve(&mut self) -> Option<Close> {
+        let mut malformed = 0;
+        let mut stopping = false;
+        let interval = self.limits.interval();
+        let mut timer = pin!(sleep(interval));
+        loop {
+            let activity = &self.watch.activity;
+            let over_budget = poll_fn(|_| if activity.is_over_budget() { Poll::Ready(()) } else { Poll::Pending });
+            let accepted = tokio::select! {
+                biased;
+                _ = self.shutdown.changed(), if !stopping => {
+                    self.connection.graceful_shutdown();
+                    stopping = true;
+                    continue;
+                }
+                () = over_budget => return Some(Close::Flood),
+                accepted = HttpSession::from_h2_conn(&mut self.connection, self.digest.clone()) => accepted,
+                () = &mut timer => {
+                    match self.watch.look(self.connection.has_streams(), &self.limits) {
+                        // A request may be on its way: it is still served, for a while.
+                        Some(Close::Idle) if self.watch.closing.is_none() => {
+                            self.connection.graceful_shutdown();
+                            self.watch.closing = Some(self.watch.activity.now());
+                            self.limits.metrics.closed_connection(Close::Idle.as_str());
+                        }
+                        Some(close) => return Some(close),
+                        None => {}
+                    }
+                    timer.as_mut().reset(Instant::now() + interval);
+                    continue;
+                }
+            };
+            match accepted {
+                Ok(Some(H2Accept::Session(session))) => {
+                    let (app, shutdown) = (self.app.clone(), self.shutdown.clone());
+                    tokio::spawn(async move {
+                        app.process_new_http(ServerSession::new_http2(session), &shutdown).await;
+                    });
+                }
+                Ok(Some(H2Accept::Rejected)) => {
+                    malformed += 1;
+                    if malformed == MALFORMED_REQUESTS {
+                        log::warn!("connection closed: side=downstream reason=malformed_requests count={malformed}");
+                        return None;
+                    }
+                }
+                // Most clients leave without saying so.
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// Tells the client why, if it listens.
+    async fn say_goodbye(&mut self, close: Close) {
+        self.connection.abrupt_shutdown(match close {
+            Close::Flood => Reason::ENHANCE_YOUR_CALM,
+            _ => Reason::NO_ERROR,
+        });
+        let closed = poll_fn(|cx| self.connection.poll_closed(cx));
+        let _ = timeout(GOODBYE, closed).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora::proxy::HttpProxy;
+
+    use super::*;
+    use crate::gateway::Gateway;
+
+    fn future_size<A, F>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_is_held_once_and_without_its_requests() {
+        let size = future_size(Http2::<HttpProxy<Gateway>>::run);
+        assert!(size < size_of::<Http2<HttpProxy<Gateway>>>() + 512, "{size}");
+    }
+}

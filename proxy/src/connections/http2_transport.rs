@@ -1,0 +1,171 @@
+//! The transport of an HTTP/2 connection, with what has been read of it put back in front, and an eye on what the client sends.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::driver::{ClientTransport, delegate_digests};
+use crate::wire::frames::{FrameWatch, Unfinished};
+
+/// A client's connection that speaks HTTP/2.
+#[derive(Debug)]
+pub(super) struct Http2Transport {
+    transport: ClientTransport,
+    /// Read already, and not given out.
+    held: Vec<u8>,
+    frames: FrameWatch,
+    activity: Arc<Activity>,
+}
+
+/// What is known of a client by what it has sent; shared with the task of its connection. In milliseconds since the connection
+/// began.
+#[derive(Debug)]
+pub(super) struct Activity {
+    began: Instant,
+    /// When it last sent something.
+    received: AtomicU64,
+    /// Since when something is unfinished, and what.
+    unfinished_since: AtomicU64,
+    unfinished: AtomicU8,
+    over_budget: AtomicBool,
+}
+
+impl Activity {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            received: AtomicU64::new(0),
+            unfinished_since: AtomicU64::new(0),
+            unfinished: AtomicU8::new(0),
+            over_budget: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When the client last sent something.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    /// What the client has begun and not ended, and since when; for data, since the last of it.
+    pub(super) fn unfinished(&self) -> Option<(Unfinished, u64)> {
+        let what = match self.unfinished.load(Relaxed) {
+            0 => return None,
+            1 => Unfinished::Head,
+            _ => Unfinished::Data,
+        };
+        Some((what, self.unfinished_since.load(Relaxed)))
+    }
+
+    /// Whether the client has sent more frames that ask for nothing than it may. Nothing more is read from it.
+    pub(super) fn is_over_budget(&self) -> bool {
+        self.over_budget.load(Relaxed)
+    }
+
+    fn note(&self, unfinished: Unfinished, now: u64) {
+        self.received.store(now, Relaxed);
+        let what = match unfinished {
+            Unfinished::Nothing => 0,
+            Unfinished::Head => 1,
+            Unfinished::Data => 2,
+        };
+        // A head is unfinished since it began; each piece of data is progress.
+        if self.unfinished.swap(what, Relaxed) != what || what == 2 {
+            self.unfinished_since.store(now, Relaxed);
+        }
+    }
+}
+
+impl Http2Transport {
+    pub(super) fn new(held: Vec<u8>, transport: ClientTransport, activity: Arc<Activity>) -> Self {
+        Self { transport, held, frames: FrameWatch::new(activity.now()), activity }
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            return Pin::new(&mut self.transport).poll_read(cx, buffer);
+        }
+        let count = buffer.remaining().min(self.held.len());
+        buffer.put_slice(&self.held[..count]);
+        self.held.drain(..count);
+        if self.held.is_empty() {
+            self.held = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn transport(&self) -> Option<&ClientTransport> {
+        Some(&self.transport)
+    }
+}
+
+impl AsyncRead for Http2Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.activity.is_over_budget() {
+            return Poll::Pending;
+        }
+        let start = buffer.filled().len();
+        ready!(this.poll_more(cx, buffer))?;
+        let now = this.activity.now();
+        let within_budget = this.frames.received(&buffer.filled()[start..], now);
+        this.activity.note(this.frames.unfinished(), now);
+        if !within_budget {
+            this.activity.over_budget.store(true, Relaxed);
+            // The connection's task, which this is called from, has to look at it.
+            buffer.set_filled(start);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Http2Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let count = ready!(Pin::new(&mut this.transport).poll_write(cx, bytes))?;
+        this.frames.sent(&bytes[..count]);
+        Poll::Ready(Ok(count))
+    }
+
+    // HTTP/2 would write the head and the payload of a larger frame one after the other.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let count = ready!(Pin::new(&mut this.transport).poll_write_vectored(cx, slices))?;
+        let mut left = count;
+        for slice in slices {
+            let here = left.min(slice.len());
+            this.frames.sent(&slice[..here]);
+            left -= here;
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
+    }
+}
+
+delegate_digests!(Http2Transport);

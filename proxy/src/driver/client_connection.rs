@@ -1,0 +1,395 @@
+//! A client's HTTP/1 connection, between its transport and Pingora's session.
+//!
+//! Pingora's session gets one request at a time: a head that has been checked, its body to the last byte, and then nothing
+//! until the request has been served, however much the client has sent ahead. It gets the end of the connection as soon as the
+//! client closes it. Who serves the connection calls [`ClientConnection::next_head`] before each session.
+
+use std::any::Any;
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pingora::protocols::{Stream, UniqueID};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
+
+use super::client_transport::{ClientTransport, delegate_digests};
+use super::scratch;
+use super::transport::Transport;
+use crate::sys;
+use crate::wire::request::{HeadLimits, MAX_FIELDS, Refusal, RequestHead};
+use crate::wire::request_body::RequestBody;
+
+/// What a client may send ahead while its request is served, in bytes. What goes beyond stays in the kernel.
+pub(crate) const MAX_AHEAD_BYTES: usize = 64 * 1024;
+
+/// How often the kernel is asked whether a client has closed its connection whose bytes are not read any more.
+const END_POLL: Duration = Duration::from_secs(1);
+
+/// How long a client that is still sending may read the last answer on its connection (`lingering_timeout` in nginx).
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A client's connection over HTTP/1.
+pub(crate) struct ClientConnection {
+    /// Gone once the connection has been taken out.
+    transport: Option<ClientTransport>,
+    /// What has been received, and how much of it has been given out.
+    held: Vec<u8>,
+    given: usize,
+    phase: Phase,
+    /// Runs while the client has sent so much ahead that its end cannot be read.
+    end_poll: Option<Pin<Box<Sleep>>>,
+    /// Whether something has been written: an answer that the client should be able to read.
+    answered: bool,
+    note: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// What Pingora's session may read.
+#[derive(Debug)]
+enum Phase {
+    /// No head has been read; nothing is given out.
+    Between,
+    /// A request: so many bytes of its head, then its body.
+    Request { head: usize, body: RequestBody, offers_upgrade: bool },
+    /// The request has been given out, and is being served.
+    Served,
+    /// The request has been given out and offered to switch protocols: what comes now may be another one's.
+    Upgraded,
+}
+
+/// What [`ClientConnection::next_head`] has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextHead {
+    /// A request is ready to be read; so many of its fields were left out.
+    Ready { dropped_fields: usize },
+    /// The client has sent less than a head and closed the connection.
+    Closed,
+    /// The request must not be served.
+    Refused(Refusal),
+}
+
+impl ClientConnection {
+    /// A connection that has been accepted by number, of which `held` has been read. `note` is for whoever serves the first
+    /// request on it.
+    pub(crate) fn tcp(
+        held: Vec<u8>,
+        socket: TcpStream,
+        address: SocketAddr,
+        note: Option<Box<dyn Any + Send>>,
+    ) -> Self {
+        Self::new(held, ClientTransport::tcp(socket, address), note)
+    }
+
+    /// A connection that Pingora has accepted.
+    pub(crate) fn over(stream: Stream) -> Self {
+        Self::new(Vec::new(), ClientTransport::Pingora(stream), None)
+    }
+
+    fn new(held: Vec<u8>, transport: ClientTransport, note: Option<Box<dyn Any + Send>>) -> Self {
+        let (transport, note) = (Some(transport), Mutex::new(note));
+        Self { transport, held, given: 0, phase: Phase::Between, end_poll: None, answered: false, note }
+    }
+
+    /// What came with the connection for whoever serves its first request; once.
+    pub(crate) fn take_note(&self) -> Option<Box<dyn Any + Send>> {
+        self.note.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What has been received and not given out.
+    pub(crate) fn held(&self) -> &[u8] {
+        &self.held[self.given..]
+    }
+
+    /// Whether the client has begun a request. Empty lines do not count (RFC 9112 §2.2).
+    pub(crate) fn has_begun(&self) -> bool {
+        self.held().iter().any(|byte| !b"\r\n".contains(byte))
+    }
+
+    /// Receives more of what the client sends; 0 at the end of the connection. Cancel safe.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub(crate) async fn receive(&mut self) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_receive(cx)).await
+    }
+
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(transport) = &mut self.transport else { return Poll::Ready(Err(taken_out())) };
+        let held = &mut self.held;
+        scratch::with(|scratch| {
+            let mut buffer = ReadBuf::new(&mut scratch.input);
+            ready!(Pin::new(transport).poll_read(cx, &mut buffer))?;
+            held.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    }
+
+    /// Waits until the next request's head is complete, and makes it ready for the next session to read. Cancel safe.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub(crate) async fn next_head(&mut self, limits: &HeadLimits) -> io::Result<NextHead> {
+        if self.is_receiving() {
+            // The last request has not been read to its end: where the next begins is not known.
+            return Ok(NextHead::Closed);
+        }
+        self.phase = Phase::Between;
+        self.end_poll = None;
+        loop {
+            match self.take_head(limits) {
+                Ok(Some(dropped_fields)) => return Ok(NextHead::Ready { dropped_fields }),
+                Ok(None) => {}
+                Err(refusal) => return Ok(NextHead::Refused(refusal)),
+            }
+            if self.receive().await? == 0 {
+                return Ok(NextHead::Closed);
+            }
+        }
+    }
+
+    /// Whether more of the current request has to come or to be read.
+    fn is_receiving(&self) -> bool {
+        matches!(&self.phase, Phase::Request { head, body, .. } if *head > 0 || !body.is_done())
+    }
+
+    /// Begins with the request whose head is held, if it is complete. Returns how many of its fields were left out.
+    fn take_head(&mut self, limits: &HeadLimits) -> Result<Option<usize>, Refusal> {
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let Some(head) = RequestHead::parse(&self.held[self.given..], limits, &mut fields)? else { return Ok(None) };
+        let (length, body) = (head.length, RequestBody::new(head.body));
+        let (offers_upgrade, dropped_fields) = (head.offers_upgrade, head.dropped_fields);
+        let changed = (!head.is_unchanged()).then(|| {
+            let mut changed = Vec::with_capacity(length);
+            head.write(&mut changed);
+            changed
+        });
+        let head = match changed {
+            Some(changed) => {
+                let head = changed.len();
+                self.held.splice(..self.given + length, changed);
+                self.given = 0;
+                head
+            }
+            None => length,
+        };
+        self.phase = Phase::Request { head, body, offers_upgrade };
+        Ok(Some(dropped_fields))
+    }
+
+    /// Answers that the request is refused, lets the client read the answer, and closes.
+    pub(crate) async fn refuse(mut self, refusal: Refusal) {
+        let Some(mut transport) = self.transport.take() else { return };
+        let written = async {
+            transport.write_all(&refusal.response()).await?;
+            transport.flush().await
+        };
+        if matches!(timeout(LINGER, written).await, Ok(Ok(()))) {
+            linger(transport).await;
+        }
+    }
+
+    /// Closes a connection on which nothing more is expected, in order: over TLS the client hears it.
+    pub(crate) async fn close(mut self) {
+        if let Some(mut transport) = self.transport.take() {
+            let _ = timeout(LINGER, transport.shutdown()).await;
+        }
+    }
+
+    /// The transport alone. What has been received and not given out is lost.
+    pub(super) fn into_transport(mut self) -> io::Result<Transport> {
+        match self.transport.take() {
+            Some(ClientTransport::Tcp { socket, .. }) => Ok(Transport::Tcp(socket.into_std()?)),
+            Some(ClientTransport::Pingora(stream)) => Transport::bare(stream),
+            None => Err(taken_out()),
+        }
+    }
+
+    /// What has been received and not given out, and the transport; for another protocol than HTTP/1.
+    pub(crate) fn into_parts(mut self) -> Option<(Vec<u8>, ClientTransport)> {
+        let mut held = std::mem::take(&mut self.held);
+        held.drain(..self.given);
+        Some((held, self.transport.take()?))
+    }
+
+    /// What carries the connection.
+    pub(crate) fn transport(&self) -> Option<&ClientTransport> {
+        self.transport.as_ref()
+    }
+
+    /// Gives out what is held, up to `limit` bytes.
+    fn give(&mut self, buffer: &mut ReadBuf<'_>, limit: usize) -> usize {
+        let count = limit.min(buffer.remaining()).min(self.held.len() - self.given);
+        buffer.put_slice(&self.held[self.given..self.given + count]);
+        self.given += count;
+        if self.given == self.held.len() {
+            // A connection that waits for its next request keeps no buffer.
+            (self.held, self.given) = (Vec::new(), 0);
+        }
+        count
+    }
+
+    /// More of the body; whatever comes behind it is held back.
+    fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Phase::Request { body, .. } = &mut self.phase else { return Poll::Ready(Ok(())) };
+        let broken = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        if self.given < self.held.len() {
+            let room = buffer.remaining().min(self.held.len() - self.given);
+            let count = body.take(&self.held[self.given..self.given + room]).map_err(broken)?;
+            self.give(buffer, count);
+            return Poll::Ready(Ok(()));
+        }
+        let Some(transport) = &mut self.transport else { return Poll::Ready(Err(taken_out())) };
+        let start = buffer.filled().len();
+        ready!(Pin::new(transport).poll_read(cx, buffer))?;
+        let count = body.take(&buffer.filled()[start..]).map_err(broken)?;
+        self.held.extend_from_slice(&buffer.filled()[start + count..]);
+        buffer.set_filled(start + count);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready once the client has closed the connection. What it sends ahead is held, within a limit.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.held.len() - self.given < MAX_AHEAD_BYTES {
+            if ready!(self.poll_receive(cx))? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        loop {
+            if sys::peer_has_closed(self.id()) {
+                return Poll::Ready(Ok(()));
+            }
+            let timer = self.end_poll.get_or_insert_with(|| Box::pin(sleep(END_POLL)));
+            ready!(timer.as_mut().poll(cx));
+            timer.as_mut().reset(Instant::now() + END_POLL);
+        }
+    }
+}
+
+impl AsyncRead for ClientConnection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.phase {
+                Phase::Request { head, .. } if *head > 0 => {
+                    let limit = *head;
+                    let count = this.give(buffer, limit);
+                    if let Phase::Request { head, .. } = &mut this.phase {
+                        *head -= count;
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Phase::Request { body, offers_upgrade, .. } if body.is_done() => {
+                    this.phase = if *offers_upgrade { Phase::Upgraded } else { Phase::Served };
+                }
+                Phase::Request { .. } => return this.poll_body(cx, buffer),
+                Phase::Upgraded if this.held.len() > this.given => {
+                    this.give(buffer, usize::MAX);
+                    return Poll::Ready(Ok(()));
+                }
+                Phase::Upgraded => {
+                    let Some(transport) = &mut this.transport else { return Poll::Ready(Err(taken_out())) };
+                    return Pin::new(transport).poll_read(cx, buffer);
+                }
+                Phase::Between | Phase::Served => return this.poll_end(cx),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for ClientConnection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.answered = true;
+        match &mut self.transport {
+            Some(transport) => Pin::new(transport).poll_write(cx, bytes),
+            None => Poll::Ready(Err(taken_out())),
+        }
+    }
+
+    // HTTP/2 would write the head and the payload of a larger frame one after the other.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.answered = true;
+        match &mut self.transport {
+            Some(transport) => Pin::new(transport).poll_write_vectored(cx, slices),
+            None => Poll::Ready(Err(taken_out())),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Some(transport) => Pin::new(transport).poll_flush(cx),
+            None => Poll::Ready(Err(taken_out())),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Some(transport) => Pin::new(transport).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl Drop for ClientConnection {
+    /// "If a server performs an immediate close of a TCP connection, there is a significant risk that the client will not be
+    /// able to read the last HTTP response" (RFC 9112 §9.6): bytes that arrive at a closed socket are answered with a reset.
+    fn drop(&mut self) {
+        if let (Some(transport), Ok(runtime)) = (self.transport.take(), tokio::runtime::Handle::try_current())
+            && self.is_receiving()
+            && self.answered
+        {
+            runtime.spawn(linger(transport));
+        }
+    }
+}
+
+/// Ends the writing direction, and drops what the client is still sending until it has read the answer and closes.
+async fn linger(mut transport: ClientTransport) {
+    let until = Instant::now() + LINGER;
+    if !matches!(timeout_at(until, transport.shutdown()).await, Ok(Ok(()))) {
+        return;
+    }
+    let drain = poll_fn(|cx| {
+        // A turn for others after some reads: a client may send as fast as it is read.
+        for _ in 0..16 {
+            let count = scratch::with(|scratch| {
+                let mut buffer = ReadBuf::new(&mut scratch.input);
+                ready!(Pin::new(&mut transport).poll_read(cx, &mut buffer))?;
+                Poll::Ready(io::Result::Ok(buffer.filled().len()))
+            });
+            match ready!(count) {
+                Ok(count) if count > 0 => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    let _ = timeout_at(until, drain).await;
+}
+
+delegate_digests!(ClientConnection);
+
+impl fmt::Debug for ClientConnection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ClientConnection").field("transport", &self.transport).finish_non_exhaustive()
+    }
+}
+
+fn taken_out() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the connection has been taken out")
+}

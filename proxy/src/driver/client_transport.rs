@@ -1,0 +1,195 @@
+//! The transport of a client's connection, whoever has accepted it, in the shape that Pingora's sessions want.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, SocketDigest, Ssl, Stream, TimingDigest, UniqueID,
+    UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A client's transport.
+#[derive(Debug)]
+pub(crate) enum ClientTransport {
+    /// Accepted by a reactor.
+    Tcp {
+        /// The connection.
+        socket: TcpStream,
+        /// What Pingora asks of its address.
+        digest: Arc<SocketDigest>,
+    },
+    /// Accepted by Pingora: TLS, or plain where there are no reactors.
+    Pingora(Stream),
+}
+
+impl ClientTransport {
+    pub(super) fn tcp(socket: TcpStream, address: SocketAddr) -> Self {
+        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+        // Nobody else has the digest yet: it cannot be set already.
+        let _ = digest.peer_addr.set(Some(address.into()));
+        Self::Tcp { socket, digest: Arc::new(digest) }
+    }
+}
+
+impl AsyncRead for ClientTransport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp { socket, .. } => Pin::new(socket).poll_read(cx, buffer),
+            Self::Pingora(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for ClientTransport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp { socket, .. } => Pin::new(socket).poll_write(cx, bytes),
+            Self::Pingora(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    // HTTP/2 would write the head and the payload of a larger frame one after the other.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp { socket, .. } => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Pingora(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp { socket, .. } => socket.is_write_vectored(),
+            Self::Pingora(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp { socket, .. } => Pin::new(socket).poll_flush(cx),
+            Self::Pingora(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp { socket, .. } => Pin::new(socket).poll_shutdown(cx),
+            Self::Pingora(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl UniqueID for ClientTransport {
+    fn id(&self) -> UniqueIDType {
+        match self {
+            Self::Tcp { socket, .. } => socket.as_raw_fd(),
+            Self::Pingora(stream) => stream.id(),
+        }
+    }
+}
+
+impl Ssl for ClientTransport {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        match self {
+            Self::Tcp { .. } => None,
+            Self::Pingora(stream) => stream.get_ssl_digest(),
+        }
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        match self {
+            Self::Tcp { .. } => None,
+            Self::Pingora(stream) => stream.selected_alpn_proto(),
+        }
+    }
+}
+
+impl GetTimingDigest for ClientTransport {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        match self {
+            Self::Tcp { .. } => Vec::new(),
+            Self::Pingora(stream) => stream.get_timing_digest(),
+        }
+    }
+}
+
+impl GetProxyDigest for ClientTransport {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        match self {
+            Self::Tcp { .. } => None,
+            Self::Pingora(stream) => stream.get_proxy_digest(),
+        }
+    }
+}
+
+impl GetSocketDigest for ClientTransport {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        match self {
+            Self::Tcp { digest, .. } => Some(digest.clone()),
+            Self::Pingora(stream) => stream.get_socket_digest(),
+        }
+    }
+}
+
+/// Makes a wrapper of a client's transport a connection as Pingora wants it, but for reading and writing.
+macro_rules! delegate_digests {
+    ($wrapper:ty) => {
+        impl pingora::protocols::UniqueID for $wrapper {
+            fn id(&self) -> pingora::protocols::UniqueIDType {
+                self.transport().map_or(-1, pingora::protocols::UniqueID::id)
+            }
+        }
+
+        impl pingora::protocols::Ssl for $wrapper {
+            fn get_ssl_digest(&self) -> Option<std::sync::Arc<pingora::protocols::tls::SslDigest>> {
+                self.transport()?.get_ssl_digest()
+            }
+
+            fn selected_alpn_proto(&self) -> Option<pingora::protocols::ALPN> {
+                self.transport()?.selected_alpn_proto()
+            }
+        }
+
+        impl pingora::protocols::GetTimingDigest for $wrapper {
+            fn get_timing_digest(&self) -> Vec<Option<pingora::protocols::TimingDigest>> {
+                self.transport().map_or_else(Vec::new, pingora::protocols::GetTimingDigest::get_timing_digest)
+            }
+        }
+
+        impl pingora::protocols::GetProxyDigest for $wrapper {
+            fn get_proxy_digest(&self) -> Option<std::sync::Arc<pingora::protocols::raw_connect::ProxyDigest>> {
+                self.transport()?.get_proxy_digest()
+            }
+        }
+
+        impl pingora::protocols::GetSocketDigest for $wrapper {
+            fn get_socket_digest(&self) -> Option<std::sync::Arc<pingora::protocols::SocketDigest>> {
+                self.transport()?.get_socket_digest()
+            }
+        }
+
+        impl pingora::protocols::Peek for $wrapper {}
+
+        #[async_trait::async_trait]
+        impl pingora::protocols::Shutdown for $wrapper {
+            async fn shutdown(&mut self) {
+                if let Err(error) = tokio::io::AsyncWriteExt::shutdown(self).await {
+                    log::debug!("side=downstream: closing a connection failed: {error}");
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use delegate_digests;

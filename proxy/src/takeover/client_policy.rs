@@ -1,0 +1,28 @@
+//! What a client's connection may cost before and between its requests.
+
+use std::time::Duration;
+
+use crate::wire::request::HeadLimits;
+
+/// Limits on client connections. A limit on waiting that is `None` does not hold.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientPolicy {
+    /// Size of a request head.
+    pub head: HeadLimits,
+    /// Total time for a request head: from the connection for the first, from their first bytes for others.
+    pub header: Option<Duration>,
+    /// Time between two reads of a request's body.
+    pub body: Option<Duration>,
+    /// Time without a request on a connection that has had one.
+    pub keepalive: Option<Duration>,
+    /// Silence of an HTTP/2 connection after which the client is asked whether it is still there.
+    pub ping: Option<Duration>,
+}
+
+impl Default for ClientPolicy {
+    fn default() -> Self {
+        let minute = Some(Duration::from_secs(60));
+        let keepalive = Some(Duration::from_secs(75));
+        Self { head: HeadLimits::default(), header: minute, body: minute, keepalive, ping: minute }
+    }
+}

@@ -1,0 +1,316 @@
+//! What a client may cost before and while its request is served: slow heads and bodies, bytes sent ahead, idle connections.
+
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Backend, CHUNKED, Certificate, Client, Proxy, chunk, eventually};
+
+/// A proxy with a plain and a TLS listener needs two; these are the ways to a proxy of one listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Reactor,
+    Task,
+    Tls,
+}
+
+const WAYS: [Way; 3] = [Way::Reactor, Way::Task, Way::Tls];
+
+struct Setup {
+    proxy: Proxy,
+    way: Way,
+    _files: Certificate,
+}
+
+impl Setup {
+    /// In front of `backend`: streams under `/events`, pages elsewhere.
+    fn new(way: Way, backend: &Backend, client: &str) -> Self {
+        let files = Certificate::new();
+        let listener = match way {
+            Way::Tls => format!("{{address: 127.0.0.1:0, tls: {}}}", files.yaml()),
+            _ => "{address: 127.0.0.1:0}".to_owned(),
+        };
+        let config = format!(
+            "upstreams: {{app: {{servers: ['{}']}}}}\nclient: {client}\nthreads: 2\nroutes:\n  \
+             - {{match: {{path_prefix: /events}}, stream: always}}\n  - {{match: {{path_prefix: /}}, stream: never}}\n",
+            backend.address
+        );
+        let driver = if way == Way::Task { "task" } else { "parked" };
+        Self { proxy: Proxy::start_on(driver, &[], &listener, &config), way, _files: files }
+    }
+
+    fn connect(&self) -> Client {
+        if self.way == Way::Tls { self.proxy.connect_tls() } else { self.proxy.connect() }
+    }
+}
+
+/// Answers pages and streams; under a path with `silent` in it never.
+fn backend() -> Backend {
+    Backend::start(|mut connection| {
+        if connection.path().contains("silent") {
+            return connection.hang();
+        }
+        if connection.path().starts_with("/events") {
+            connection.send(CHUNKED);
+            connection.send(chunk(b"data: a\n\n"));
+            return connection.hang();
+        }
+        if connection.head.to_lowercase().contains("transfer-encoding: chunked") {
+            connection.read_until(|body| body.ends_with(b"0\r\n\r\n"));
+        } else {
+            connection.read_body();
+        }
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\npage");
+    })
+}
+
+/// Invariant: a client that closes its connection gives back everything that its request holds, whatever it has sent before.
+/// Mechanism: Pingora stashed a byte sent behind a request and then waited for nothing more from the client; the end of the
+/// connection was not seen. Symptom: 200 of 200 connections and their upstream connections held until the upstream spoke, and a
+/// proxy without descriptors long after the clients had gone.
+#[test]
+fn a_client_that_has_sent_ahead_and_closes_is_noticed() {
+    let backend = backend();
+    for way in WAYS {
+        let setup = Setup::new(way, &backend, "{}");
+        // Warm: threads and pools have opened what they keep.
+        setup.connect().send("GET /page HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        backend.request();
+        let before = eventually("a stable count", || {
+            let count = setup.proxy.descriptors();
+            thread::sleep(Duration::from_millis(50));
+            (count == setup.proxy.descriptors()).then_some(count)
+        });
+        let behind = [String::new(), "X".to_owned(), "GET /next HTTP/1.1\r\n".to_owned(), "x".repeat(100_000)];
+        let mut clients = Vec::new();
+        for path in ["/silent", "/events/silent"] {
+            for behind in &behind {
+                for _ in 0..5 {
+                    let mut client = setup.connect();
+                    client.send(&format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+                    backend.request();
+                    client.socket.set_nonblocking(true).unwrap();
+                    // As much as the kernel and the proxy take.
+                    let _ = client.try_send(behind);
+                    clients.push(client);
+                }
+            }
+        }
+        assert!(setup.proxy.descriptors() >= before + 2 * clients.len(), "{way:?}: all are being served");
+        drop(clients);
+        eventually(&format!("{way:?}: every descriptor is given back"), || {
+            (setup.proxy.descriptors() <= before + 2).then_some(())
+        });
+    }
+}
+
+/// A request behind another is served after it, and nothing of it before.
+#[test]
+fn requests_sent_ahead_are_served_in_their_order() {
+    let backend = backend();
+    for way in WAYS {
+        let setup = Setup::new(way, &backend, "{}");
+        let mut client = setup.connect();
+        let mut requests = String::new();
+        for at in 0..20 {
+            requests += &format!("POST /page/{at} HTTP/1.1\r\nHost: test\r\n");
+            requests += match at % 3 {
+                0 => "Content-Length: 3\r\n\r\nabc",
+                1 => "Transfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\nA: b\r\n\r\n",
+                _ => "Content-Length: 0\r\n\r\n\r\n",
+            };
+        }
+        client.send(&requests);
+        for at in 0..20 {
+            let head = client.read_head();
+            assert_eq!(head.status, 200, "{way:?} {at}: {}", head.text);
+            let rest = client.read_exactly(4);
+            assert_eq!(rest, b"page", "{way:?} {at}");
+            assert!(backend.request().starts_with(&format!("POST /page/{at} ")), "{way:?}");
+        }
+        // And a stream behind them.
+        client.send("GET /events HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(client.read_head().status, 200);
+        client.read_until_body_has("data: a\n\n");
+        assert!(backend.request().starts_with("GET /events "));
+    }
+}
+
+/// Invariant: a request head takes no longer than `client.timeouts.header`, however it comes. Mechanism: Pingora limits each
+/// read. Symptom: a byte every few seconds keeps connections of 25 to 46 KiB open for good.
+#[test]
+fn a_slow_head_is_answered_with_408() {
+    let backend = backend();
+    for way in WAYS {
+        let setup = Setup::new(way, &backend, "{timeouts: {header: 400ms}}");
+        let mut first = setup.connect();
+        let mut second = setup.connect();
+        second.send("GET /page HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(second.read_head().status, 200);
+        second.read_exactly(4);
+        backend.request();
+        for client in [&mut first, &mut second] {
+            let since = Instant::now();
+            let mut sent = 0;
+            // Until the proxy has had enough: then sending fails, or the answer is there.
+            for byte in "GET /page HTTP/1.1\r\nHost: test\r\nX: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa".bytes() {
+                if client.try_send([byte]).is_err() || since.elapsed() > Duration::from_millis(900) {
+                    break;
+                }
+                sent += 1;
+                thread::sleep(Duration::from_millis(20));
+            }
+            assert!(sent > 10, "{way:?}: {sent} bytes");
+            assert_eq!(client.read_head().status, 408, "{way:?}");
+            client.read_to_end().unwrap();
+        }
+        assert_eq!(setup.proxy.metric("sse_proxy_refused_total{reason=\"head_timeout\"}"), Some(2.0), "{way:?}");
+    }
+}
+
+#[test]
+fn a_slow_body_is_answered_with_408() {
+    let backend = backend();
+    for way in WAYS {
+        let setup = Setup::new(way, &backend, "{timeouts: {body: 300ms}}");
+        for path in ["/page", "/events/silent"] {
+            for framing in ["Content-Length: 10\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n5\r\nabc"] {
+                let mut client = setup.connect();
+                client.send(&format!("POST {path} HTTP/1.1\r\nHost: test\r\n{framing}"));
+                assert_eq!(client.read_head().status, 408, "{way:?} {path} {framing}");
+            }
+        }
+    }
+}
+
+/// Invariant: a chunked body is read the same way by every server that it may pass. Symptom: a bare line feed in an extension
+/// and an empty size line passed.
+#[test]
+fn an_odd_chunk_is_answered_with_400_and_reaches_nobody() {
+    let backend = backend();
+    for way in WAYS {
+        let setup = Setup::new(way, &backend, "{}");
+        for path in ["/page", "/events/silent"] {
+            for body in ["5;a\nb\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n\r\n", "5\nhello\r\n0\r\n\r\n", "x\r\n"] {
+                let mut client = setup.connect();
+                client.send(&format!("POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
+                let head = client.read_head();
+                assert_eq!(head.status, 400, "{way:?} {path} {body:?}: {}", head.text);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_connection_without_a_request_is_closed_after_its_limit() {
+    let backend = backend();
+    for way in WAYS {
+        let setup = Setup::new(way, &backend, "{timeouts: {header: 400ms, keepalive: 700ms}}");
+        let since = Instant::now();
+        let (mut silent, mut kept) = (setup.connect(), setup.connect());
+        kept.send("GET /page HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(kept.read_head().status, 200);
+        kept.read_exactly(4);
+        // An empty line is no request.
+        kept.send("\r\n");
+        if way == Way::Tls {
+            silent.handshake();
+        }
+        assert_eq!(silent.read_to_end().unwrap(), b"", "{way:?}");
+        assert!(since.elapsed() >= Duration::from_millis(400), "{way:?}: {:?}", since.elapsed());
+        assert_eq!(kept.read_to_end().unwrap(), b"", "{way:?}");
+        assert!(since.elapsed() >= Duration::from_millis(700), "{way:?}: {:?}", since.elapsed());
+    }
+}
+
+/// Invariant: a client's fields say whether its connection is kept (RFC 9112 §9.3). Mechanism: keep-alive was set for every
+/// request, after the session had decided. Symptom: HTTP/1.0 clients wait for an end that does not come.
+#[test]
+fn http_1_0_connections_are_kept_only_where_the_client_asks() {
+    let backend = backend();
+    for way in WAYS {
+        let setup = Setup::new(way, &backend, "{}");
+        for (request, kept) in [
+            ("GET /page HTTP/1.0\r\n\r\n", false),
+            ("GET /page HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", true),
+            ("GET /page HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n", false),
+            ("GET /page HTTP/1.1\r\nHost: test\r\n\r\n", true),
+        ] {
+            let mut client = setup.connect();
+            client.send(request);
+            assert_eq!(client.read_head().status, 200, "{way:?} {request}");
+            client.read_exactly(4);
+            if kept {
+                client.send("GET /page HTTP/1.1\r\nHost: test\r\n\r\n");
+                assert_eq!(client.read_head().status, 200, "{way:?} {request}");
+            } else {
+                assert_eq!(client.read_to_end().unwrap(), b"", "{way:?} {request}");
+            }
+        }
+    }
+}
+
+/// A client that is still sending when it is refused can read why.
+#[test]
+fn a_refused_client_that_goes_on_sending_reads_its_answer() {
+    let backend = backend();
+    for way in WAYS {
+        let setup = Setup::new(way, &backend, "{}");
+        let mut client = setup.connect();
+        client
+            .send("POST /page HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for _ in 0..20 {
+            if client.try_send([b'x'; 10_000]).is_err() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        let head = client.read_head();
+        assert_eq!(head.status, 400, "{way:?}");
+        let _ = client.socket.flush();
+    }
+}
+
+/// Invariant: the operator gets an answer whatever clients do. Mechanism: descriptors went to whoever came first. Symptom: with
+/// the limit reached, the admin listener was unreachable for as long as the clients stayed, and longer.
+#[test]
+fn clients_cannot_take_the_last_descriptors() {
+    let backend = backend();
+    for (driver, tls) in [("parked", false)] {
+        let files = Certificate::new();
+        let listener = match tls {
+            true => format!("{{address: 127.0.0.1:0, tls: {}}}", files.yaml()),
+            false => "{address: 127.0.0.1:0}".to_owned(),
+        };
+        let config = format!(
+            "upstreams: {{app: {{servers: ['{}']}}}}\nthreads: 2\nroutes: [{{stream: always}}]\n",
+            backend.address
+        );
+        let proxy = Proxy::start_on(driver, &[("NOFILE", "160")], &listener, &config);
+        let mut clients: Vec<Client> = Vec::new();
+        // Streams take two each; whoever finds none left waits, or is answered with 502.
+        for _ in 0..200 {
+            let mut client = proxy.connect();
+            client.socket.set_nonblocking(true).unwrap();
+            if !tls {
+                let _ = client.try_send("GET /events HTTP/1.1\r\nHost: test\r\n\r\n");
+            }
+            clients.push(client);
+        }
+        let open = eventually("the reserve is all that is left", || {
+            let open = proxy.descriptors();
+            (open >= 120).then_some(open)
+        });
+        for _ in 0..5 {
+            assert_eq!(proxy.admin_page("/healthz").0, 200, "with {open} of 160 open, TLS {tls}");
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert!(proxy.descriptors() < 155, "{}", proxy.descriptors());
+        // Once they have gone, everybody is served again.
+        drop(clients);
+        eventually("descriptors are given back", || (proxy.descriptors() < 80).then_some(()));
+        let mut client = if tls { proxy.connect_tls() } else { proxy.connect() };
+        client.send("GET /events HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(client.read_head().status, 200);
+    }
+}

@@ -14,6 +14,14 @@ use crate::stream::{Core, EndReason, Framing, Millis};
 /// Reads before other streams get their turn.
 const READS_PER_TURN: u32 = 16;
 
+/// What a client may send at once on a running stream, and in each second of it, in bytes. A client has nothing to send then but
+/// a next request or a sign of life.
+const CLIENT_BURST_BYTES: u64 = 64 * 1024;
+const CLIENT_BYTES_PER_SECOND: u64 = 1024;
+
+/// What reading from a client counts beside the bytes: many small packets cost more than few large ones.
+const CLIENT_READ_BYTES: u32 = 512;
+
 /// A stream between two turns.
 pub(super) struct Running {
     pub(super) core: Core,
@@ -22,6 +30,8 @@ pub(super) struct Running {
     pending: Option<Box<Unwritten>>,
     phase: Phase,
     framing: Framing,
+    /// What the client has sent, each read of it included.
+    client_bytes: u32,
 }
 
 /// Bytes on their way to the client.
@@ -59,7 +69,7 @@ impl Running {
         let mut core = Core::new(opening, now);
         guard.add(core.upstream_data(&leftover, now, &mut bytes));
         let pending = (!bytes.is_empty()).then(|| Box::new(Unwritten { bytes, written: 0 }));
-        Self { core, guard, pending, phase: Phase::Running, framing }
+        Self { core, guard, pending, phase: Phase::Running, framing, client_bytes: 0 }
     }
 
     pub(super) fn guard(&mut self) -> &mut StreamGuard {
@@ -74,7 +84,7 @@ impl Running {
         now: Millis,
         scratch: &mut Scratch,
     ) -> Next {
-        let client_left_off = self.watch_client(client, &mut scratch.input);
+        let client_left_off = self.watch_client(client, now, &mut scratch.input);
         let next = self.carry(client, upstream, now, scratch);
         if client_left_off && next == Next::Wait { Next::Again } else { next }
     }
@@ -110,22 +120,32 @@ impl Running {
         Next::Again
     }
 
-    /// Notices that the client has left. What it sends while it listens has no meaning here and is dropped. Returns whether
-    /// there may be more of that: others wait too.
-    fn watch_client(&mut self, client: &mut impl Socket, input: &mut [u8]) -> bool {
+    /// Notices that the client has left. What it sends while it listens has no meaning here and is dropped, unless it is too
+    /// much. Returns whether there may be more of that: others wait too.
+    fn watch_client(&mut self, client: &mut impl Socket, now: Millis, input: &mut [u8]) -> bool {
         if self.phase == Phase::Closing {
             return false;
         }
         for _ in 0..READS_PER_TURN {
             match client.read(input) {
                 Ok(0) => self.core.client_gone(),
-                Ok(_) => continue,
+                Ok(count) if self.tolerates(count, now) => continue,
+                Ok(_) => self.core.client_floods(),
                 Err(error) if not_now(&error) => {}
                 Err(error) => self.client_failed(&error),
             }
             return false;
         }
         true
+    }
+
+    /// Whether the client may send `count` bytes more by now.
+    fn tolerates(&mut self, count: usize, now: Millis) -> bool {
+        let more = u32::try_from(count).unwrap_or(u32::MAX).saturating_add(CLIENT_READ_BYTES);
+        self.client_bytes = self.client_bytes.saturating_add(more);
+        let seconds = now.0.saturating_sub(self.guard.opened().0) / 1000;
+        u64::from(self.client_bytes)
+            <= CLIENT_BURST_BYTES.saturating_add(seconds.saturating_mul(CLIENT_BYTES_PER_SECOND))
     }
 
     fn client_failed(&mut self, error: &io::Error) {
@@ -252,16 +272,17 @@ mod tests {
     use crate::stream::{Opening, Policy};
     use crate::wire::body::Body;
 
-    /// Has always more to read, and takes whatever is written.
+    /// Has always more to read, so much at a time, and takes whatever is written.
     struct Endless {
         reads: u32,
+        bytes: usize,
     }
 
     impl Socket for Endless {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             self.reads += 1;
             assert!(self.reads < 10_000, "read without end");
-            Ok(buffer.len())
+            Ok(self.bytes.min(buffer.len()))
         }
 
         fn has_unread(&mut self) -> bool {
@@ -296,15 +317,49 @@ mod tests {
     /// on the thread are late, a hundred times later than they were, or stop.
     #[test]
     fn a_client_that_sends_without_end_leaves_others_their_turns() {
+        let mut running = running();
+        let mut client = Endless { reads: 0, bytes: 1 };
+        let mut upstream: Option<Endless> = None;
+        let next = scratch::with(|scratch| running.turn(&mut client, &mut upstream, Millis(0), scratch));
+        assert_eq!((next, client.reads), (Next::Again, READS_PER_TURN));
+    }
+
+    /// Invariant: a client that is served nothing costs nothing. Mechanism: what it sent on a running stream was read for as
+    /// long as it sent. Symptom: eight clients took most of a core.
+    #[test]
+    fn a_client_that_sends_more_than_it_can_mean_is_cut() {
+        // Bytes in each read, reads in each second, seconds, and whether the stream lives on.
+        for (bytes, per_second, seconds, lives) in [
+            (16_384, 1, 1, true),
+            (16_384, 16, 1, false),
+            (1, 16, 1, true),
+            (1, 200, 1, false),
+            (1, 1, 3600, true),
+            (1000, 1, 3600, false),
+        ] {
+            let mut running = running();
+            let opened = running.guard.opened().0;
+            let mut client = Endless { reads: 0, bytes };
+            let mut input = [0; 16_384];
+            for second in 0..seconds {
+                client.reads = READS_PER_TURN - 1;
+                for _ in 0..per_second {
+                    if !running.tolerates(client.read(&mut input).expect("bytes"), Millis(opened + 1000 * second)) {
+                        running.core.client_floods();
+                    }
+                }
+            }
+            let ended = (!lives).then_some(EndReason::ClientFlood);
+            assert_eq!(running.core.ended(), ended, "{per_second} reads of {bytes} bytes for {seconds} s");
+        }
+    }
+
+    fn running() -> Running {
         let route = Route::new("/", Policy::default(), Arc::new(Nobody));
         let (policy, body) = (route.policy.clone(), Body::UntilClose);
         let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0 };
         let info = StreamInfo::new(None, None, "GET", "/", std::time::Duration::ZERO);
         let start = Start { opening, unsent: Vec::new(), leftover: Vec::new(), route, info };
-        let mut running = Running::begin(start, Arc::default(), Millis(0));
-        let mut client = Endless { reads: 0 };
-        let mut upstream: Option<Endless> = None;
-        let next = scratch::with(|scratch| running.turn(&mut client, &mut upstream, Millis(0), scratch));
-        assert_eq!((next, client.reads), (Next::Again, READS_PER_TURN));
+        Running::begin(start, Arc::default(), Millis(0))
     }
 }

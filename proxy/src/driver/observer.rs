@@ -162,6 +162,10 @@ impl StreamGuard {
         }
     }
 
+    pub(super) fn opened(&self) -> Millis {
+        self.opened
+    }
+
     pub(super) fn draining(&self) -> Option<Duration> {
         self.registry.draining()
     }

@@ -162,6 +162,11 @@ impl Core {
         self.abandon(EndReason::WriteTimeout);
     }
 
+    /// The client sends more than it can mean.
+    pub fn client_floods(&mut self) {
+        self.abandon(EndReason::ClientFlood);
+    }
+
     /// The driver wrote: `progress` when at least one byte went out or none had to, `rest` when some are still pending.
     pub fn wrote(&mut self, progress: bool, rest: bool, now: Millis) {
         if rest {

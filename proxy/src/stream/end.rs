@@ -12,6 +12,8 @@ pub enum EndReason {
     UpstreamProtocol,
     /// The client closed its connection.
     ClientGone,
+    /// The client sent on the running stream without end.
+    ClientFlood,
     /// The upstream was silent for `timeouts.idle`.
     IdleTimeout,
     /// The client took nothing for `timeouts.write`.
@@ -37,11 +39,12 @@ pub enum Side {
 
 impl EndReason {
     /// Every reason, for tables that want a row for each.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::UpstreamEnd,
         Self::UpstreamBroken,
         Self::UpstreamProtocol,
         Self::ClientGone,
+        Self::ClientFlood,
         Self::IdleTimeout,
         Self::WriteTimeout,
         Self::Lifetime,
@@ -56,6 +59,7 @@ impl EndReason {
             Self::UpstreamBroken => "upstream_broken",
             Self::UpstreamProtocol => "upstream_protocol",
             Self::ClientGone => "client_gone",
+            Self::ClientFlood => "client_flood",
             Self::IdleTimeout => "idle_timeout",
             Self::WriteTimeout => "write_timeout",
             Self::Lifetime => "lifetime",
@@ -68,7 +72,7 @@ impl EndReason {
     pub fn side(self) -> Side {
         match self {
             Self::UpstreamEnd | Self::UpstreamBroken | Self::UpstreamProtocol | Self::IdleTimeout => Side::Upstream,
-            Self::ClientGone | Self::WriteTimeout => Side::Downstream,
+            Self::ClientGone | Self::ClientFlood | Self::WriteTimeout => Side::Downstream,
             Self::Lifetime | Self::Drain | Self::Dropped => Side::Internal,
         }
     }

@@ -1,5 +1,6 @@
 //! Who leaves first, and what the other side is told.
 
+use std::io::{ErrorKind, Write};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -118,6 +119,34 @@ fn a_stream_is_logged_once_with_what_it_carried() {
     assert!(log["client"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert_eq!(proxy.metric("sse_proxy_streams_ended_total{route=\"news\",reason=\"upstream_end\"}"), Some(1.0));
     assert_eq!(proxy.metric("sse_proxy_streams_active{route=\"news\"}"), Some(0.0));
+}
+
+/// A client on a running stream has nothing to say. One that sends without end took a tenth of a core for as long as it liked.
+#[test]
+fn a_client_that_floods_its_own_stream_is_cut() {
+    let backend = Backend::start(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: a\n\n"));
+        connection.hang();
+    });
+    for listener in ["{address: 127.0.0.1:0}", "{address: 127.0.0.1:0, h2c: true}"] {
+        let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
+        let proxy = Proxy::start_listening(listener, &config);
+        let mut client = proxy.stream("/events");
+        client.read_head();
+        client.read_until_body_has("data: a\n\n");
+        let mut sent = 0;
+        let cut = loop {
+            match client.socket.write(&[b'x'; 4096]) {
+                Ok(count) => sent += count,
+                Err(error) => break error,
+            }
+            assert!(sent < 100_000_000, "read without end");
+        };
+        assert!(matches!(cut.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{cut}");
+        let log = proxy.log_line();
+        assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some("client_flood"), Some(false)), "{listener}");
+    }
 }
 
 #[test]

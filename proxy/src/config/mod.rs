@@ -167,6 +167,8 @@ pub struct TimeoutConfig {
     pub idle: Limit,
     /// Whether comments from the upstream leave `idle` running.
     pub idle_ignores_comments: bool,
+    /// Silence of the upstream within an answer that is no stream (`proxy_read_timeout`).
+    pub read: Limit,
     /// The client taking nothing while something waits for it (`send_timeout`, `write_timeout`).
     pub write: Limit,
     /// Age of a stream (`max_stream_duration`).
@@ -243,6 +245,7 @@ impl Default for TimeoutConfig {
             first_byte: Limit::seconds(60),
             idle: Limit::seconds(300),
             idle_ignores_comments: false,
+            read: Limit::seconds(60),
             write: Limit::seconds(30),
             lifetime: Limit::none(),
             lifetime_jitter: Percent(20.0),
@@ -426,6 +429,7 @@ impl Route {
                 connect: timeouts.connect.get(),
                 first_byte: timeouts.first_byte.get(),
                 idle: timeouts.idle.get(),
+                read: timeouts.read.get(),
                 write: timeouts.write.get(),
                 lifetime: timeouts.lifetime.get(),
                 lifetime_jitter: timeouts.lifetime_jitter.0 / 100.0,

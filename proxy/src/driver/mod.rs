@@ -5,6 +5,7 @@
 //! nothing of a silent stream but its state in a table. A task per stream carries everything else. The reactor also
 //! accepts plain connections and keeps each in the same table until it is a stream or is handed off.
 
+mod attached;
 mod clock;
 mod drive;
 mod drivers;
@@ -26,8 +27,10 @@ pub use start::Start;
 pub use stream_info::StreamInfo;
 pub use transport::Transport;
 
+pub(crate) use attached::Attached;
 pub(crate) use drivers::BoundListener;
 pub(crate) use reactor::{ConnectionHandler, Pending, Step};
 pub(crate) use rewind::Rewind;
-pub(crate) use socket::{Socket, not_now};
-pub(crate) use transport::bound_send_queue;
+pub(crate) use socket::{Socket, not_now, peeks};
+pub(crate) use task::{Last, poll_send};
+pub(crate) use transport::{bound_send_queue, reset_stream};

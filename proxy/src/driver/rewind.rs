@@ -30,6 +30,7 @@ pub(crate) struct Rewind<T> {
 
 impl<T> Rewind<T> {
     /// Gives `held` first, then what `inner` has. It has no descriptor that anybody may ask for.
+    #[cfg(test)]
     pub(crate) fn new(held: Vec<u8>, inner: T) -> Self {
         Self { held, given: 0, inner, descriptor: -1, digest: None, note: Mutex::default() }
     }

@@ -44,8 +44,7 @@ impl WholeRequest {
 
 /// Whether the fields say nothing of the connection but how long it is kept, name one host, and delimit exactly `body`.
 fn is_plain(fields: &[httparse::Header<'_>], body: &[u8]) -> bool {
-    const TELLING: [&str; 6] =
-        ["transfer-encoding", "expect", "upgrade", "http2-settings", "trailer", "proxy-connection"];
+    const TELLING: [&str; 4] = ["transfer-encoding", "expect", "trailer", "proxy-connection"];
     let named = |name: &'static str| fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
     let one = |name: &'static str| {
         let mut all = named(name);
@@ -56,6 +55,8 @@ fn is_plain(fields: &[httparse::Header<'_>], body: &[u8]) -> bool {
         _ => one("content-length").and_then(|field| decimal(field.value)),
     };
     one("host").is_some_and(|host| !host.value.is_empty() && host.value.iter().all(is_of_a_host))
+        // An offer of HTTP/2 is not taken (RFC 9113 §3.1), and leaves the request as plain as it is.
+        && named("upgrade").all(|field| field.value.eq_ignore_ascii_case(b"h2c"))
         && TELLING.iter().all(|name| named(name).next().is_none())
         && length == Some(body.len())
 }

@@ -346,6 +346,14 @@ impl Config {
                 let remedy = "list at least one, such as [127.0.0.1:3000]";
                 return Err(Problem::new(&["upstreams", name, "servers"], "is empty", remedy));
             }
+            for (at, server) in upstream.servers.iter().enumerate() {
+                let own = self.listen.iter().find(|listen| values::is_reached_at(&listen.address, server));
+                if let Some(listen) = own {
+                    let what = format!("is {}:{}, which is the listener {}", server.host, server.port, listen.address);
+                    let remedy = "name the backend's own address: every request would come back to the proxy";
+                    return Err(Problem::new(&["upstreams", name, "servers", &at.to_string()], what, remedy));
+                }
+            }
         }
         for (at, route) in self.routes.iter().enumerate() {
             let at = at.to_string();

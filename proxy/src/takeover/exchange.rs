@@ -109,7 +109,8 @@ async fn converse(
         upload: Upload::new(request, has_body, expected).map_err(|failure| (failure, false))?,
         reader: HeadReader::default(),
         refused: None,
-        clock: Clock::new(),
+        upstream_clock: Clock::new(),
+        write_clock: Clock::new(),
         steps: 0,
         writing: false,
         timeouts,
@@ -136,7 +137,10 @@ struct Conversation<'s, 't> {
     reader: HeadReader,
     /// Why the upstream takes no more of the request. It may have said why: its answer counts, if there is one.
     refused: Option<Failure>,
-    clock: Clock,
+    /// Of the request and its answer.
+    upstream_clock: Clock,
+    /// Of interim responses on their way to the client.
+    write_clock: Clock,
     /// Of the upload, when the upstream's clock was set.
     steps: u64,
     /// Whether an interim response waits for the client.
@@ -151,15 +155,16 @@ impl Conversation<'_, '_> {
         if let Some(head) = self.poll_work(cx)? {
             return Poll::Ready(Ok(head));
         }
-        let limit = self.limit();
         if self.upload.steps() != self.steps {
             self.steps = self.upload.steps();
-            self.clock.restart();
+            self.upstream_clock.restart();
         }
-        match self.clock.poll(cx, limit.map(|(limit, _)| limit)) {
-            Poll::Ready(limit_hit) => Poll::Ready(Err(self.overdue(limit.map(|(_, what)| what), limit_hit))),
-            Poll::Pending => Poll::Pending,
+        if self.writing
+            && let Poll::Ready(limit) = self.write_clock.poll(cx, self.timeouts.write)
+        {
+            return Poll::Ready(Err(Failure::WriteTimeout { limit }));
         }
+        self.upstream_clock.poll(cx, self.limit()).map(|limit| Err(self.overdue(limit)))
     }
 
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Result<Option<Box<ResponseHeader>>, Failure> {
@@ -181,9 +186,9 @@ impl Conversation<'_, '_> {
             let flushed = self.client.poll_flush(cx).map_err(|source| Failure::ClientGone { source })?;
             if self.writing != flushed.is_pending() {
                 self.writing = flushed.is_pending();
-                self.clock.restart();
+                self.write_clock.restart();
             }
-            if self.writing && self.upload.is_over() {
+            if self.writing {
                 return Ok(None);
             }
             let head = match self.reader.poll_next(cx, &mut self.connection) {
@@ -204,34 +209,28 @@ impl Conversation<'_, '_> {
                 Kind::Interim => {}
             }
             // Interim responses, one after another, must not keep the deadline from being looked at.
-            if let Some((limit, what)) = self.limit()
-                && self.clock.is_over(limit)
+            if let Some(limit) = self.limit()
+                && self.upstream_clock.is_over(limit)
             {
-                return Err(self.overdue(Some(what), limit));
+                return Err(self.overdue(limit));
             }
         }
     }
 
-    /// What is waited for, and for how long.
-    fn limit(&self) -> Option<(Duration, WaitsFor)> {
-        if self.writing {
-            return self.timeouts.write.map(|limit| (limit, WaitsFor::Nobody));
-        }
+    /// How long the client may take over its request, or the upstream over its answer.
+    fn limit(&self) -> Option<Duration> {
         match self.upload.waits_for() {
-            WaitsFor::Client => Some((self.client.body_limit().unwrap_or(CLIENT_BODY_LIMIT), WaitsFor::Client)),
-            _ => self.timeouts.first_byte.map(|limit| (limit, WaitsFor::Upstream)),
+            WaitsFor::Client => Some(self.client.body_limit().unwrap_or(CLIENT_BODY_LIMIT)),
+            WaitsFor::Upstream | WaitsFor::Nobody => self.timeouts.first_byte,
         }
     }
 
-    fn overdue(&self, what: Option<WaitsFor>, limit: Duration) -> Failure {
-        match what {
-            Some(WaitsFor::Client) => {
-                let source = Error::explain(ErrorType::ReadTimedout, format!("nothing of it came for {limit:?}"));
-                Failure::RequestTimeout { source }
-            }
-            Some(WaitsFor::Nobody) => Failure::WriteTimeout { limit },
-            _ => Failure::FirstByteTimeout { limit },
+    fn overdue(&self, limit: Duration) -> Failure {
+        if self.upload.waits_for() == WaitsFor::Client {
+            let source = Error::explain(ErrorType::ReadTimedout, format!("nothing of it came for {limit:?}"));
+            return Failure::RequestTimeout { source };
         }
+        Failure::FirstByteTimeout { limit }
     }
 }
 

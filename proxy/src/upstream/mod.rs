@@ -28,13 +28,17 @@ impl Upstream {
     }
 
     /// Every address of every server, in the order to try them: the server whose turn it is first, and within each server
-    /// the address whose turn it is first. Servers whose names have not been resolved yet are left out unless there are
-    /// no others; failures are logged.
+    /// the address whose turn it is first. Waits for names that have never been looked up, and, where no address is known
+    /// at all, for the others. Servers whose names do not resolve are left out; failures are logged.
     pub async fn peers(&self, connect: Option<Duration>) -> Vec<HttpPeer> {
         let turn = self.next_turn();
         let mut peers = Vec::with_capacity(self.servers.len());
         for (server, resolved) in self.in_order(turn) {
-            let addresses = self.rotate(resolved.known(server), turn);
+            let addresses = match resolved.is_new(server) {
+                true => resolved.wait(server).await.unwrap_or_default(),
+                false => resolved.known(server),
+            };
+            let addresses = self.rotate(addresses, turn);
             peers.extend(addresses.into_iter().map(|address| peer(server, address, connect)));
         }
         if !peers.is_empty() {
@@ -50,9 +54,9 @@ impl Upstream {
     }
 
     /// The same list for callers that cannot wait: `None`, and no turn is taken, where a server wants more than plain TCP,
-    /// or where no address is known yet.
+    /// where a name has never been looked up, or where no address is known.
     pub fn plain_addresses(&self) -> Option<Vec<SocketAddr>> {
-        if self.servers.iter().any(|(server, _)| server.tls) {
+        if self.servers.iter().any(|(server, resolved)| server.tls || resolved.is_new(server)) {
             return None;
         }
         let mut known: Vec<_> = self.servers.iter().map(|(server, resolved)| resolved.known(server)).collect();

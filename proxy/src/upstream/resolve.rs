@@ -56,6 +56,11 @@ impl Resolved {
         self.state().addresses.clone()
     }
 
+    /// Whether this is a name that has never been looked up.
+    pub(super) fn is_new(&self, server: &Server) -> bool {
+        server.ip().is_none() && self.state().asked.is_none()
+    }
+
     /// The addresses of a name that has none yet. Those who come while it is being looked up share the answer.
     ///
     /// # Errors
@@ -132,7 +137,7 @@ mod tests {
         let server: Server = "localhost:80".parse().expect("server");
         let resolved = Resolved::default();
         let addresses = resolved.wait(&server).await.expect("localhost resolves");
-        resolved.state().asked = None;
+        resolved.state().asked = Instant::now().checked_sub(FRESH);
         let busy = resolved.lookup.clone().try_lock_owned().expect("nobody is asking");
         assert_eq!(resolved.known(&server), addresses, "though the answer is old and somebody is asking");
         drop(busy);
@@ -146,7 +151,7 @@ mod tests {
         let server: Server = "localhost:80".parse().expect("server");
         let resolved = Resolved::default();
         let addresses = resolved.wait(&server).await.expect("localhost resolves");
-        resolved.state().asked = None;
+        resolved.state().asked = Instant::now().checked_sub(FRESH);
         let (asking, name) = (resolved.clone(), server.clone());
         let known = std::thread::spawn(move || asking.known(&name)).join().expect("no panic");
         assert_eq!(known, addresses, "old, and used");

@@ -23,6 +23,7 @@ mod in_front;
 mod non_streams;
 mod on_tasks;
 mod opening;
+mod pages;
 mod passthrough;
 mod real_world;
 mod support;

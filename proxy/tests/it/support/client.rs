@@ -97,6 +97,11 @@ impl Client {
         Ok(std::mem::take(&mut self.buffered))
     }
 
+    /// Drops what has been read and not given out yet.
+    pub fn forget(&mut self) {
+        self.buffered.clear();
+    }
+
     /// What has been read and not given out yet.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.buffered).into_owned()

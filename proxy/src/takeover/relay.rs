@@ -69,6 +69,7 @@ pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, ti
         body: beginning.body,
         excess: false,
         pending: Bytes::new(),
+        behind: false,
         trailers: Vec::new(),
         takes_trailers,
         phase: if beginning.has_body { Phase::Body } else { Phase::Ending },
@@ -134,6 +135,8 @@ struct Page<'s, 't> {
     excess: bool,
     /// Body bytes that the client has not taken.
     pending: Bytes,
+    /// Whether the last of what was written has not been sent yet.
+    behind: bool,
     /// The trailer section as it came.
     trailers: Vec<u8>,
     takes_trailers: bool,
@@ -208,7 +211,7 @@ impl Page<'_, '_> {
 
     fn waits(&self) -> Waits {
         match self.phase {
-            Phase::Body if self.pending.is_empty() => Waits::Upstream,
+            Phase::Body if self.pending.is_empty() && !self.behind => Waits::Upstream,
             Phase::Uploading if self.upload.waits_for() == WaitsFor::Client => Waits::Request,
             Phase::Uploading => Waits::Upstream,
             _ => Waits::Client,
@@ -259,6 +262,10 @@ impl Page<'_, '_> {
                     return Poll::Pending;
                 }
                 Phase::Body => {
+                    // What it has not taken of the last read is all that waits for it.
+                    self.behind = true;
+                    ready!(self.client.poll_flush(cx))?;
+                    self.behind = false;
                     reads += 1;
                     ready!(self.read(cx));
                     self.progress += 1;

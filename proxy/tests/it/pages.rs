@@ -406,7 +406,6 @@ fn a_client_that_takes_nothing_of_a_page_is_cut_and_costs_little() {
         // With what the first connections of a process take, spread over these.
         assert!(each < 250, "{protocol:?}: {each} KiB for each");
         eventually("all are cut", || (running.load(Ordering::SeqCst) == 0).then_some(()));
-        eventually("a line in the log", || front.proxy.stderr().contains("timeouts.write").then_some(()));
         for (_, child) in stalled {
             if let Some(mut child) = child {
                 let _ = child.kill();

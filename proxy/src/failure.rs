@@ -47,10 +47,9 @@ pub enum Failure {
         source: Box<Error>,
     },
     /// The upstream's response cannot be passed on safely.
-    #[error("the upstream's response head cannot be passed on")]
+    #[error("the upstream's response head cannot be passed on: {source}")]
     Invalid {
         /// What is wrong with it.
-        #[source]
         source: crate::headers::FramingError,
     },
     /// The upstream switched to a protocol that nobody asked for (RFC 9110 §7.8).
@@ -69,6 +68,12 @@ pub enum Failure {
         /// What reading it said.
         #[source]
         source: Box<Error>,
+    },
+    /// The client took no byte of a response head, interim or final, for `timeouts.write`.
+    #[error("the client took nothing of the response head within timeouts.write ({limit:?})")]
+    WriteTimeout {
+        /// The limit that was hit.
+        limit: Duration,
     },
     /// The client left, or broke its request off.
     #[error("the client left before the response")]
@@ -91,12 +96,13 @@ impl Failure {
             Self::Invalid { .. } | Self::Switched => "upstream_invalid",
             Self::BadRequest { .. } => "bad_request",
             Self::RequestTimeout { .. } => "request_timeout",
+            Self::WriteTimeout { .. } => "write_timeout",
             Self::ClientGone { .. } => "client_gone",
         }
     }
 
     /// Every name, for tables that want a row for each.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 10] = [
         "connect_failed",
         "connect_timeout",
         "no_server",
@@ -105,6 +111,7 @@ impl Failure {
         "upstream_invalid",
         "bad_request",
         "request_timeout",
+        "write_timeout",
         "client_gone",
     ];
 
@@ -121,7 +128,10 @@ impl Failure {
     /// Who failed.
     pub fn side(&self) -> Side {
         match self {
-            Self::ClientGone { .. } | Self::BadRequest { .. } | Self::RequestTimeout { .. } => Side::Downstream,
+            Self::ClientGone { .. }
+            | Self::BadRequest { .. }
+            | Self::RequestTimeout { .. }
+            | Self::WriteTimeout { .. } => Side::Downstream,
             _ => Side::Upstream,
         }
     }
@@ -136,24 +146,35 @@ impl Failure {
         }
     }
 
+    /// What a client is told. A server's address stays in the log: clients have no business with it.
+    pub fn public_text(&self) -> String {
+        match self {
+            Self::Connect { .. } => match self.proxy_status() {
+                "tls_certificate_error" => "the upstream's certificate cannot be verified",
+                "tls_protocol_error" => "the TLS handshake with the upstream failed",
+                _ => "cannot connect to the upstream",
+            }
+            .to_owned(),
+            Self::ConnectTimeout { limit, .. } => {
+                format!("connecting to the upstream took longer than timeouts.connect ({limit:?})")
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// The error type of RFC 9209 §2.3 that says the same to machines.
     pub fn proxy_status(&self) -> &'static str {
         match self {
-            Self::Connect { source, .. } => match source.etype() {
-                ErrorType::ConnectRefused => "connection_refused",
-                ErrorType::ConnectNoRoute => "destination_ip_unroutable",
-                ErrorType::InvalidCert => "tls_certificate_error",
-                ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::HandshakeError => {
-                    "tls_protocol_error"
-                }
-                _ => "destination_unavailable",
-            },
+            Self::Connect { source, .. } => connect_status(source),
             Self::ConnectTimeout { .. } => "connection_timeout",
             Self::NoServer => "destination_unavailable",
             Self::FirstByteTimeout { .. } => "http_response_timeout",
             Self::Broken { .. } => "connection_terminated",
             Self::Invalid { .. } | Self::Switched => "http_protocol_error",
-            Self::ClientGone { .. } | Self::BadRequest { .. } | Self::RequestTimeout { .. } => "http_request_error",
+            Self::ClientGone { .. }
+            | Self::BadRequest { .. }
+            | Self::RequestTimeout { .. }
+            | Self::WriteTimeout { .. } => "http_request_error",
         }
     }
 }
@@ -164,6 +185,25 @@ pub(crate) fn is_malformed_body(error: &Error) -> bool {
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
 }
 
+/// The error type of RFC 9209 §2.3 for a connection that could not be made.
+pub(crate) fn connect_status(source: &Error) -> &'static str {
+    match source.etype() {
+        ErrorType::ConnectRefused => "connection_refused",
+        ErrorType::ConnectNoRoute => "destination_ip_unroutable",
+        ErrorType::ConnectTimedout => "connection_timeout",
+        ErrorType::InvalidCert => "tls_certificate_error",
+        ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::HandshakeError => {
+            // rustls tells a certificate that it does not accept by its words alone.
+            if source.to_string().contains("invalid peer certificate") {
+                "tls_certificate_error"
+            } else {
+                "tls_protocol_error"
+            }
+        }
+        _ => "destination_unavailable",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,7 +212,7 @@ mod tests {
     fn failures() -> Vec<(Failure, u16, Side)> {
         let (peer, limit) = (String::new(), Duration::from_secs(3));
         let source = || Error::new(ErrorType::ReadError);
-        let framing = crate::headers::FramingError::ContentLength;
+        let framing = crate::headers::FramingError::ContentLength("1, 2".to_owned());
         vec![
             (Failure::Connect { peer: peer.clone(), source: source() }, 502, Side::Upstream),
             (Failure::ConnectTimeout { peer, limit }, 504, Side::Upstream),
@@ -183,6 +223,7 @@ mod tests {
             (Failure::Switched, 502, Side::Upstream),
             (Failure::BadRequest { source: source() }, 400, Side::Downstream),
             (Failure::RequestTimeout { source: source() }, 408, Side::Downstream),
+            (Failure::WriteTimeout { limit }, 502, Side::Downstream),
             (Failure::ClientGone { source: source() }, 502, Side::Downstream),
         ]
     }

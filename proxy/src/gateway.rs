@@ -1,23 +1,24 @@
-//! The proxy itself, as Pingora wants it: routes, forwarded headers, and one call to the plugin. All else is HttpProxy's.
+//! The proxy itself, as Pingora wants it: routes, refusals, and one call to the plugin. HttpProxy reads the requests, and
+//! carries those that ask for another protocol.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use pingora::ErrorType;
-use pingora::http::{RequestHeader, ResponseHeader, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, HttpPeer, Result};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{BError, ErrorSource};
 
 use crate::config::StreamMode;
 use crate::driver;
-use crate::failure;
+use crate::failure::{connect_status, is_malformed_body};
 use crate::headers::{self, TrustedProxies};
 use crate::metrics::Metrics;
-use crate::takeover::{Admission, Admitted, ClientPolicy, InFlight, Takeover, accepts_event_stream};
+use crate::takeover::{Admission, Admitted, Arrived, ClientPolicy, InFlight, Refusal, Takeover, accepts_event_stream};
 use crate::upstream::Upstream;
 
 /// A route, ready to serve.
@@ -44,8 +45,11 @@ pub struct Gateway {
 
 /// One request's state.
 pub struct RequestContext {
+    /// Set before anything else looks at the request, and needed to send it anywhere.
+    arrived: Option<Arrived>,
     route: Option<usize>,
-    tries: usize,
+    /// Where an upgrade goes: the servers that have not failed, the next one first. Empty until the first is asked for.
+    candidates: VecDeque<HttpPeer>,
     _in_flight: InFlight,
 }
 
@@ -86,6 +90,12 @@ impl Gateway {
         route.ok_or_else(|| Error::explain(ErrorType::HTTPStatus(404), "no route matches"))
     }
 
+    async fn refuse(&self, session: &mut Session, reason: &'static str, refusal: Refusal) -> Result<bool> {
+        self.metrics.refused(reason);
+        refusal.write(session).await?;
+        Ok(true)
+    }
+
     fn is_stream(&self, route: &GatewayRoute, request: &RequestHeader) -> bool {
         match route.stream {
             StreamMode::Accept => accepts_event_stream(request),
@@ -98,6 +108,9 @@ impl Gateway {
 impl Admission for Gateway {
     fn admit(&self, request: &mut RequestHeader) -> Option<Admitted> {
         headers::normalize_request(request).ok()?;
+        if headers::is_loop(&request.headers) {
+            return None;
+        }
         let route = self.routes.get(self.route_of(request)?)?;
         if !self.is_stream(route, request) {
             return None;
@@ -128,7 +141,13 @@ impl ProxyHttp for Gateway {
     type CTX = RequestContext;
 
     fn new_ctx(&self) -> RequestContext {
-        RequestContext { route: None, tries: 0, _in_flight: InFlight::enter(&self.in_flight) }
+        let in_flight = InFlight::enter(&self.in_flight);
+        RequestContext { arrived: None, route: None, candidates: VecDeque::new(), _in_flight: in_flight }
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<()> {
+        context.arrived = Some(Arrived::take(session));
+        Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
@@ -138,48 +157,58 @@ impl ProxyHttp for Gateway {
             match headers::check_http2_request(session.req_header_mut(), &self.client.head) {
                 Ok(dropped_fields) => self.metrics.dropped_fields(dropped_fields),
                 Err(refusal) => {
-                    self.metrics.refused(refusal.as_str());
-                    let body = Bytes::from(format!("{} {refusal}\n", refusal.status()));
-                    session.respond_error_with_body(refusal.status(), body).await?;
-                    return Ok(true);
+                    let (reason, status) = (refusal.as_str(), refusal.status());
+                    let refusal =
+                        Refusal { status, text: refusal.to_string().into(), proxy_status: "http_request_error" };
+                    return self.refuse(session, reason, refusal).await;
                 }
             }
         }
         if let Err(error) = headers::normalize_request(session.req_header_mut()) {
-            self.metrics.refused("bad_request");
-            let body = Bytes::from(format!("{} {error}\n", error.status()));
-            session.respond_error_with_body(error.status(), body).await?;
-            return Ok(true);
+            let proxy_status = "http_request_error";
+            let refusal = Refusal { status: error.status(), text: error.to_string().into(), proxy_status };
+            return self.refuse(session, "bad_request", refusal).await;
         }
+        if headers::is_loop(&session.req_header().headers) {
+            let text = "the request has come through this proxy before: its upstream leads back here".into();
+            let refusal = Refusal { status: 508, text, proxy_status: "proxy_loop_detected" };
+            return self.refuse(session, "loop", refusal).await;
+        }
+        headers::drop_ignored_upgrade(session.req_header_mut());
         context.route = self.route_of(session.req_header());
         if context.route.is_some() {
             return Ok(false);
         }
-        self.metrics.refused("no_route");
-        let body = Bytes::from_static(b"404 no route of this proxy matches the path\n");
-        session.respond_error_with_body(404, body).await?;
-        Ok(true)
+        let text = "no route of this proxy matches the path".into();
+        self.refuse(session, "no_route", Refusal { status: 404, text, proxy_status: "destination_not_found" }).await
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
+        let arrived = context.arrived.take();
+        let arrived = arrived.ok_or_else(|| Error::explain(ErrorType::InternalError, "a request of unknown origin"))?;
         let route = self.route(context)?;
-        if !self.is_stream(route, session.req_header()) || !Takeover::can_take(session) {
-            return Ok(true);
-        }
-        if self.takeover.resume(session, &route.streams).await? {
+        if let Some(answer) = arrived.into_answer() {
+            self.takeover.resume(session, answer, &route.streams).await?;
             return Ok(false);
         }
+        if !Takeover::can_pass(session) {
+            return Ok(true);
+        }
         let peers = route.upstream.peers(route.streams.policy.timeouts.connect).await;
-        self.takeover.take_over(session, &peers, &route.streams).await
+        if self.is_stream(route, session.req_header()) && Takeover::can_take(session) {
+            self.takeover.take_over(session, &peers, &route.streams).await
+        } else {
+            self.takeover.pass(session, &peers, &route.streams).await
+        }
     }
 
     async fn upstream_peer(&self, _: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
-        let route = self.route(context)?;
-        let peers = route.upstream.peers(route.streams.policy.timeouts.connect).await;
-        match peers.len() {
-            0 => Err(Error::explain(ErrorType::ConnectNoRoute, "the upstream has no server to connect to").into_up()),
-            count => Ok(Box::new(peers[context.tries % count].clone())),
+        if context.candidates.is_empty() {
+            let route = self.route(context)?;
+            context.candidates = route.upstream.peers(route.streams.policy.timeouts.connect).await.into();
         }
+        let none = || Error::explain(ErrorType::ConnectNoRoute, "the upstream has no server to connect to").into_up();
+        context.candidates.front().map(|peer| Box::new(peer.clone())).ok_or_else(none)
     }
 
     fn fail_to_connect(
@@ -190,9 +219,8 @@ impl ProxyHttp for Gateway {
         mut error: BError,
     ) -> BError {
         // Nothing has been sent yet: the next server may do better.
-        let servers = self.route(context).map_or(1, |route| route.upstream.server_count());
-        context.tries += 1;
-        error.set_retry(context.tries < servers);
+        context.candidates.pop_front();
+        error.set_retry(!context.candidates.is_empty());
         error
     }
 
@@ -204,6 +232,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        headers::add_via(request, session.req_header().version)?;
         headers::set_forwarded(request, client, tls, self.takeover.trusted_proxies())
     }
 
@@ -215,26 +244,20 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         // "A server MUST NOT switch to a protocol that was not indicated by the client" (RFC 9110 §7.8).
         if response.status == 101 && !session.is_upgrade_req() {
-            let what = "the upstream switched protocols without being request to";
+            let what = "the upstream switched protocols without being asked to";
             return Err(Error::explain(ErrorType::HTTPStatus(502), what).into_up());
         }
-        // "A server MUST NOT send a response containing Transfer-Encoding unless the corresponding request indicates
-        // HTTP/1.1" (RFC 9112 §6.1).
-        if session.req_header().version <= Version::HTTP_10 {
-            response.remove_header("transfer-encoding");
-        }
-        Ok(())
+        headers::upgrade_response(response)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, _: &mut RequestContext) -> FailToProxy {
-        let (status, text) = describe(error);
-        if status > 0 {
-            let body = Bytes::from(format!("{status} {text}\n"));
-            if let Err(unsent) = session.respond_error_with_body(status, body).await {
-                log::debug!("error response not delivered: side=downstream: {unsent}");
-            }
+        let refusal = describe(error);
+        if let Some(refusal) = &refusal
+            && let Err(unsent) = refusal.write(session).await
+        {
+            log::debug!("error response not delivered: side=downstream: {unsent}");
         }
-        FailToProxy { error_code: status, can_reuse_downstream: false }
+        FailToProxy { error_code: refusal.map_or(0, |refusal| refusal.status), can_reuse_downstream: false }
     }
 
     fn suppress_error_log(&self, _: &Session, _: &RequestContext, _: &Error) -> bool {
@@ -250,10 +273,11 @@ impl ProxyHttp for Gateway {
             let gone = *error.esource() == ErrorSource::Downstream;
             let level = if gone { log::Level::Debug } else { log::Level::Warn };
             let route = self.route(context).map_or("", |route| &route.streams.name);
-            let (side, reason, request) = (side(error), error.etype().as_str(), session.request_summary());
+            let (side, reason, request) = (side(error), error.etype().as_str(), session.req_header());
+            let (method, target) = (&request.method, headers::masked_target(request.raw_path()));
             log::log!(
                 level,
-                "request failed: side={side} route={route} reason={reason} status={status}: {request}: {error}"
+                "request failed: side={side} route={route} reason={reason} status={status}: {method} {target}: {error}"
             );
         }
     }
@@ -267,25 +291,42 @@ fn side(error: &Error) -> &'static str {
     }
 }
 
-/// The status and the sentence for a request that HttpProxy could not carry; status 0 where nobody is left to read it.
-fn describe(error: &Error) -> (u16, &'static str) {
+/// The answer to a request that could not be carried; none where nobody is left to read it.
+fn describe(error: &Error) -> Option<Refusal> {
     use ErrorType as Type;
-    match (error.esource(), error.etype()) {
-        (_, Type::HTTPStatus(status)) => (*status, "the request cannot be served"),
-        (ErrorSource::Upstream, Type::ConnectTimedout) => (504, "connecting to the upstream took too long"),
-        (ErrorSource::Upstream, Type::ReadTimedout | Type::WriteTimedout) => (504, "the upstream took too long"),
+    let (status, text, proxy_status) = match (error.esource(), error.etype()) {
+        (_, Type::HTTPStatus(status)) => (*status, "the request cannot be served", "proxy_internal_error"),
+        (ErrorSource::Upstream, Type::ConnectTimedout) => {
+            (504, "connecting to the upstream took too long", "connection_timeout")
+        }
+        (ErrorSource::Upstream, Type::ReadTimedout | Type::WriteTimedout) => {
+            (504, "the upstream took too long", "http_response_timeout")
+        }
         (ErrorSource::Upstream, Type::ConnectRefused | Type::ConnectNoRoute | Type::ConnectError) => {
-            (502, "cannot connect to the upstream")
+            (502, "cannot connect to the upstream", connect_status(error))
         }
-        (ErrorSource::Upstream, _) => (502, "the upstream broke off"),
+        (
+            ErrorSource::Upstream,
+            Type::InvalidCert | Type::TLSHandshakeFailure | Type::TLSHandshakeTimedout | Type::HandshakeError,
+        ) => match connect_status(error) {
+            "tls_certificate_error" => (502, "the upstream's certificate cannot be verified", "tls_certificate_error"),
+            proxy_status => (502, "the TLS handshake with the upstream failed", proxy_status),
+        },
+        (ErrorSource::Upstream, _) => (502, "the upstream broke off", "connection_terminated"),
         (ErrorSource::Downstream, Type::ReadTimedout) => {
-            (408, "the request body took longer than client.timeouts.body")
+            (408, "the request body took longer than client.timeouts.body", "http_request_error")
         }
-        (ErrorSource::Downstream, Type::ReadError) if failure::is_malformed_body(error) => {
-            (400, "the request body cannot be understood")
+        (ErrorSource::Downstream, Type::ReadError) if is_malformed_body(error) => {
+            (400, "the request body cannot be understood", "http_request_error")
         }
-        (ErrorSource::Downstream, Type::WriteError | Type::ReadError | Type::ConnectionClosed) => (0, ""),
-        (ErrorSource::Downstream, _) => (400, "the request cannot be understood"),
-        _ => (500, "the proxy failed"),
-    }
+        (
+            ErrorSource::Downstream,
+            Type::WriteError | Type::WriteTimedout | Type::ReadError | Type::ConnectionClosed,
+        ) => {
+            return None;
+        }
+        (ErrorSource::Downstream, _) => (400, "the request cannot be understood", "http_request_error"),
+        _ => (500, "the proxy failed", "proxy_internal_error"),
+    };
+    Some(Refusal { status, text: text.into(), proxy_status })
 }

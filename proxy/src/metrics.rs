@@ -75,7 +75,7 @@ impl Metrics {
         let ended = Family::<EndLabels, Counter>::default();
         registry.register("streams_ended", "Streams that ended, by reason", ended.clone());
         let failures = Family::<FailureLabels, Counter>::default();
-        let help = "Stream requests that got no response head from the upstream, by reason";
+        let help = "Requests that got no response head from the upstream, by reason";
         registry.register("upstream_failures", help, failures.clone());
         let first_byte = Family::<RouteLabels, Histogram>::new_with_constructor(|| {
             // 1 ms to 65 s.

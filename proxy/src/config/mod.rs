@@ -179,6 +179,8 @@ pub struct TimeoutConfig {
     pub idle: Limit,
     /// Whether comments from the upstream leave `idle` running.
     pub idle_ignores_comments: bool,
+    /// Silence of the upstream within an answer that is no stream (`proxy_read_timeout`).
+    pub read: Limit,
     /// The client taking nothing while something waits for it (`send_timeout`, `write_timeout`).
     pub write: Limit,
     /// Age of a stream (`max_stream_duration`).
@@ -291,6 +293,7 @@ impl Default for TimeoutConfig {
             first_byte: Limit::seconds(60),
             idle: Limit::seconds(300),
             idle_ignores_comments: false,
+            read: Limit::seconds(60),
             write: Limit::seconds(30),
             lifetime: Limit::none(),
             lifetime_jitter: Percent(20.0),
@@ -458,6 +461,14 @@ impl Config {
                 let remedy = "list at least one, such as [127.0.0.1:3000]";
                 return Err(Problem::new(&["upstreams", name, "servers"], "is empty", remedy));
             }
+            for (at, server) in upstream.servers.iter().enumerate() {
+                let own = self.listen.iter().find(|listen| values::is_reached_at(&listen.address, server));
+                if let Some(listen) = own {
+                    let what = format!("is {}:{}, which is the listener {}", server.host, server.port, listen.address);
+                    let remedy = "name the backend's own address: every request would come back to the proxy";
+                    return Err(Problem::new(&["upstreams", name, "servers", &at.to_string()], what, remedy));
+                }
+            }
         }
         for (at, route) in self.routes.iter().enumerate() {
             let at = at.to_string();
@@ -550,6 +561,7 @@ impl Route {
                 connect: timeouts.connect.get(),
                 first_byte: timeouts.first_byte.get(),
                 idle: timeouts.idle.get(),
+                read: timeouts.read.get(),
                 write: timeouts.write.get(),
                 lifetime: timeouts.lifetime.get(),
                 lifetime_jitter: timeouts.lifetime_jitter.0 / 100.0,

@@ -1,7 +1,7 @@
 //! Values as people write them: durations with units, percentages, server addresses.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -198,6 +198,31 @@ pub(super) fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|host| host.to_canonical().is_loopback())
+}
+
+/// Whether who connects to `server` reaches the listener with this address. Of names only `localhost` is known here.
+pub(super) fn is_reached_at(listen: &str, server: &Server) -> bool {
+    let Some((host, port)) = listen.rsplit_once(':') else { return false };
+    if port.parse() != Ok(server.port) || server.port == 0 {
+        return false;
+    }
+    let addresses = |host: &str| -> Vec<IpAddr> {
+        match host.trim_matches(['[', ']']).parse() {
+            Ok(address) => vec![address],
+            Err(_) if host.eq_ignore_ascii_case("localhost") => {
+                vec![IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]
+            }
+            Err(_) => Vec::new(),
+        }
+    };
+    let (own, theirs) = (addresses(host), addresses(&server.host));
+    host.eq_ignore_ascii_case(&server.host)
+        || own.iter().any(|own| theirs.contains(own) || (own.is_unspecified() && theirs.iter().any(is_local)))
+}
+
+/// Whether an address is this machine's own: one can be bound to it.
+fn is_local(address: &IpAddr) -> bool {
+    address.is_loopback() || address.is_unspecified() || std::net::UdpSocket::bind((*address, 0)).is_ok()
 }
 
 /// Reads a scalar, text or number, through [`FromStr`].

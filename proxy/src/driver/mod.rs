@@ -5,6 +5,7 @@
 //! nothing of a silent stream but its state in a table. A task per stream carries everything else. The reactor also
 //! accepts plain connections and keeps each in the same table until it is a stream or is handed off.
 
+mod attached;
 mod client_connection;
 mod client_transport;
 mod clock;
@@ -14,7 +15,6 @@ mod drivers;
 mod observer;
 mod reactor;
 mod registry;
-mod rewind;
 mod scratch;
 mod socket;
 mod start;
@@ -29,10 +29,11 @@ pub use start::Start;
 pub use stream_info::StreamInfo;
 pub use transport::Transport;
 
+pub(crate) use attached::Attached;
 pub(crate) use client_connection::{ClientConnection, MAX_AHEAD_BYTES, NextHead};
 pub(crate) use client_transport::{ClientTransport, delegate_digests};
 pub(crate) use drivers::BoundListener;
 pub(crate) use reactor::{ConnectionHandler, Pending, Step};
-pub(crate) use rewind::Rewind;
-pub(crate) use socket::{Socket, not_now};
-pub(crate) use transport::bound_send_queue;
+pub(crate) use socket::{Socket, not_now, peeks};
+pub(crate) use task::{Last, poll_send};
+pub(crate) use transport::{bound_send_queue, reset_stream};

@@ -41,7 +41,7 @@ pub(crate) fn not_now(error: &io::Error) -> bool {
 }
 
 /// Whether a plain socket has bytes that wait to be read.
-pub(super) fn peeks(socket: SockRef<'_>) -> bool {
+pub(crate) fn peeks(socket: SockRef<'_>) -> bool {
     socket.peek(&mut [MaybeUninit::uninit()]).is_ok_and(|count| count > 0)
 }
 

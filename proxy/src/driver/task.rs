@@ -26,7 +26,7 @@ use crate::stream::Millis;
 use crate::sys;
 
 /// Stands for no deadline: further away than any process lives, near enough for the timer wheel.
-const NEVER: Millis = Millis(1 << 40);
+pub(super) const NEVER: Millis = Millis(1 << 40);
 
 /// For an HTTP/2 client to read what it has received, before it learns that no more comes.
 const RESET_PAUSE: Duration = Duration::from_millis(500);
@@ -121,14 +121,14 @@ impl Connection {
 
 /// What a reset over HTTP/2 waits for. It drops what waits in the connection's queue, and clients drop what they have not
 /// read when it comes: without this wait, the last events before a break are lost.
-struct Last {
+pub(crate) struct Last {
     on_its_way: Weak<()>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Last {
     /// Sends an empty piece, which the connection lets go of once it has taken it, and all before it, from its queue.
-    fn send(body: &mut SendStream<Bytes>, stream: &Waker) -> Box<Self> {
+    pub(crate) fn send(body: &mut SendStream<Bytes>, stream: &Waker) -> Box<Self> {
         let on_its_way = Arc::new(());
         let last = Self { on_its_way: Arc::downgrade(&on_its_way), pause: None };
         // Refused where the stream is over already: then it is gone at once.
@@ -136,7 +136,7 @@ impl Last {
         Box::new(last)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.on_its_way.strong_count() > 0 {
             return Poll::Pending;
         }
@@ -167,7 +167,7 @@ struct Polled<'a, 'b, 'c> {
 }
 
 /// Hands over what the stream's window and its share of the send buffer take.
-fn poll_send(body: &mut SendStream<Bytes>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+pub(crate) fn poll_send(body: &mut SendStream<Bytes>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
     body.reserve_capacity(bytes.len());
     let mut room = body.capacity();
     while room == 0 {

@@ -11,6 +11,7 @@ use pingora::protocols::l4::stream::Stream as L4Stream;
 use socket2::SockRef;
 
 use super::client_connection::ClientConnection;
+use super::socket::reset;
 use crate::sys;
 
 /// Bytes that the kernel may hold unsent for one client before the stream counts as blocked. What has been sent and
@@ -67,6 +68,11 @@ impl Transport {
 /// see it: at a small event a second the kernel's buffers take hours to fill.
 pub(crate) fn bound_send_queue(stream: &Stream, limit: Option<Duration>) {
     sys::with_socket(stream.id(), |socket| bound_queue_of(socket, limit));
+}
+
+/// Makes closing a connection reset it, so that its peer sees that something is missing.
+pub(crate) fn reset_stream(stream: &Stream) {
+    sys::with_socket(stream.id(), reset);
 }
 
 pub(super) fn bound_queue_of(socket: SockRef<'_>, limit: Option<Duration>) {

@@ -10,9 +10,10 @@ pub(super) const EVENT_STREAM: &str = "text/event-stream";
 /// "Incremental Forwarding of HTTP Messages": asks the next hop not to hold the message back.
 pub(super) const INCREMENTAL: &str = "Incremental";
 
-/// Fields that belong to one connection (RFC 9110 §7.6.1), beside those that `Connection` itself names.
-const HOP_BY_HOP: [&str; 7] =
-    ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "trailer"];
+/// Fields that belong to one connection (RFC 9110 §7.6.1), beside those that `Connection` itself names. `HTTP2-Settings`
+/// comes with an offer of HTTP/2 by `Upgrade`, which this proxy does not take (RFC 9113 §3.1).
+const HOP_BY_HOP: [&str; 8] =
+    ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "trailer", "http2-settings"];
 
 /// Removes a response's connection fields.
 pub fn strip_response(response: &mut ResponseHeader) {

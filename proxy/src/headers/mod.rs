@@ -6,9 +6,17 @@ mod fields;
 mod forwarded;
 mod request;
 mod response;
+mod via;
 
 pub use forwarded::{TrustedProxies, set_forwarded};
-pub use request::{RequestError, accepts_event_stream, check_http2_request, normalize_request, stream_request};
-pub use response::{FramingError, is_event_stream, is_identity, response_body, stream_response, write_response};
+pub use request::{
+    RequestError, accepts_event_stream, add_via, asks_upgrade, check_http2_request, drop_ignored_upgrade,
+    is_repeatable, masked_target, normalize_request, page_request, stream_request,
+};
+pub use response::{
+    FramingError, PageFraming, has_no_body, interim_response, is_event_stream, is_identity, keeps_connection,
+    page_response, response_body, stream_response, transfer_codings, upgrade_response, write_response,
+};
+pub use via::{PSEUDONYM, is_loop};
 
 pub use fields::strip_response;

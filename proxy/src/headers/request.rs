@@ -1,12 +1,13 @@
 //! The request: how it is read, refused, and passed on.
 
-use pingora::http::RequestHeader;
+use pingora::http::{HMap, Method, RequestHeader, Version};
 use pingora::prelude::Result;
 use thiserror::Error;
 
 use crate::wire::request::{HeadLimits, Refusal};
 
 use super::fields::{EVENT_STREAM, INCREMENTAL, media_type, strip_request};
+use super::via;
 
 /// A request that must not be passed on as it is, and the status it is answered with.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -119,30 +120,99 @@ pub fn accepts_event_stream(request: &RequestHeader) -> bool {
         .any(|range| media_type(range).eq_ignore_ascii_case(EVENT_STREAM))
 }
 
+/// Whether a request asks to go on in another protocol, WebSocket for one, so that both connections become a tunnel.
+///
+/// An offer of HTTP/2 (`h2c`) is not one: RFC 9113 §3.1 has withdrawn it, "a server MAY ignore a received Upgrade header
+/// field" (RFC 9110 §7.8), and this proxy does. Neither is `Upgrade` without `Connection: upgrade`.
+pub fn asks_upgrade(request: &RequestHeader) -> bool {
+    request.version == Version::HTTP_11
+        && list(&request.headers, "connection").any(|option| option.eq_ignore_ascii_case("upgrade"))
+        && list(&request.headers, "upgrade").any(|protocol| !protocol.eq_ignore_ascii_case("h2c"))
+}
+
+/// Removes an offer of another protocol that [`asks_upgrade`] does not count, so that nobody behind takes it for one.
+pub fn drop_ignored_upgrade(request: &mut RequestHeader) {
+    if request.headers.contains_key("upgrade") && !asks_upgrade(request) {
+        request.remove_header("upgrade");
+        request.remove_header("http2-settings");
+    }
+}
+
+/// Whether a request may be sent a second time where the first one got no answer: its method is idempotent
+/// (RFC 9110 §9.2.2), and there is no body that would have to be sent again.
+pub fn is_repeatable(request: &RequestHeader, has_body: bool) -> bool {
+    let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE];
+    !has_body && idempotent.contains(&request.method)
+}
+
+/// Adds this proxy to the `Via` of a request that was received as `version`.
+///
+/// # Errors
+/// When the header cannot be built.
+pub fn add_via(request: &mut RequestHeader, version: Version) -> Result<()> {
+    via::add_to_request(request, version)
+}
+
+/// A target as it may stand in a log: queries carry tokens, and stay out.
+pub fn masked_target(target: &[u8]) -> String {
+    let target = String::from_utf8_lossy(target);
+    match target.split_once('?') {
+        Some((path, _)) => format!("{path}?…"),
+        None => target.into_owned(),
+    }
+}
+
+/// The elements of a field that is a list (RFC 9110 §5.6.1), over all its lines.
+fn list<'a>(headers: &'a HMap, name: &str) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|element| !element.is_empty())
+}
+
 /// The request as it goes to the upstream of a stream.
 ///
 /// Connection fields go, and with them `Accept-Encoding`, because nothing can be added to an encoded body, and
 /// `Expect`, which the proxy answers itself. `has_body` decides the framing where the client's was not a length.
+/// `host` is for a request that names none.
 ///
 /// # Errors
 /// When a header cannot be built.
-pub fn stream_request(downstream: &RequestHeader, has_body: bool) -> Result<RequestHeader> {
-    let mut request = downstream.clone();
-    request.set_version(pingora::http::Version::HTTP_11);
-    strip_request(&mut request);
+pub fn stream_request(downstream: &RequestHeader, has_body: bool, host: Option<&str>) -> Result<RequestHeader> {
+    let mut request = upstream_request(downstream, has_body, host)?;
     request.remove_header("accept-encoding");
-    request.remove_header("expect");
-    join_cookies(&mut request)?;
     request.insert_header("Connection", "close")?;
     request.insert_header(INCREMENTAL, "?1")?;
-    if has_body && !request.headers.contains_key("content-length") {
+    Ok(request)
+}
+
+/// The request as it goes to the upstream of anything else. The connection is kept for the next one.
+///
+/// # Errors
+/// When a header cannot be built.
+pub fn page_request(downstream: &RequestHeader, has_body: bool, host: Option<&str>) -> Result<RequestHeader> {
+    upstream_request(downstream, has_body, host)
+}
+
+fn upstream_request(downstream: &RequestHeader, has_body: bool, host: Option<&str>) -> Result<RequestHeader> {
+    let mut request = downstream.clone();
+    request.set_version(Version::HTTP_11);
+    strip_request(&mut request);
+    request.remove_header("expect");
+    join_cookies(&mut request)?;
+    let has_length = request.headers.contains_key("content-length");
+    if has_body && !has_length {
         request.insert_header("Transfer-Encoding", "chunked")?;
     }
-    if !request.headers.contains_key("host")
-        && let Some(authority) = downstream.uri.authority()
-    {
-        request.insert_header("Host", authority.as_str())?;
+    // "A user agent SHOULD send Content-Length in a request when the method defines a meaning for enclosed content and it
+    // is not sending Transfer-Encoding" (RFC 9110 §8.6). HTTP/2 says the same with the end of the stream.
+    if !has_body && !has_length && [Method::POST, Method::PUT, Method::PATCH].contains(&request.method) {
+        request.insert_header("Content-Length", "0")?;
     }
+    if !request.headers.contains_key("host")
+        && let Some(host) = downstream.uri.authority().map(|authority| authority.as_str()).or(host)
+    {
+        request.insert_header("Host", host)?;
+    }
+    via::add_to_request(&mut request, downstream.version)?;
     Ok(request)
 }
 
@@ -197,7 +267,7 @@ mod tests {
             ("Cookie", "a=b"),
             ("Expect", "100-continue"),
         ]);
-        let upstream = stream_request(&downstream, true).expect("request");
+        let upstream = stream_request(&downstream, true, None).expect("request");
         for gone in ["accept-encoding", "x-private", "expect", "keep-alive"] {
             assert_eq!(value(&upstream.headers, gone), None, "{gone}");
         }
@@ -248,5 +318,51 @@ mod tests {
         let mut coded = request(&[("Host", "x"), ("Transfer-Encoding", "gzip, chunked")]);
         assert_eq!(normalize_request(&mut coded), Err(RequestError::TransferCoding));
         assert_eq!(normalize_request(&mut request(&[])), Err(RequestError::NoHost));
+    }
+
+    #[test]
+    fn only_another_protocol_than_http_is_an_upgrade() {
+        let cases: [(&[(&str, &str)], bool); 8] = [
+            (&[("Connection", "Upgrade"), ("Upgrade", "websocket")], true),
+            (&[("Connection", "keep-alive, upgrade"), ("Upgrade", "h2c, websocket")], true),
+            (&[("Connection", "Upgrade"), ("Upgrade", "TLS/1.0")], true),
+            (&[("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAM")], false),
+            (&[("Connection", "Upgrade"), ("Upgrade", "H2C")], false),
+            (&[("Upgrade", "websocket")], false),
+            (&[("Connection", "upgrade")], false),
+            (&[], false),
+        ];
+        for (fields, expected) in cases {
+            let mut request = request(fields);
+            assert_eq!(asks_upgrade(&request), expected, "{fields:?}");
+            drop_ignored_upgrade(&mut request);
+            let offered = fields.iter().any(|(name, _)| *name == "Upgrade");
+            assert_eq!(request.headers.contains_key("upgrade"), expected && offered, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn queries_stay_out_of_logs() {
+        assert_eq!(masked_target(b"/chat?token=secret&a=?"), "/chat?…");
+        assert_eq!(masked_target(b"/chat"), "/chat");
+    }
+
+    #[test]
+    fn a_page_keeps_its_codings_and_says_how_long_it_is() {
+        for (method, has_body, length) in [("POST", false, Some("0")), ("GET", false, None), ("PUT", true, None)] {
+            let mut downstream = RequestHeader::build(method, b"/", None).expect("request");
+            downstream.set_version(Version::HTTP_10);
+            downstream.append_header("Accept-Encoding", "gzip").expect("header");
+            downstream.append_header("Cookie", "a=1").expect("header");
+            downstream.append_header("cookie", "b=2").expect("header");
+            let upstream = page_request(&downstream, has_body, Some("app:3000")).expect("request");
+            assert_eq!(value(&upstream.headers, "accept-encoding").as_deref(), Some("gzip"));
+            assert_eq!(value(&upstream.headers, "cookie").as_deref(), Some("a=1; b=2"));
+            assert_eq!(value(&upstream.headers, "content-length").as_deref(), length, "{method}");
+            assert_eq!(upstream.headers.contains_key("transfer-encoding"), has_body, "{method}");
+            assert_eq!(value(&upstream.headers, "host").as_deref(), Some("app:3000"));
+            assert_eq!(value(&upstream.headers, "connection"), None);
+            assert!(value(&upstream.headers, "via").is_some_and(|via| via.starts_with("1.0 sse-proxy")));
+        }
     }
 }

@@ -197,10 +197,14 @@ impl Core {
     }
 
     /// Asks for the stream to end at its next event boundary, within `limit` at the latest. A second call can only
-    /// shorten the limit.
+    /// shorten the limit. A stream whose events cannot be told apart, because of a content coding, ends at once and
+    /// broken: no moment is better than another, and the client has to see that its body is not complete.
     pub fn close(&mut self, reason: EndReason, limit: Duration, now: Millis) {
         if self.ended.is_some() {
             return;
+        }
+        if !self.identity {
+            return self.end(reason, now);
         }
         self.closing.get_or_insert(reason);
         self.deadlines.set_earlier(Deadline::CloseLimit, now.after(limit));

@@ -48,6 +48,8 @@ pub struct Timeouts {
     pub first_byte: Option<Duration>,
     /// Silence of the upstream once the head has come.
     pub idle: Option<Duration>,
+    /// Silence of the upstream within an answer that is no stream.
+    pub read: Option<Duration>,
     /// The client taking no byte while some are waiting for it.
     pub write: Option<Duration>,
     /// Age at which a stream is ended at its next event boundary.

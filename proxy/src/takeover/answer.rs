@@ -1,4 +1,4 @@
-//! What the heads of an answer mean to a request that may become a stream.
+//! What the heads of an answer mean to the request.
 
 use pingora::http::ResponseHeader;
 
@@ -20,12 +20,15 @@ pub(super) enum Kind {
     Final,
 }
 
-/// What a final head begins.
-pub(super) enum Beginning {
-    /// An event stream, and the bytes of it that came with the head. They have not been interpreted.
-    Stream { body: Body, leftover: Vec<u8> },
-    /// Anything else; this is what has been read of it, from the head on.
-    Other(Vec<u8>),
+/// What a final head begins, and the bytes of the body that came with it. They have not been interpreted.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    /// Whether it is the stream that was asked for.
+    pub(super) is_stream: bool,
+    pub(super) body: Body,
+    /// Whether there is a body at all.
+    pub(super) has_body: bool,
+    pub(super) leftover: Vec<u8>,
 }
 
 impl Kind {
@@ -44,11 +47,15 @@ impl Beginning {
     ///
     /// # Errors
     /// When the body's framing cannot be relied on.
-    pub(super) fn of(head: &ResponseHeader, reader: HeadReader) -> Result<Self, Failure> {
+    pub(super) fn of(
+        head: &ResponseHeader,
+        reader: HeadReader,
+        is_head_request: bool,
+        may_be_stream: bool,
+    ) -> Result<Self, Failure> {
         let body = headers::response_body(head).map_err(|source| Failure::Invalid { source })?;
-        Ok(match headers::is_event_stream(head) {
-            true => Self::Stream { body, leftover: reader.into_rest() },
-            false => Self::Other(reader.into_bytes()),
-        })
+        let has_body = !headers::has_no_body(head.status.as_u16(), is_head_request);
+        let is_stream = may_be_stream && has_body && headers::is_event_stream(head);
+        Ok(Self { is_stream, body, has_body, leftover: reader.into_rest() })
     }
 }

@@ -1,14 +1,15 @@
 //! The connection to an upstream, as bare as its peer allows.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pingora::protocols::Stream;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::driver::Transport;
+use crate::driver::{Socket, Transport, peeks};
 
 /// A connection to an upstream.
 #[derive(Debug)]
@@ -30,6 +31,13 @@ impl Connection {
             Self::Pingora(stream) => Transport::bare(stream),
         }
     }
+
+    /// Whether nothing has come on it, not even its end: what an idle connection has to be like to be used again.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        Pin::new(self).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
 }
 
 impl AsyncRead for Connection {
@@ -49,6 +57,21 @@ impl AsyncWrite for Connection {
         }
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Pingora(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_flush(cx),
@@ -61,5 +84,45 @@ impl AsyncWrite for Connection {
             Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Pingora(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+/// An upstream's connection in the shape of non-blocking calls, and who to wake when it is ready.
+pub(super) struct ConnectionSocket<'a, 'c> {
+    pub(super) connection: &'a mut Connection,
+    pub(super) cx: &'a mut Context<'c>,
+}
+
+impl Socket for ConnectionSocket<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut buffer = ReadBuf::new(buffer);
+        match Pin::new(&mut *self.connection).poll_read(self.cx, &mut buffer) {
+            Poll::Ready(result) => result.map(|()| buffer.filled().len()),
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn has_unread(&mut self) -> bool {
+        match self.connection {
+            Connection::Tcp(socket) => peeks(SockRef::from(&*socket)),
+            Connection::Pingora(_) => true,
+        }
+    }
+
+    // A stream writes to its client only; its request is written by the upload.
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn shutdown(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn reset_on_close(&mut self, _: bool) -> io::Result<()> {
+        Ok(())
     }
 }

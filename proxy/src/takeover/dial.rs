@@ -14,6 +14,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::connection::Connection;
+use super::pool::Pool;
 use crate::driver::descriptors;
 use crate::failure::Failure;
 
@@ -21,30 +22,77 @@ use crate::failure::Failure;
 /// autotuning, which would let megabytes collect for a client that does not read.
 pub(super) const UPSTREAM_RECEIVE_BYTES: usize = 64 * 1024;
 
-/// Tries the servers in their order. Nothing has been sent yet, so trying the next is always safe.
+/// The same for a page, whose connection others use after it. Large enough to fill a link of 10 MB/s over 50 ms.
+const PAGE_RECEIVE_BYTES: usize = 256 * 1024;
+
+/// A connection to one of the servers.
+pub(super) struct Dialled {
+    pub(super) connection: Connection,
+    /// The server that it leads to.
+    pub(super) peer: HttpPeer,
+    /// Whether it has carried a request before: then its server may be closing it at this moment.
+    pub(super) reused: bool,
+}
+
+/// What a connection is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// One event stream, after which it is closed.
+    Stream,
+    /// A request and its response, after which it is kept. Whether it may have been kept before is told too.
+    Page { idle: bool },
+}
+
+/// Tries the servers in their order, each once: those that are left in `peers` have not been tried. Nothing has been sent
+/// yet, so trying the next is always safe.
 pub(super) async fn connect(
     connector: &TransportConnector,
-    peers: &[HttpPeer],
+    pool: &Pool,
+    peers: &mut std::slice::Iter<'_, HttpPeer>,
+    purpose: Purpose,
     limit: Option<Duration>,
-) -> Result<(Connection, Option<SocketAddr>), Failure> {
+) -> Result<Dialled, Failure> {
     let mut failure = Failure::NoServer;
-    for peer in peers {
-        let connected = match plain_address(peer) {
-            Some(address) => within(limit, connect_plain(address, peer)).await,
-            None => within(limit, connect_with_options(connector, peer)).await,
-        };
-        failure = match connected {
-            Ok(Ok(connection)) => return Ok((connection, peer.address().as_inet().copied())),
-            Ok(Err(source)) => Failure::Connect { peer: peer.address().to_string(), source },
-            Err(limit) => Failure::ConnectTimeout { peer: peer.address().to_string(), limit },
-        };
+    for peer in peers.by_ref() {
+        if purpose == (Purpose::Page { idle: true })
+            && let Some(connection) = pool.take(peer.reuse_hash()).await
+        {
+            return Ok(Dialled { connection, peer: peer.clone(), reused: true });
+        }
+        match fresh(connector, peer, purpose, limit).await {
+            Ok(dialled) => return Ok(dialled),
+            Err(error) => failure = error,
+        }
     }
     Err(failure)
 }
 
-async fn connect_with_options(connector: &TransportConnector, peer: &HttpPeer) -> Result<Connection, Box<Error>> {
+/// A new connection to one server.
+pub(super) async fn fresh(
+    connector: &TransportConnector,
+    peer: &HttpPeer,
+    purpose: Purpose,
+    limit: Option<Duration>,
+) -> Result<Dialled, Failure> {
+    let receive_bytes = if purpose == Purpose::Stream { UPSTREAM_RECEIVE_BYTES } else { PAGE_RECEIVE_BYTES };
+    let connected = match plain_address(peer) {
+        Some(address) => within(limit, connect_plain(address, peer, receive_bytes)).await,
+        None => within(limit, connect_with_options(connector, peer, receive_bytes)).await,
+    };
+    match connected {
+        Ok(Ok(connection)) => Ok(Dialled { connection, peer: peer.clone(), reused: false }),
+        Ok(Err(source)) => Err(Failure::Connect { peer: peer.address().to_string(), source }),
+        Err(limit) => Err(Failure::ConnectTimeout { peer: peer.address().to_string(), limit }),
+    }
+}
+
+async fn connect_with_options(
+    connector: &TransportConnector,
+    peer: &HttpPeer,
+    receive_bytes: usize,
+) -> Result<Connection, Box<Error>> {
     let mut peer = peer.clone();
-    peer.options.tcp_recv_buf.get_or_insert(UPSTREAM_RECEIVE_BYTES);
+    peer.options.tcp_recv_buf.get_or_insert(receive_bytes);
     connector.new_stream(&peer).await.map(Connection::Pingora)
 }
 
@@ -63,13 +111,13 @@ fn plain_address(peer: &HttpPeer) -> Option<SocketAddr> {
     peer.address().as_inet().copied().filter(|_| is_plain)
 }
 
-async fn connect_plain(address: SocketAddr, peer: &HttpPeer) -> Result<Connection, Box<Error>> {
+async fn connect_plain(address: SocketAddr, peer: &HttpPeer, receive_bytes: usize) -> Result<Connection, Box<Error>> {
     let dial = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         if descriptors::is_reserved(socket.as_raw_fd()) {
             return Err(descriptors::none_left());
         }
-        let receive_bytes = peer.options.tcp_recv_buf.unwrap_or(UPSTREAM_RECEIVE_BYTES);
+        let receive_bytes = peer.options.tcp_recv_buf.unwrap_or(receive_bytes);
         socket.set_recv_buffer_size(u32::try_from(receive_bytes).unwrap_or(u32::MAX))?;
         socket.set_nodelay(true)?;
         socket.connect(address).await

@@ -1,159 +1,268 @@
 //! Sends the request and reads one response head, and not one byte of the body more than came with it.
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use pingora::ErrorType;
 use pingora::connectors::TransportConnector;
 use pingora::http::{RequestHeader, ResponseHeader, Version};
-use pingora::prelude::HttpPeer;
-use pingora::protocols::http::v1::client::HttpSession as UpstreamSession;
+use pingora::prelude::{Error, HttpPeer};
 use pingora::proxy::Session;
+use pingora::upstreams::peer::Peer;
+use tokio::time::Sleep;
 
 use super::answer::{Beginning, Kind};
+use super::client::Client;
 use super::connection::Connection;
-use super::dial;
+use super::dial::{self, Dialled, Purpose};
 use super::head_reader::HeadReader;
-use super::upload::{self, Upload};
-use crate::driver::Rewind;
+use super::pool::Pool;
+use super::upload::{self, Upload, WaitsFor};
 use crate::failure::Failure;
 use crate::headers;
 use crate::stream::Timeouts;
-use crate::wire::body::Body;
 
-/// What the upstream answered with.
-pub(super) enum Answer {
-    /// An event stream; nothing of its body has been interpreted.
-    Stream(Box<UpstreamStream>),
-    /// Anything else, to be read from its head on.
-    Other(Box<OtherAnswer>),
-}
+/// Longest silence of an HTTP/2 client within its request's body; over HTTP/1 the session has the limit.
+pub(super) const CLIENT_BODY_LIMIT: Duration = Duration::from_secs(60);
 
-/// An answer that is no event stream.
-pub(super) struct OtherAnswer {
-    /// Has read the head; the body follows.
-    pub(super) upstream: UpstreamSession,
-}
-
-/// An event stream whose head has been read.
-pub(super) struct UpstreamStream {
+/// An answer of which no more than the head has been interpreted, and everything that it comes over.
+pub(super) struct Answer {
     pub(super) head: Box<ResponseHeader>,
-    pub(super) body: Body,
+    pub(super) beginning: Beginning,
     pub(super) connection: Connection,
-    pub(super) leftover: Vec<u8>,
-    pub(super) peer: Option<SocketAddr>,
+    /// What is left of the request.
+    pub(super) upload: Upload,
+    /// The server's address, where it is known.
+    pub(super) server: Option<SocketAddr>,
+    /// The key under which the connection is kept for another request, if it may be.
+    pub(super) key: Option<u64>,
 }
 
+/// What is needed to reach upstreams.
+pub(super) struct Upstreams {
+    pub(super) connector: TransportConnector,
+    pub(super) pool: Pool,
+}
+
+/// Sends `request` to the first of `peers` that can be connected to.
+///
+/// A page may go over a connection that has carried others, if it may be repeated: one that its server has closed in the
+/// meantime, before a byte of the answer has come, is replaced by a fresh one, once.
 pub(super) async fn exchange(
-    connector: &TransportConnector,
+    upstreams: &Upstreams,
     session: &mut Session,
     peers: &[HttpPeer],
-    request: RequestHeader,
+    request: &RequestHeader,
+    is_stream: bool,
     timeouts: &Timeouts,
 ) -> Result<Answer, Failure> {
+    let has_body = !session.is_body_empty();
+    let purpose = match is_stream {
+        true => Purpose::Stream,
+        false => Purpose::Page { idle: headers::is_repeatable(request, has_body) },
+    };
+    let mut peers = peers.iter();
     // Each phase on its own heap allocation: tens of thousands may wait for their heads, and what connecting needed has to
     // be gone by then.
-    let (mut connection, peer) = Box::pin(dial::connect(connector, peers, timeouts.connect)).await?;
-    let mut reader = HeadReader::default();
-    let head = Box::pin(converse(session, &mut connection, &mut reader, &request, timeouts.first_byte)).await?;
-    Ok(match Beginning::of(&head, reader)? {
-        Beginning::Stream { body, leftover } => {
-            Answer::Stream(Box::new(UpstreamStream { head, body, connection, leftover, peer }))
+    let connecting = dial::connect(&upstreams.connector, &upstreams.pool, &mut peers, purpose, timeouts.connect);
+    let dialled = Box::pin(connecting).await?;
+    let (peer, reused) = (dialled.peer.clone(), dialled.reused);
+    match Box::pin(converse(session, dialled, request, has_body, is_stream, timeouts)).await {
+        Err((Failure::Broken { .. }, false)) if reused => {
+            let fresh = dial::fresh(&upstreams.connector, &peer, purpose, timeouts.connect);
+            let dialled = match Box::pin(fresh).await {
+                Ok(dialled) => dialled,
+                // The others have not been tried.
+                Err(_) if peers.len() > 0 => {
+                    let purpose = Purpose::Page { idle: false };
+                    let connecting =
+                        dial::connect(&upstreams.connector, &upstreams.pool, &mut peers, purpose, timeouts.connect);
+                    Box::pin(connecting).await?
+                }
+                Err(failure) => return Err(failure),
+            };
+            let conversing = converse(session, dialled, request, has_body, is_stream, timeouts);
+            Box::pin(conversing).await.map_err(|(failure, _)| failure)
         }
-        Beginning::Other(bytes) => Answer::Other(Box::new(other_answer(bytes, connection).await?)),
-    })
+        answer => answer.map_err(|(failure, _)| failure),
+    }
 }
 
-/// An answer that is no event stream, of which `bytes` have been read.
-pub(super) async fn other_answer(bytes: Vec<u8>, connection: Connection) -> Result<OtherAnswer, Failure> {
-    let mut upstream = UpstreamSession::new(Box::new(Rewind::new(bytes, connection)));
-    upstream.read_response().await.map_err(|source| Failure::Broken { source })?;
-    Ok(OtherAnswer { upstream })
-}
-
-/// Sends the request and reads up to the final response head, whichever way they overlap: an upstream may answer before
-/// it has taken the whole request. Gives up at once when the client leaves. `limit` is for the upstream: it runs while the
-/// upstream has to take the request or to answer it.
+/// Sends the request and reads up to the final response head. A failure comes with whether the upstream had said anything.
 async fn converse(
     session: &mut Session,
-    connection: &mut Connection,
-    upstream: &mut HeadReader,
+    dialled: Dialled,
     request: &RequestHeader,
-    limit: Option<Duration>,
-) -> Result<Box<ResponseHeader>, Failure> {
-    let has_body = !session.is_body_empty();
+    has_body: bool,
+    is_stream: bool,
+    timeouts: &Timeouts,
+) -> Result<Answer, (Failure, bool)> {
     let expected = upload::expects_continue(session.req_header());
-    let (mut reader, writer) = tokio::io::split(connection);
-    let mut upload = Upload::new(writer, request, has_body, expected)?;
-    let mut refused = None;
-    let mut since = Instant::now();
-    loop {
-        let waiting_for_client = refused.is_none() && !upload.is_done() && !upload.waits_for_upstream();
-        let until = limit.filter(|_| !waiting_for_client).map(|limit| since + limit);
-        tokio::select! {
-            biased;
-            read = upstream.next(&mut reader) => {
-                let head = match (read, refused) {
-                    (Ok(head), _) => head,
-                    // What kept it from taking the request says more than that it then closed.
-                    (Err(_), Some(failure)) => return Err(failure),
-                    (Err(source), None) => return Err(Failure::Broken { source }),
-                };
-                refused = None;
-                match Kind::of(&head) {
-                    Kind::Continue => {}
-                    Kind::Switching => return Err(Failure::Switched),
-                    Kind::Interim => forward_interim(session, head).await?,
-                    Kind::Final => return Ok(head),
-                }
-                // One interim answer after another leaves the sleep below no turn.
-                if until.is_some_and(|until| until <= Instant::now()) {
-                    return Err(Failure::FirstByteTimeout { limit: limit.unwrap_or_default() });
-                }
+    let is_head = session.req_header().method == pingora::http::Method::HEAD;
+    let mut conversation = Conversation {
+        takes_interim: session.req_header().version >= Version::HTTP_11,
+        client: Client::new(session),
+        connection: dialled.connection,
+        upload: Upload::new(request, has_body, expected).map_err(|failure| (failure, false))?,
+        reader: HeadReader::default(),
+        refused: None,
+        upstream_clock: Clock::new(),
+        write_clock: Clock::new(),
+        steps: 0,
+        writing: false,
+        timeouts,
+    };
+    let head = poll_fn(|cx| conversation.poll_head(cx)).await;
+    let head = head.map_err(|failure| (failure, !conversation.reader.is_untouched()))?;
+    let Conversation { connection, upload, reader, .. } = conversation;
+    let peer = &dialled.peer;
+    let beginning = Beginning::of(&head, reader, is_head, is_stream).map_err(|failure| (failure, true))?;
+    let server = peer.address().as_inet().copied();
+    // A stream's request has asked for its connection to be closed.
+    let key = (!is_stream).then(|| peer.reuse_hash());
+    Ok(Answer { head, beginning, connection, upload, server, key })
+}
+
+/// A request and the heads of its answer, whichever way they overlap: an upstream may answer before it has taken the whole
+/// request.
+struct Conversation<'s, 't> {
+    client: Client<'s>,
+    /// HTTP/1.0 does not know interim responses (RFC 9110 §15.2).
+    takes_interim: bool,
+    connection: Connection,
+    upload: Upload,
+    reader: HeadReader,
+    /// Why the upstream takes no more of the request. It may have said why: its answer counts, if there is one.
+    refused: Option<Failure>,
+    /// Of the request and its answer.
+    upstream_clock: Clock,
+    /// Of interim responses on their way to the client.
+    write_clock: Clock,
+    /// Of the upload, when the upstream's clock was set.
+    steps: u64,
+    /// Whether an interim response waits for the client.
+    writing: bool,
+    timeouts: &'t Timeouts,
+}
+
+impl Conversation<'_, '_> {
+    /// Is ready with the final head. `timeouts.first_byte` runs while the upstream has to take the request or to answer it;
+    /// nothing that the client sends beyond its request sets it back.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<ResponseHeader>, Failure>> {
+        if let Some(head) = self.poll_work(cx)? {
+            return Poll::Ready(Ok(head));
+        }
+        if self.upload.steps() != self.steps {
+            self.steps = self.upload.steps();
+            self.upstream_clock.restart();
+        }
+        if self.writing
+            && let Poll::Ready(limit) = self.write_clock.poll(cx, self.timeouts.write)
+        {
+            return Poll::Ready(Err(Failure::WriteTimeout { limit }));
+        }
+        self.upstream_clock.poll(cx, self.limit()).map(|limit| Err(self.overdue(limit)))
+    }
+
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Result<Option<Box<ResponseHeader>>, Failure> {
+        match self.upload.poll(cx, &mut self.client, &mut self.connection) {
+            Ok(()) => {}
+            Err(failure @ Failure::Broken { .. }) => {
+                self.upload.abandon();
+                self.refused = Some(failure);
             }
-            step = go_on(session, &mut upload, refused.is_some()) => {
-                since = Instant::now();
-                match step {
-                    Ok(()) => {}
-                    // An upstream that takes no more may have said why: its answer counts, if there is one.
-                    Err(failure @ Failure::Broken { .. }) => refused = Some(failure),
-                    Err(failure) => return Err(failure),
-                }
+            Err(failure) => return Err(failure),
+        }
+        if self.upload.is_over()
+            && self.refused.is_none()
+            && let Poll::Ready(source) = self.client.poll_gone(cx)
+        {
+            return Err(Failure::ClientGone { source });
+        }
+        loop {
+            let flushed = self.client.poll_flush(cx).map_err(|source| Failure::ClientGone { source })?;
+            if self.writing != flushed.is_pending() {
+                self.writing = flushed.is_pending();
+                self.write_clock.restart();
             }
-            () = sleep_until(until) => {
-                return Err(Failure::FirstByteTimeout { limit: limit.unwrap_or_default() });
+            if self.writing {
+                return Ok(None);
+            }
+            let head = match self.reader.poll_next(cx, &mut self.connection) {
+                Poll::Pending => return Ok(None),
+                Poll::Ready(Ok(head)) => head,
+                // What kept it from taking the request says more than that it then closed.
+                Poll::Ready(Err(source)) => return Err(self.refused.take().unwrap_or(Failure::Broken { source })),
+            };
+            match Kind::of(&head) {
+                Kind::Continue => {}
+                Kind::Switching => return Err(Failure::Switched),
+                Kind::Final => return Ok(Some(head)),
+                Kind::Interim if self.takes_interim && !self.client.is_http2() => {
+                    let mut head = head;
+                    headers::interim_response(&mut head);
+                    self.client.send_head(head, false).map_err(|source| Failure::ClientGone { source })?;
+                }
+                Kind::Interim => {}
+            }
+            // Interim responses, one after another, must not keep the deadline from being looked at.
+            if let Some(limit) = self.limit()
+                && self.upstream_clock.is_over(limit)
+            {
+                return Err(self.overdue(limit));
             }
         }
     }
+
+    /// How long the client may take over its request, or the upstream over its answer.
+    fn limit(&self) -> Option<Duration> {
+        match self.upload.waits_for() {
+            WaitsFor::Client => Some(self.client.body_limit().unwrap_or(CLIENT_BODY_LIMIT)),
+            WaitsFor::Upstream | WaitsFor::Nobody => self.timeouts.first_byte,
+        }
+    }
+
+    fn overdue(&self, limit: Duration) -> Failure {
+        if self.upload.waits_for() == WaitsFor::Client {
+            let source = Error::explain(ErrorType::ReadTimedout, format!("nothing of it came for {limit:?}"));
+            return Failure::RequestTimeout { source };
+        }
+        Failure::FirstByteTimeout { limit }
+    }
 }
 
-/// The client's side of the conversation: the request as long as there is more of it, then only whether the client is
-/// still there.
-async fn go_on(session: &mut Session, upload: &mut Upload<'_>, refused: bool) -> Result<(), Failure> {
-    if refused {
-        return std::future::pending().await;
-    }
-    if !upload.is_done() {
-        return upload.step(session).await;
-    }
-    match session.downstream_session.read_body_or_idle(true).await {
-        Ok(_) => Ok(()),
-        Err(source) => Err(Failure::ClientGone { source }),
-    }
+/// Measures how long something has been waited for.
+pub(super) struct Clock {
+    since: Instant,
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
-/// Passes on a 103 or the like. HTTP/1.0 knows none (RFC 9110 §15.2).
-async fn forward_interim(session: &mut Session, mut head: Box<ResponseHeader>) -> Result<(), Failure> {
-    if session.req_header().version < Version::HTTP_11 {
-        return Ok(());
+impl Clock {
+    pub(super) fn new() -> Self {
+        Self { since: Instant::now(), sleep: None }
     }
-    headers::strip_response(&mut head);
-    let sent = session.downstream_session.write_response_header(head).await;
-    sent.map_err(|source| Failure::ClientGone { source })
-}
 
-async fn sleep_until(until: Option<Instant>) {
-    match until {
-        Some(until) => tokio::time::sleep_until(until.into()).await,
-        None => std::future::pending().await,
+    /// The wait begins now.
+    pub(super) fn restart(&mut self) {
+        self.since = Instant::now();
+    }
+
+    pub(super) fn is_over(&self, limit: Duration) -> bool {
+        self.since.elapsed() >= limit
+    }
+
+    /// Is ready with the limit once the wait has lasted that long.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, limit: Option<Duration>) -> Poll<Duration> {
+        let Some(limit) = limit else { return Poll::Pending };
+        let Some(due) = self.since.checked_add(limit) else { return Poll::Pending };
+        let due = tokio::time::Instant::from_std(due);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if sleep.deadline() != due {
+            sleep.as_mut().reset(due);
+        }
+        sleep.as_mut().poll(cx).map(|()| limit)
     }
 }

@@ -9,39 +9,44 @@ use pingora::proxy::Session;
 use pingora::{ErrorType, OrErr};
 use tokio::time::timeout;
 
-use super::exchange::UpstreamStream;
+use super::exchange::Answer;
 use super::hooks::Hooks;
 use super::stand_in::stand_in;
 use crate::driver::{Drivers, Route, Start, StreamInfo, Transport};
+use crate::failure::Failure;
 use crate::headers;
 use crate::stream::{Framing, Opening};
 use crate::wire::body::Body;
 
-/// After this the request is over as far as HttpProxy is concerned, and the stream runs on its own.
+/// After this the request is over as far as HttpProxy is concerned, and the stream runs on its own. Returns why there is no
+/// stream where the client does not take its head.
 ///
 /// # Errors
 /// When the client cannot be written to, or a descriptor cannot be duplicated.
 pub(super) async fn hand_over(
     session: &mut Session,
-    stream: UpstreamStream,
+    stream: Answer,
     route: Arc<Route>,
     drivers: &Drivers,
     info: StreamInfo,
     hooks: &dyn Hooks,
-) -> Result<()> {
+) -> Result<Option<Failure>> {
     let framing = match session.req_header().version {
         Version::HTTP_11 => Framing::Chunked,
         Version::HTTP_2 => Framing::Http2,
         _ => Framing::Plain,
     };
-    let opening = opening(&route, framing, stream.body, &stream.head);
+    let opening = opening(&route, framing, stream.beginning.body, &stream.head);
     let mut response = stream.head;
     hooks.stream_response(session, &mut response)?;
     headers::stream_response(&mut response, framing == Framing::Chunked)?;
     session.set_keepalive(None);
     let write = session.write_response_header(response.clone(), false);
     match route.policy.timeouts.write {
-        Some(limit) => timeout(limit, write).await.or_err(ErrorType::WriteTimedout, "writing a stream's head")??,
+        Some(limit) => match timeout(limit, write).await {
+            Ok(written) => written?,
+            Err(_) => return Ok(Some(Failure::WriteTimeout { limit })),
+        },
         None => write.await?,
     }
 
@@ -57,8 +62,9 @@ pub(super) async fn hand_over(
     };
     let upstream = stream.connection.into_transport();
     let upstream = upstream.or_err(ErrorType::InternalError, "taking the upstream's connection over")?;
-    let start = Start { opening, unsent: Vec::new(), leftover: stream.leftover, route, info };
-    drivers.start(start, client, upstream).or_err(ErrorType::InternalError, "starting the stream")
+    let start = Start { opening, unsent: Vec::new(), leftover: stream.beginning.leftover, route, info };
+    drivers.start(start, client, upstream).or_err(ErrorType::InternalError, "starting the stream")?;
+    Ok(None)
 }
 
 /// What is known of a stream by its heads.

@@ -88,7 +88,7 @@ pub(crate) struct HandedOff {
 
 /// What has become of a request before Pingora had it: what has been read of the upstream's answer with the connection that
 /// the rest comes on, or why there is none.
-pub(super) type EarlyAnswer = Result<(Vec<u8>, TcpStream), Failure>;
+pub(crate) type EarlyAnswer = Result<(Vec<u8>, TcpStream), Failure>;
 
 /// What reactors meet clients with.
 #[derive(Clone)]
@@ -139,8 +139,23 @@ impl HandedOff {
     }
 }
 
-/// What has become of this request before Pingora had it; once.
-pub(super) fn early_answer(session: &Session) -> Option<EarlyAnswer> {
-    let connection: &ClientConnection = session.stream()?.as_any().downcast_ref()?;
-    connection.take_note()?.downcast().ok().map(|answer| *answer)
+/// A request as Pingora has read it, together with what had become of it before. Only [`Arrived::take`] makes one, and
+/// takes it off the connection: it is the first thing that is done with a request, so that whoever answers the request
+/// in whatever way cannot leave the answer for the next request on the connection.
+pub(crate) struct Arrived(Option<EarlyAnswer>);
+
+impl Arrived {
+    /// Takes what a reactor has left for the request that `session` has just read.
+    pub(crate) fn take(session: &Session) -> Self {
+        let take = || {
+            let connection: &ClientConnection = session.stream()?.as_any().downcast_ref()?;
+            connection.take_note()?.downcast().ok().map(|answer| *answer)
+        };
+        Self(take())
+    }
+
+    /// The answer of the upstream, or why there is none; `None` where nobody has been asked yet.
+    pub(crate) fn into_answer(self) -> Option<EarlyAnswer> {
+        self.0
+    }
 }

@@ -1,11 +1,17 @@
 //! Reads response heads off a connection, and keeps what came with the last one.
 
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use pingora::ErrorType;
 use pingora::http::{IntoCaseHeaderName, ResponseHeader, Version};
 use pingora::prelude::{Error, OrErr, Result};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::headers::transfer_codings;
 
 /// Bytes of one read from the connection.
 const READ_BYTES: usize = 4 * 1024;
@@ -25,28 +31,43 @@ pub(super) struct HeadReader {
     searched: usize,
     /// Length of the head at the front of `bytes` that has been given out.
     head: usize,
+    /// Whether a byte has come.
+    fed: bool,
 }
 
 impl HeadReader {
-    /// The next head. Cancel-safe: dropped before it is done, it has lost nothing.
+    /// The next head, read from `connection` as far as it has come.
     ///
     /// # Errors
     /// When the connection ends or fails within a head, or what it gives is none.
-    pub(super) async fn next(&mut self, connection: &mut (impl AsyncRead + Unpin)) -> Result<Box<ResponseHeader>> {
+    pub(super) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &mut (impl AsyncRead + Unpin),
+    ) -> Poll<Result<Box<ResponseHeader>>> {
+        let mut space = [MaybeUninit::uninit(); READ_BYTES];
         loop {
             if let Some(head) = self.take()? {
-                return Ok(head);
+                return Poll::Ready(Ok(head));
             }
-            self.bytes.reserve(READ_BYTES);
-            let count = connection.read_buf(&mut self.bytes).await;
-            if count.or_err(ErrorType::ReadError, "reading the response head")? == 0 {
-                return Err(self.cut_short());
+            let mut buffer = ReadBuf::uninit(&mut space);
+            let read = ready!(Pin::new(&mut *connection).poll_read(cx, &mut buffer));
+            read.or_err(ErrorType::ReadError, "reading the response head")?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Err(self.cut_short()));
             }
+            self.feed(buffer.filled());
         }
+    }
+
+    /// Whether nothing has come yet.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.fed
     }
 
     /// Takes bytes that have been read elsewhere.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
+        self.fed = true;
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -140,9 +161,11 @@ fn parse(bytes: &Bytes) -> Result<Box<ResponseHeader>> {
         let name = bytes.slice_ref(field.name.as_bytes()).into_case_header_name();
         head.append_header(name, value(bytes.slice_ref(field.value))?)?;
     }
-    // "Transfer-Encoding overrides the Content-Length" (RFC 9112 §6.3).
     if head.headers.contains_key("transfer-encoding") {
-        head.remove_header("content-length");
+        // "Transfer-Encoding overrides the Content-Length" (RFC 9112 §6.3), unless it says that there is no coding.
+        let overridden =
+            if transfer_codings(&head.headers).is_empty() { "transfer-encoding" } else { "content-length" };
+        head.remove_header(overridden);
     }
     Ok(Box::new(head))
 }
@@ -161,6 +184,8 @@ fn value(raw: Bytes) -> Result<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
 
     async fn read(parts: &[&[u8]]) -> (Vec<u16>, Vec<u8>) {
@@ -168,7 +193,7 @@ mod tests {
         let mut connection = tokio_test_reader(parts);
         let mut statuses = Vec::new();
         loop {
-            let head = reader.next(&mut connection).await.expect("a head");
+            let head = poll_fn(|cx| reader.poll_next(cx, &mut connection)).await.expect("a head");
             statuses.push(head.status.as_u16());
             if head.status.as_u16() >= 200 {
                 return (statuses, reader.into_rest());
@@ -176,7 +201,7 @@ mod tests {
         }
     }
 
-    fn tokio_test_reader(parts: &[&[u8]]) -> impl AsyncRead + Unpin {
+    fn tokio_test_reader(parts: &[&[u8]]) -> impl AsyncRead + Unpin + use<> {
         let (mut near, far) = tokio::io::duplex(64);
         let parts: Vec<Vec<u8>> = parts.iter().map(|part| part.to_vec()).collect();
         tokio::spawn(async move {
@@ -213,7 +238,9 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nA b\r\n\r\n",
             b"HTTP/1.1 200 O",
         ] {
-            let error = HeadReader::default().next(&mut tokio_test_reader(&[wire])).await;
+            let mut connection = tokio_test_reader(&[wire]);
+            let mut reader = HeadReader::default();
+            let error = poll_fn(|cx| reader.poll_next(cx, &mut connection)).await;
             assert!(error.is_err(), "{:?}", wire.escape_ascii().to_string());
         }
     }

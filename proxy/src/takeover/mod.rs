@@ -6,10 +6,13 @@
 //! Request filters, downstream modules and `logging` stay as they are: `logging` runs when the stream begins, and
 //! [`Observer::ended`](crate::driver::Observer::ended) when it ends.
 //!
-//! For listeners of its own, `reception`, `caller` and `fetch` do the same on a reactor's thread, without Pingora, where a
+//! Where a request is not one for a stream, [`Takeover::pass`] carries it and its answer in the same way.
+//!
+//! For listeners of its own, `handoff`, `pending` and `fetch` do the same on a reactor's thread, without Pingora, where a
 //! request is as plain as most are; see `docs/decisions/0005-begin-plain-streams-in-the-reactor.md`.
 
 mod answer;
+mod client;
 mod client_policy;
 mod connection;
 mod dial;
@@ -21,7 +24,9 @@ mod handoff;
 mod head_reader;
 mod hooks;
 mod linger;
+mod overlap;
 mod pending;
+mod pool;
 mod refuse;
 mod relay;
 mod stand_in;
@@ -29,7 +34,7 @@ mod upload;
 mod whole_request;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -37,6 +42,7 @@ use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::Method;
 use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
+use pingora::upstreams::peer::Peer;
 
 use crate::driver::{BoundListener, Driver, Drivers, Registry, Route, StreamInfo};
 use crate::headers;
@@ -47,15 +53,19 @@ pub use crate::headers::{TrustedProxies, accepts_event_stream};
 pub use client_policy::ClientPolicy;
 pub use drain::Drained;
 pub use hooks::Hooks;
+pub use refuse::Refusal;
 
+use answer::Beginning;
 use connection::Connection;
-use exchange::{Answer, OtherAnswer};
+use exchange::{Answer, Upstreams};
+use head_reader::HeadReader;
+use upload::Upload;
 
-pub(crate) use handoff::{Admission, Admitted, HandedOff, Handoff, InFlight, RequestHandler};
+pub(crate) use handoff::{Admission, Admitted, Arrived, HandedOff, Handoff, InFlight, RequestHandler};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 pub struct Takeover {
-    connector: TransportConnector,
+    upstreams: Upstreams,
     drivers: Drivers,
     trusted_proxies: TrustedProxies,
 }
@@ -78,9 +88,10 @@ impl Takeover {
 
     /// Hands streams to these drivers.
     pub(crate) fn new(drivers: Drivers) -> Self {
-        // Every connection carries one stream to its end: there is none to pool.
+        // Idle connections are kept in a pool of our own, without buffers.
         let connector = TransportConnector::new(Some(ConnectorOptions::new(1)));
-        Self { connector, drivers, trusted_proxies: TrustedProxies::default() }
+        let upstreams = Upstreams { connector, pool: pool::Pool::default() };
+        Self { upstreams, drivers, trusted_proxies: TrustedProxies::default() }
     }
 
     /// Believes what these peers say of their clients in `X-Forwarded-For` and the like, instead of those on the loopback
@@ -100,23 +111,28 @@ impl Takeover {
         self.drivers.registry()
     }
 
-    /// Whether a request can be taken over at all: one over HTTP/1 or HTTP/2 that has a body to answer with and does not
-    /// ask for another protocol. What is not, HttpProxy carries as well as ever.
+    /// Whether a request can become a stream: one over HTTP/1 or HTTP/2 that has a body to answer with and does not
+    /// ask for another protocol.
     pub fn can_take(session: &Session) -> bool {
-        (session.as_http1().is_some() || session.as_http2().is_some())
-            && session.req_header().method != Method::HEAD
-            && !session.is_upgrade_req()
+        Self::can_pass(session) && session.req_header().method != Method::HEAD
+    }
+
+    /// Whether a request can be carried at all: one over HTTP/1 or HTTP/2 that does not ask for another protocol. What is
+    /// not, HttpProxy carries as well as ever.
+    pub fn can_pass(session: &Session) -> bool {
+        (session.as_http1().is_some() || session.as_http2().is_some()) && !headers::asks_upgrade(session.req_header())
     }
 
     /// Sends the request to the first of `peers` that can be connected to, and carries the answer to its end.
     ///
     /// Returns what `proxy_upstream_filter` should: `Ok(true)` when the request cannot be taken over
     /// (see [`Takeover::can_take`]) and HttpProxy should go on with it, `Ok(false)` when it has been answered. A failure
-    /// before the response head is answered with 502 or 504 and a body that tells which, and is told to the route's
+    /// before the response head is answered with 502 or 504 and a body that tells which, and is reported to the route's
     /// observer.
     ///
     /// # Errors
-    /// When the client's connection fails while a response is being written to it.
+    /// When the client's connection fails while a response is being written to it, or the upstream's while an answer that
+    /// is no stream is being read.
     ///
     /// # Cancel safety
     /// Dropped before it is done, it closes the upstream's connection. A stream that has begun runs on.
@@ -138,52 +154,105 @@ impl Takeover {
         if !Self::can_take(session) {
             return Ok(true);
         }
-        let started = Instant::now();
         // What a client sends behind its request waits for its turn instead of ending the request.
         session.downstream_session.set_pipelining_enabled(true);
+        self.carry(session, peers, route, true, hooks).await?;
+        Ok(false)
+    }
+
+    /// The same for a request that is not to become a stream, whatever its answer is. The connection to the upstream is
+    /// kept for other requests. `Ok(true)` is for those that [`Takeover::can_pass`] does not name.
+    ///
+    /// # Errors
+    /// As [`Takeover::take_over`].
+    pub async fn pass(&self, session: &mut Session, peers: &[HttpPeer], route: &Arc<Route>) -> Result<bool> {
+        if !Self::can_pass(session) {
+            return Ok(true);
+        }
+        self.carry(session, peers, route, false, &()).await?;
+        Ok(false)
+    }
+
+    async fn carry(
+        &self,
+        session: &mut Session,
+        peers: &[HttpPeer],
+        route: &Arc<Route>,
+        may_be_stream: bool,
+        hooks: &dyn Hooks,
+    ) -> Result<()> {
+        let started = Instant::now();
         let client = session.client_addr().and_then(|address| address.as_inet()).copied();
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         let has_body = !session.is_body_empty();
-        let mut request = headers::stream_request(session.req_header(), has_body)?;
+        let host = peers.first().map(host_of);
+        let build = if may_be_stream { headers::stream_request } else { headers::page_request };
+        let mut request = build(session.req_header(), has_body, host.as_deref())?;
         headers::set_forwarded(&mut request, client.map(|address| address.ip()), tls, &self.trusted_proxies)?;
         hooks.upstream_request(session, &mut request)?;
 
         let timeouts = &route.policy.timeouts;
-        let answer = Box::pin(exchange::exchange(&self.connector, session, peers, request, timeouts)).await;
-        match answer {
-            Ok(Answer::Stream(stream)) => {
-                let request = session.req_header();
-                let target = String::from_utf8_lossy(request.raw_path());
-                let info = StreamInfo::new(client, stream.peer, request.method.as_str(), &target, started.elapsed());
-                Box::pin(hand_over::hand_over(session, *stream, route.clone(), &self.drivers, info, hooks)).await?;
+        let exchange = exchange::exchange(&self.upstreams, session, peers, &request, may_be_stream, timeouts);
+        match Box::pin(exchange).await {
+            Ok(answer) if answer.beginning.is_stream => {
+                drop(request);
+                self.begin(session, answer, route, client, started, hooks).await
             }
-            Ok(Answer::Other(upstream)) => Self::pass_on(session, *upstream, route).await?,
-            Err(failure) => Self::refuse(session, failure, route).await?,
+            Ok(answer) => self.pass_on(session, answer, route).await,
+            Err(failure) => Self::refuse(session, failure, route).await,
         }
-        Ok(false)
     }
 
-    /// Carries on with a request that has been answered, by no event stream, before Pingora had it. Returns whether it was
-    /// one.
+    /// Begins a stream.
+    async fn begin(
+        &self,
+        session: &mut Session,
+        answer: Answer,
+        route: &Arc<Route>,
+        client: Option<SocketAddr>,
+        started: Instant,
+        hooks: &dyn Hooks,
+    ) -> Result<()> {
+        let request = session.req_header();
+        let target = String::from_utf8_lossy(request.raw_path());
+        let info = StreamInfo::new(client, answer.server, request.method.as_str(), &target, started.elapsed());
+        let (route, drivers) = (route.clone(), &self.drivers);
+        if !answer.upload.is_done() {
+            return Box::pin(overlap::carry(session, answer, route, drivers, info, hooks)).await;
+        }
+        match Box::pin(hand_over::hand_over(session, answer, route.clone(), drivers, info, hooks)).await? {
+            Some(failure) => Self::refuse(session, failure, &route).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Carries on with a request that a reactor has sent, and that has been answered by no event stream.
     ///
     /// # Errors
     /// When the client's connection fails while a response is being written to it.
-    pub(crate) async fn resume(&self, session: &mut Session, route: &Arc<Route>) -> Result<bool> {
-        let Some(answer) = handoff::early_answer(session) else { return Ok(false) };
+    pub(crate) async fn resume(
+        &self,
+        session: &mut Session,
+        early: handoff::EarlyAnswer,
+        route: &Arc<Route>,
+    ) -> Result<()> {
         // The upstream has the request, and it is at hand whole: reading it waits for nothing.
         while session.downstream_session.read_request_body().await?.is_some() {}
-        let answer = match answer {
-            Ok((bytes, upstream)) => match tokio::net::TcpStream::from_std(upstream) {
-                Ok(upstream) => exchange::other_answer(bytes, Connection::Tcp(upstream)).await,
-                Err(error) => Err(Failure::Broken { source: dial::connect_error(error) }),
-            },
-            Err(failure) => Err(failure),
-        };
+        let answer = early.and_then(|(bytes, upstream)| {
+            let broken = |source| Failure::Broken { source };
+            let upstream =
+                tokio::net::TcpStream::from_std(upstream).map_err(|error| broken(dial::connect_error(error)))?;
+            let mut reader = HeadReader::default();
+            reader.feed(&bytes);
+            let head = reader.take().map_err(broken)?.ok_or_else(|| broken(HeadReader::default().cut_short()))?;
+            let beginning = Beginning::of(&head, reader, false, false)?;
+            let connection = Connection::Tcp(upstream);
+            Ok(Answer { head, beginning, connection, upload: Upload::done(), server: None, key: None })
+        });
         match answer {
-            Ok(upstream) => Self::pass_on(session, upstream, route).await?,
-            Err(failure) => Self::refuse(session, failure, route).await?,
+            Ok(answer) => self.pass_on(session, answer, route).await,
+            Err(failure) => Self::refuse(session, failure, route).await,
         }
-        Ok(true)
     }
 
     /// Makes a listener for plain TCP the reactors' own: what asks for a stream begins there, without a task and without
@@ -195,10 +264,8 @@ impl Takeover {
         self.drivers.listen(listener, Arc::new(handler.clone()))
     }
 
-    async fn pass_on(session: &mut Session, answer: OtherAnswer, route: &Route) -> Result<()> {
-        Box::pin(relay::relay(session, answer, &route.policy.timeouts)).await?;
-        linger::linger(session).await;
-        Ok(())
+    async fn pass_on(&self, session: &mut Session, answer: Answer, route: &Route) -> Result<()> {
+        Box::pin(relay::relay(session, answer, &self.upstreams.pool, &route.policy.timeouts)).await
     }
 
     async fn refuse(session: &mut Session, failure: Failure, route: &Route) -> Result<()> {
@@ -206,5 +273,15 @@ impl Takeover {
         refuse::answer(session, failure).await?;
         linger::linger(session).await;
         Ok(())
+    }
+}
+
+/// How a server is called in the `Host` of a request that names none.
+fn host_of(peer: &HttpPeer) -> String {
+    match peer.address().as_inet() {
+        Some(address) if !peer.sni.is_empty() && peer.sni.parse::<std::net::IpAddr>().is_err() => {
+            format!("{}:{}", peer.sni, address.port())
+        }
+        _ => peer.address().to_string(),
     }
 }

@@ -50,6 +50,8 @@ struct RequestPhase {
     dropped_fields: usize,
     /// Interim responses that the client has not taken.
     unsent: Vec<u8>,
+    /// When the client has taken nothing of them for too long.
+    write_due: Option<Millis>,
     in_flight: InFlight,
 }
 
@@ -93,12 +95,13 @@ impl PendingConnection {
     /// The final response head is here, and the client has taken everything that went before.
     fn conclude(&mut self, mut response: Box<ResponseHeader>, now: Millis) -> Step {
         let Some(request) = &mut self.request else { return Step::Close };
-        let (body, leftover) = match Beginning::of(&response, request.fetch.take_reader()) {
-            Ok(Beginning::Stream { body, leftover }) => (body, leftover),
-            Ok(Beginning::Other(bytes)) => {
-                self.outcome = Some(Outcome::Other(bytes));
-                return Step::HandOff;
-            }
+        let reader = request.fetch.take_reader();
+        if !headers::is_event_stream(&response) {
+            self.outcome = Some(Outcome::Other(reader.into_bytes()));
+            return Step::HandOff;
+        }
+        let Beginning { body, leftover, .. } = match Beginning::of(&response, reader, false, true) {
+            Ok(beginning) => beginning,
             Err(failure) => return self.fail(failure),
         };
         let route = request.fetch.route().clone();
@@ -140,9 +143,9 @@ impl Pending for PendingConnection {
         }
         for _ in 0..HEADS_PER_TURN {
             let Some(request) = &mut self.request else { return Step::Close };
-            match request.flush(client) {
+            match request.flush(client, now) {
                 Ok(true) => {}
-                Ok(false) => return request.fetch.overdue(now).map_or(Step::Wait, |failure| self.fail(failure)),
+                Ok(false) => return request.overdue(now).map_or(Step::Wait, |failure| self.fail(failure)),
                 Err(source) => return self.fail(Failure::ClientGone { source }),
             }
             let upstream: Option<&mut dyn Socket> = match &mut upstream {
@@ -162,7 +165,7 @@ impl Pending for PendingConnection {
             }
         }
         let Some(request) = &mut self.request else { return Step::Close };
-        match (request.flush(client), request.fetch.overdue(now)) {
+        match (request.flush(client, now), request.overdue(now)) {
             (Err(source), _) => self.fail(Failure::ClientGone { source }),
             (Ok(_), Some(failure)) => self.fail(failure),
             (Ok(_), None) => Step::Again,
@@ -170,7 +173,7 @@ impl Pending for PendingConnection {
     }
 
     fn deadline(&self) -> Option<Millis> {
-        self.request.as_ref().map_or(self.silent_until, |request| request.fetch.due())
+        self.request.as_ref().map_or(self.silent_until, |request| request.due())
     }
 
     fn is_idle(&self) -> bool {
@@ -191,17 +194,36 @@ impl RequestPhase {
     /// Passes on a 103 or the like. HTTP/1.0, whose streams are plain, knows none (RFC 9110 §15.2).
     fn interim(&mut self, mut head: Box<ResponseHeader>) {
         if self.framing == Framing::Chunked {
-            headers::strip_response(&mut head);
+            headers::interim_response(&mut head);
             headers::write_response(&head, &mut self.unsent);
         }
     }
 
+    /// When something is overdue next.
+    fn due(&self) -> Option<Millis> {
+        [self.fetch.due(), self.write_due].into_iter().flatten().min()
+    }
+
+    /// What is overdue.
+    fn overdue(&self, now: Millis) -> Option<Failure> {
+        let limit = self.fetch.route().policy.timeouts.write.unwrap_or_default();
+        let write = self.write_due.is_some_and(|due| due <= now).then_some(Failure::WriteTimeout { limit });
+        write.or_else(|| self.fetch.overdue(now))
+    }
+
     /// Whether the client has taken everything so far.
-    fn flush(&mut self, client: &mut dyn Socket) -> Result<bool, Box<Error>> {
+    fn flush(&mut self, client: &mut dyn Socket, now: Millis) -> Result<bool, Box<Error>> {
         while !self.unsent.is_empty() {
             match client.write(&self.unsent) {
-                Ok(count) => drop(self.unsent.drain(..count)),
-                Err(error) if not_now(&error) => return Ok(false),
+                Ok(count) => {
+                    drop(self.unsent.drain(..count));
+                    self.write_due = None;
+                }
+                Err(error) if not_now(&error) => {
+                    let limit = self.fetch.route().policy.timeouts.write;
+                    self.write_due = self.write_due.or(limit.map(|limit| now.after(limit)));
+                    return Ok(false);
+                }
                 Err(error) => {
                     return Err(Error::because(ErrorType::WriteError, "writing an interim response", error).into_down());
                 }
@@ -215,7 +237,7 @@ impl RequestPhase {
 fn ask(held: &[u8], client: SocketAddr, handler: &HandlerShared, now: Millis) -> Option<Box<RequestPhase>> {
     let WholeRequest { head: mut request, body, dropped_fields } = WholeRequest::parse(held, &handler.policy.head)?;
     let admitted = handler.admission.admit(&mut request)?;
-    let mut upstream_request = headers::stream_request(&request, !body.is_empty()).ok()?;
+    let mut upstream_request = headers::stream_request(&request, !body.is_empty(), None).ok()?;
     headers::set_forwarded(&mut upstream_request, Some(client.ip()), false, handler.admission.trusted_proxies())
         .ok()?;
     let mut wire = Vec::from(http_req_header_to_wire(&upstream_request)?);
@@ -229,6 +251,7 @@ fn ask(held: &[u8], client: SocketAddr, handler: &HandlerShared, now: Millis) ->
         since: now,
         dropped_fields,
         unsent: Vec::new(),
+        write_due: None,
         in_flight: admitted.in_flight,
     }))
 }

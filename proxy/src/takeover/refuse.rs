@@ -1,4 +1,6 @@
-//! Answers a request that got no response from the upstream.
+//! The proxy's own errors, as clients get them: one form for everything that is refused or fails.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use pingora::ErrorType;
@@ -7,31 +9,56 @@ use pingora::prelude::{Error, Result};
 use pingora::proxy::Session;
 
 use crate::failure::Failure;
+use crate::headers;
 
-/// Writes the failure's status with a body that tells what failed. The connection is not used again.
+/// An answer that the proxy gives in its own name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status.
+    pub status: u16,
+    /// What failed, in a sentence.
+    pub text: Cow<'static, str>,
+    /// The error type of RFC 9209 §2.3.
+    pub proxy_status: &'static str,
+}
+
+impl From<&Failure> for Refusal {
+    fn from(failure: &Failure) -> Self {
+        Self { status: failure.status(), text: failure.public_text().into(), proxy_status: failure.proxy_status() }
+    }
+}
+
+impl Refusal {
+    /// Writes it, unless a response has begun. The connection is not used again.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn write(&self, session: &mut Session) -> Result<()> {
+        let Self { status, text, proxy_status } = self;
+        let body = format!("{status} {text}\n");
+        let mut head = ResponseHeader::build(*status, Some(4))?;
+        head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
+        head.insert_header("Content-Length", body.len())?;
+        head.insert_header("Cache-Control", "no-store")?;
+        head.insert_header("Proxy-Status", format!("{}; error={proxy_status}", headers::PSEUDONYM))?;
+        let written = session.downstream_session.write_error_response(head, Bytes::from(body)).await;
+        written.map_err(|error| error.into_down())
+    }
+}
+
+/// Answers a request that got no response from the upstream.
 ///
 /// # Errors
 /// When the answer cannot be written; and always for a client that is gone, so that nobody tries to answer it.
 pub(super) async fn answer(session: &mut Session, failure: Failure) -> Result<()> {
-    // A server's address stays in the log: clients have no business with it.
-    let what = match failure {
+    match failure {
         Failure::ClientGone { source } => {
-            return Error::e_because(ErrorType::ConnectionClosed, "before the response head", source)
-                .map_err(|error: Box<Error>| error.into_down());
+            Error::e_because(ErrorType::ConnectionClosed, "before the response head", source)
+                .map_err(|error: Box<Error>| error.into_down())
         }
-        Failure::Connect { .. } => "cannot connect to the upstream".to_owned(),
-        Failure::ConnectTimeout { limit, .. } => {
-            format!("connecting to the upstream took longer than timeouts.connect ({limit:?})")
-        }
-        ref other => other.to_string(),
-    };
-    let status = failure.status();
-    let body = format!("{status} {what}\n");
-    let mut head = ResponseHeader::build(status, Some(4))?;
-    head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
-    head.insert_header("Content-Length", body.len())?;
-    head.insert_header("Cache-Control", "no-store")?;
-    head.insert_header("Proxy-Status", format!("sse-proxy; error={}", failure.proxy_status()))?;
-    let written = session.downstream_session.write_error_response(head, Bytes::from(body)).await;
-    written.map_err(|error| error.into_down())
+        // Half a response head is out: nothing that makes sense can follow it.
+        Failure::WriteTimeout { .. } => Error::e_explain(ErrorType::WriteTimedout, failure.to_string())
+            .map_err(|error: Box<Error>| error.into_down()),
+        failure => Refusal::from(&failure).write(session).await,
+    }
 }

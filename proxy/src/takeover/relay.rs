@@ -1,81 +1,377 @@
-//! Passes on an answer that is no event stream, whole and in its own framing, over the client's session.
+//! Carries an answer that is no event stream to the client, its framing taken off and put on again, while the rest of the
+//! request goes to the upstream.
+//!
+//! At most 16 KiB of a response wait here for a client that is behind; the upstream is not read meanwhile.
 
+use std::future::poll_fn;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
 use pingora::ErrorType;
-use pingora::http::{StatusCode, Version};
-use pingora::prelude::{Error, Result};
-use pingora::protocols::http::HttpTask;
+use pingora::http::Version;
+use pingora::prelude::{Error, OrErr, Result};
+use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
-use super::exchange::OtherAnswer;
-use crate::driver::bound_send_queue;
-use crate::headers;
+use super::client::Client;
+use super::connection::Connection;
+use super::exchange::{Answer, CLIENT_BODY_LIMIT, Clock};
+use super::linger;
+use super::pool::Pool;
+use super::stand_in::stand_in;
+use super::upload::{Upload, WaitsFor};
+use crate::failure::Failure;
+use crate::headers::{self, PageFraming};
 use crate::stream::Timeouts;
+use crate::wire::body::Body;
+use crate::wire::chunked::Piece;
+use crate::wire::trailers;
 
-/// Bytes written to the client at once: `timeouts.write` is for so many, however large the answer is.
-const SLICE_BYTES: usize = 16 * 1024;
+/// Bytes of one read from the upstream, and so the most that waits for a client.
+const READ_BYTES: usize = 16 * 1024;
 
-/// Writes the head that the answer has brought, then its body as it comes.
+/// Reads before others get their turn.
+const READS_PER_POLL: u32 = 16;
+
+/// How long a client that got trailers may take to close its connection.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Writes the head that the answer has brought, then its body as it comes. The upstream's connection is kept where it can
+/// be used again.
 ///
 /// # Errors
-/// When either side fails or takes too long; the error tells which side.
-pub(super) async fn relay(session: &mut Session, answer: OtherAnswer, timeouts: &Timeouts) -> Result<()> {
-    let mut upstream = answer.upstream;
-    let Some(mut response) = upstream.resp_header().cloned() else { return Ok(()) };
-    headers::strip_response(&mut response);
-    let bodiless = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if !bodiless && !response.headers.contains_key("content-length") {
-        if session.req_header().version == Version::HTTP_11 {
-            response.insert_header("Transfer-Encoding", "chunked")?;
-        } else {
-            // HTTP/1.0 ends its body with the connection; HTTP/2 does not mind.
-            session.set_keepalive(None);
-        }
-    }
-    response.set_version(Version::HTTP_11);
-    if !session.downstream_session.is_body_done() {
+/// When either side fails or takes too long; the error tells which side. The client sees then that its response is not
+/// complete.
+pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, timeouts: &Timeouts) -> Result<()> {
+    let Answer { mut head, beginning, connection, upload, key, .. } = answer;
+    let framing = framing(session, beginning.has_body, &beginning.body);
+    let is_http2 = session.as_http2().is_some();
+    let takes_trailers = beginning.has_body
+        && matches!(beginning.body, Body::Chunked(_))
+        && (framing == PageFraming::Chunked || is_http2);
+    if framing == PageFraming::UntilEnd || (takes_trailers && head.headers.contains_key("trailer")) {
+        // Over HTTP/1 trailers end the connection, see `end_with_trailers`.
         session.set_keepalive(None);
     }
-    session.downstream_session.set_write_timeout(timeouts.write);
-    if let Some(stream) = session.stream() {
-        bound_send_queue(stream, timeouts.write);
-    }
+    let keeps_connection = headers::keeps_connection(&head) && is_delimited(head.status.as_u16(), &beginning);
+    headers::page_response(&mut head, framing, takes_trailers)?;
+    session.downstream_modules_ctx.response_header_filter(&mut head, !beginning.has_body).await?;
 
-    let mut ended = upstream.is_body_done();
-    write(session, HttpTask::Header(Box::new(response), ended)).await?;
-    while !ended {
-        let next = async {
-            // What is left of the request's body is read and dropped: left unread, it would reset the connection.
-            let body_done = session.downstream_session.is_body_done();
-            tokio::select! {
-                task = upstream.read_response_task() => task.map(Some).map_err(|error| error.into_up()),
-                gone = session.downstream_session.read_body_or_idle(body_done) => {
-                    gone.map(|_| None).map_err(|error| error.into_down())
-                }
-            }
+    let mut page = Page {
+        client: Client::new(session),
+        connection,
+        upload,
+        body: beginning.body,
+        excess: false,
+        pending: Bytes::new(),
+        behind: false,
+        trailers: Vec::new(),
+        takes_trailers,
+        phase: if beginning.has_body { Phase::Body } else { Phase::Ending },
+        broken: None,
+        progress: 0,
+        seen: (0, 0, None),
+        clock: Clock::new(),
+        timeouts,
+    };
+    page.client.bound_queue(timeouts.write);
+    page.client.send_head(head, !beginning.has_body)?;
+    match beginning.has_body {
+        true => page.decode(&beginning.leftover),
+        false => page.excess = !beginning.leftover.is_empty(),
+    }
+    poll_fn(|cx| page.poll(cx)).await?;
+
+    let Page { connection, upload, excess, trailers, phase, .. } = page;
+    if let Some(key) = key.filter(|_| keeps_connection && upload.is_done() && !excess) {
+        pool.put(key, connection);
+    }
+    if phase == Phase::Trailers {
+        let sending = end_with_trailers(session, &trailers);
+        return match timeouts.write {
+            Some(limit) => timeout(limit, sending).await.or_err(ErrorType::WriteTimedout, "writing trailers")?,
+            None => sending.await,
         };
-        let task = match timeouts.idle {
-            Some(limit) => timeout(limit, next).await.unwrap_or_else(|_| {
-                Error::e_explain(ErrorType::ReadTimedout, "the upstream was silent for timeouts.idle")
-                    .map_err(|error: Box<Error>| error.into_up())
-            }),
-            None => next.await,
-        }?;
-        let Some(task) = task else { continue };
-        ended = task.is_end();
-        match task {
-            HttpTask::Body(Some(mut bytes), end) => {
-                while bytes.len() > SLICE_BYTES {
-                    write(session, HttpTask::Body(Some(bytes.split_to(SLICE_BYTES)), false)).await?;
-                }
-                write(session, HttpTask::Body(Some(bytes), end)).await?;
-            }
-            task => write(session, task).await?,
-        }
+    }
+    if !upload.is_done() {
+        session.set_keepalive(None);
+        linger::linger(session).await;
     }
     Ok(())
 }
 
-async fn write(session: &mut Session, task: HttpTask) -> Result<()> {
-    session.write_response_tasks(vec![task]).await.map(|_| ()).map_err(|error| error.into_down())
+/// How the body goes to this client.
+fn framing(session: &Session, has_body: bool, body: &Body) -> PageFraming {
+    match (has_body, body) {
+        (false, _) => PageFraming::NoBody,
+        (true, Body::Length(length)) => PageFraming::Length(*length),
+        (true, _) if session.req_header().version == Version::HTTP_11 => PageFraming::Chunked,
+        // HTTP/1.0 ends its body with the connection, HTTP/2 with the stream.
+        (true, _) => PageFraming::UntilEnd,
+    }
+}
+
+/// Whether it can be told where the response ends, so that another may follow it. What a 205 brings in spite of its status
+/// is not read.
+fn is_delimited(status: u16, beginning: &super::answer::Beginning) -> bool {
+    match (beginning.has_body, &beginning.body) {
+        (true, body) => !matches!(body, Body::UntilClose),
+        (false, body) => status != 205 || matches!(body, Body::Length(0)),
+    }
+}
+
+/// A response on its way to the client, and what is left of its request on the way to the upstream.
+struct Page<'s, 't> {
+    client: Client<'s>,
+    connection: Connection,
+    upload: Upload,
+    body: Body,
+    /// Whether bytes have come behind the body.
+    excess: bool,
+    /// Body bytes that the client has not taken.
+    pending: Bytes,
+    /// Whether the last of what was written has not been sent yet.
+    behind: bool,
+    /// The trailer section as it came.
+    trailers: Vec<u8>,
+    takes_trailers: bool,
+    phase: Phase,
+    /// Why the response breaks off.
+    broken: Option<Box<Error>>,
+    /// Counts what has moved.
+    progress: u64,
+    /// What had moved, and what was waited for, when the clock was set.
+    seen: (u64, u64, Option<Waits>),
+    clock: Clock,
+    timeouts: &'t Timeouts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Body,
+    /// The last of it goes to the client.
+    Ending,
+    /// The client gets the last chunk with trailers next.
+    Trailers,
+    /// The client has all of the response, the upstream not yet all of the request.
+    Uploading,
+    /// What has come goes to the client, and then that no more does.
+    Breaking,
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    /// For the upstream to say more, or to take more.
+    Upstream,
+    /// For the client to take what there is for it.
+    Client,
+    /// For the client to send more of its request.
+    Request,
+}
+
+impl Page<'_, '_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.send_request(cx)?;
+        let waits = match self.respond(cx) {
+            Poll::Ready(done) => return Poll::Ready(done),
+            Poll::Pending => self.waits(),
+        };
+        let seen = (self.progress, self.upload.steps(), Some(waits));
+        if self.seen != seen {
+            self.seen = seen;
+            self.clock.restart();
+        }
+        let limit = match waits {
+            Waits::Upstream => self.timeouts.read,
+            Waits::Client => self.timeouts.write,
+            Waits::Request => Some(self.client.body_limit().unwrap_or(CLIENT_BODY_LIMIT)),
+        };
+        let limit = ready!(self.clock.poll(cx, limit));
+        match (waits, self.phase) {
+            (_, Phase::Uploading) => Poll::Ready(Ok(())),
+            (Waits::Client, _) => {
+                self.client.reset();
+                let what = format!("the client took nothing within timeouts.write ({limit:?})");
+                Poll::Ready(Err(Error::explain(ErrorType::WriteTimedout, what).into_down()))
+            }
+            _ => {
+                let what = format!("the upstream was silent for timeouts.read ({limit:?})");
+                self.break_off(Error::explain(ErrorType::ReadTimedout, what).into_up());
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn waits(&self) -> Waits {
+        match self.phase {
+            Phase::Body if self.pending.is_empty() && !self.behind => Waits::Upstream,
+            Phase::Uploading if self.upload.waits_for() == WaitsFor::Client => Waits::Request,
+            Phase::Uploading => Waits::Upstream,
+            _ => Waits::Client,
+        }
+    }
+
+    /// Moves the request on. One that the upstream does not want any more is read and dropped: left unread, it would keep
+    /// the client from reading its response.
+    fn send_request(&mut self, cx: &mut Context<'_>) -> Result<()> {
+        let response_is_over = matches!(self.phase, Phase::Uploading | Phase::Done);
+        match self.upload.poll(cx, &mut self.client, &mut self.connection) {
+            Ok(()) => {}
+            Err(Failure::Broken { .. }) => self.upload.abandon(),
+            Err(_) if response_is_over => self.upload.abandon(),
+            Err(failure) => return Err(request_error(failure)),
+        }
+        if !self.upload.is_over() || response_is_over {
+            return Ok(());
+        }
+        if !self.upload.is_done() {
+            for _ in 0..READS_PER_POLL {
+                match self.client.poll_body(cx) {
+                    Poll::Ready(Ok(Some(_))) => continue,
+                    Poll::Ready(Ok(None)) => break,
+                    Poll::Ready(Err(error)) => return Err(error.into_down()),
+                    Poll::Pending => return Ok(()),
+                }
+            }
+        }
+        match self.client.poll_gone(cx) {
+            Poll::Ready(error) => Err(error.into_down()),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Moves the response on. Ready once the client has all of it and the upstream has all of the request that it takes.
+    fn respond(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let mut reads = 0;
+        loop {
+            if !self.pending.is_empty() {
+                ready!(self.client.poll_write(cx, &mut self.pending))?;
+                self.progress += 1;
+                continue;
+            }
+            match self.phase {
+                Phase::Body if reads == READS_PER_POLL => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Phase::Body => {
+                    // What it has not taken of the last read is all that waits for it.
+                    self.behind = true;
+                    ready!(self.client.poll_flush(cx))?;
+                    self.behind = false;
+                    reads += 1;
+                    ready!(self.read(cx));
+                    self.progress += 1;
+                }
+                Phase::Ending if self.takes_trailers && !self.trailers.is_empty() && !self.client.is_http2() => {
+                    ready!(self.client.poll_flush(cx))?;
+                    self.phase = Phase::Trailers;
+                }
+                Phase::Ending => {
+                    let fields = trailers::fields(&self.trailers).filter(|_| self.takes_trailers);
+                    ready!(self.client.poll_end(cx, fields))?;
+                    self.phase = Phase::Uploading;
+                }
+                Phase::Uploading if !self.upload.is_over() => return Poll::Pending,
+                Phase::Uploading => self.phase = Phase::Done,
+                Phase::Breaking => {
+                    ready!(self.client.poll_break(cx));
+                    let error = self.broken.take();
+                    return Poll::Ready(error.map_or(Ok(()), Err));
+                }
+                Phase::Trailers | Phase::Done => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut space = [MaybeUninit::uninit(); READ_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        match ready!(Pin::new(&mut self.connection).poll_read(cx, &mut buffer)) {
+            Ok(()) if !buffer.filled().is_empty() => self.decode(buffer.filled()),
+            Ok(()) if self.body.may_end_here() => self.phase = Phase::Ending,
+            Ok(()) => {
+                let what = "the upstream closed its connection within the response";
+                self.break_off(Error::explain(ErrorType::ConnectionClosed, what).into_up());
+            }
+            Err(error) => {
+                self.break_off(Error::because(ErrorType::ReadError, "reading the response", error).into_up());
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Takes the upstream's framing off.
+    fn decode(&mut self, mut input: &[u8]) {
+        let mut data = Vec::with_capacity(input.len());
+        loop {
+            match self.body.next(&mut input) {
+                Ok(Some(Piece::Data(piece))) => data.extend_from_slice(piece),
+                Ok(Some(Piece::Trailer(line))) => self.trailers.extend_from_slice(line),
+                Ok(Some(Piece::End)) => {
+                    self.phase = Phase::Ending;
+                    break;
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    let what = "the upstream's chunked framing is broken";
+                    self.break_off(Error::because(ErrorType::ReadError, what, error).into_up());
+                    break;
+                }
+            }
+        }
+        if self.body.is_complete() && self.phase == Phase::Body {
+            self.phase = Phase::Ending;
+        }
+        self.excess |= self.phase == Phase::Ending && !input.is_empty();
+        self.pending = self.client.filter_body(data.into(), self.phase == Phase::Ending);
+    }
+
+    fn break_off(&mut self, error: Box<Error>) {
+        self.broken = Some(error);
+        self.phase = Phase::Breaking;
+    }
+}
+
+/// What failed of a request whose response has begun.
+fn request_error(failure: Failure) -> Box<Error> {
+    match failure {
+        Failure::BadRequest { source } | Failure::RequestTimeout { source } | Failure::ClientGone { source } => {
+            source.into_down()
+        }
+        other => Error::because(ErrorType::InternalError, "sending the request", other),
+    }
+}
+
+/// Writes the last chunk with trailers, which Pingora's session cannot, and closes the connection.
+async fn end_with_trailers(session: &mut Session, section: &[u8]) -> Result<()> {
+    let Some(response) = session.response_written().cloned() else { return Ok(()) };
+    session.set_keepalive(None);
+    let stand_in = stand_in(&session.downstream_session, Box::new(response)).await?;
+    let ServerSession::H1(client) = std::mem::replace(&mut *session.downstream_session, stand_in) else {
+        return Ok(());
+    };
+    let mut client = client.into_inner();
+    let mut last = Vec::new();
+    trailers::encode_last_chunk(section, &mut last);
+    let sent = async {
+        client.write_all(&last).await?;
+        client.flush().await?;
+        AsyncWriteExt::shutdown(&mut client).await
+    };
+    sent.await.or_err(ErrorType::WriteError, "writing trailers").map_err(|error| error.into_down())?;
+    // What the client has sent behind its request would reset the connection before it has read the trailers.
+    let _ = timeout(CLOSE_LIMIT, async {
+        let mut rest = [0; 512];
+        while client.read(&mut rest).await.is_ok_and(|count| count > 0) {}
+    })
+    .await;
+    Ok(())
 }

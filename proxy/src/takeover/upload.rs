@@ -1,106 +1,224 @@
-//! Sends the request: its head, and its body as the client sends it, in steps that can be left off at any point.
+//! Sends the request: its head, and its body as the client sends it. Each call does what can be done now.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use pingora::ErrorType;
-use pingora::http::{RequestHeader, Version};
+use pingora::http::{RequestHeader, ResponseHeader, Version};
 use pingora::prelude::{Error, OrErr};
 use pingora::protocols::http::v1::client::http_req_header_to_wire;
-use pingora::proxy::Session;
-use tokio::io::{AsyncWriteExt, WriteHalf};
+use tokio::io::AsyncWrite;
 
+use super::client::Client;
 use super::connection::Connection;
 use crate::failure::Failure;
 use crate::wire::chunked;
 
+/// Steps before others get their turn.
+const STEPS_PER_POLL: u32 = 32;
+
 /// A request on its way to the upstream.
-pub(super) struct Upload<'c> {
-    writer: WriteHalf<&'c mut Connection>,
+pub(super) struct Upload {
     /// Framed bytes that the upstream has not taken yet.
     pending: Bytes,
     state: State,
     chunked: bool,
+    /// Bytes of the body still to come, where its length is known.
+    remaining: Option<u64>,
+    /// Steps that have moved something, for those who measure silence.
+    steps: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// The head goes out; whether a body follows, and whether the client waits to be told to send it.
     Head {
         body: bool,
         expected: bool,
     },
+    /// The client is told to send the body.
+    Continue,
     Body,
     LastChunk,
+    Flush,
     Done,
+    /// The upstream takes no more, or no more is worth sending.
+    Abandoned,
 }
 
-impl<'c> Upload<'c> {
-    pub(super) fn new(
-        writer: WriteHalf<&'c mut Connection>,
-        request: &RequestHeader,
-        has_body: bool,
-        expected: bool,
-    ) -> Result<Self, Failure> {
+/// Whom a request waits for that has not been sent whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitsFor {
+    Client,
+    Upstream,
+    /// There is nothing more to send.
+    Nobody,
+}
+
+impl Upload {
+    /// # Errors
+    /// When the request cannot be written as HTTP/1.1.
+    pub(super) fn new(request: &RequestHeader, has_body: bool, expected: bool) -> Result<Self, Failure> {
         let wire = http_req_header_to_wire(request).ok_or_else(|| Failure::BadRequest {
             source: Error::explain(
                 ErrorType::InvalidHTTPHeader,
                 "the request target has bytes that no target may have",
             ),
         })?;
-        let chunked = request.headers.contains_key("transfer-encoding");
-        Ok(Self { writer, pending: wire.freeze(), state: State::Head { body: has_body, expected }, chunked })
+        let length = request.headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok(Self {
+            pending: wire.freeze(),
+            state: State::Head { body: has_body, expected },
+            chunked: request.headers.contains_key("transfer-encoding"),
+            remaining: length.filter(|_| has_body),
+            steps: 0,
+        })
     }
 
-    /// Whether everything is sent.
+    /// A request that has been sent whole.
+    pub(super) fn done() -> Self {
+        Self { pending: Bytes::new(), state: State::Done, chunked: false, remaining: None, steps: 0 }
+    }
+
+    /// Whether everything has been sent.
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Whether the upstream has to take something before this goes on; otherwise the client has to send something.
-    pub(super) fn waits_for_upstream(&self) -> bool {
-        !self.pending.is_empty()
+    /// Whether nothing more will be sent.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Done | State::Abandoned)
     }
 
-    /// One step. Dropped before it is done, it has done nothing: it can be raced and taken up again.
-    pub(super) async fn step(&mut self, session: &mut Session) -> Result<(), Failure> {
-        if self.waits_for_upstream() {
-            return self.write().await;
-        }
+    /// Whom it waits for.
+    pub(super) fn waits_for(&self) -> WaitsFor {
         match self.state {
-            State::Head { body: false, .. } | State::LastChunk => {
-                self.writer.flush().await.or_err(ErrorType::WriteError, "flushing the request").map_err(broken)?;
-                self.state = State::Done;
-            }
-            State::Head { body: true, expected } => {
-                self.state = State::Body;
-                if expected {
-                    session.write_continue_response().await.map_err(|source| Failure::ClientGone { source })?;
-                }
-            }
-            State::Body => match session.downstream_session.read_request_body().await {
-                Ok(Some(bytes)) if self.chunked => {
-                    let mut framed = Vec::with_capacity(bytes.len() + 16);
-                    chunked::encode(&bytes, &mut framed);
-                    self.pending = framed.into();
-                }
-                Ok(Some(bytes)) => self.pending = bytes,
-                Ok(None) => {
-                    self.pending = Bytes::from_static(if self.chunked { chunked::LAST_CHUNK } else { b"" });
-                    self.state = State::LastChunk;
-                }
-                Err(source) => return Err(Failure::of_request_body(source)),
-            },
-            State::Done => {}
+            _ if !self.pending.is_empty() => WaitsFor::Upstream,
+            State::Done | State::Abandoned => WaitsFor::Nobody,
+            State::Body | State::Continue => WaitsFor::Client,
+            State::Head { .. } | State::LastChunk | State::Flush => WaitsFor::Upstream,
         }
+    }
+
+    /// How many steps have moved something.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Sends no more of it.
+    pub(super) fn abandon(&mut self) {
+        if !self.is_done() {
+            self.pending = Bytes::new();
+            self.state = State::Abandoned;
+        }
+    }
+
+    /// Moves what can be moved now.
+    ///
+    /// # Errors
+    /// [`Failure::Broken`] when the upstream takes no more, which may still answer; any other when the client's side fails.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut Client<'_>,
+        upstream: &mut Connection,
+    ) -> Result<(), Failure> {
+        for _ in 0..STEPS_PER_POLL {
+            if self.is_over() {
+                return Ok(());
+            }
+            match self.step(cx, client, upstream) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(moved) => moved?,
+            }
+            self.steps += 1;
+        }
+        cx.waker().wake_by_ref();
         Ok(())
     }
 
-    async fn write(&mut self) -> Result<(), Failure> {
-        let count = self.writer.write(&self.pending).await;
-        let count = count.or_err(ErrorType::WriteError, "writing the request").map_err(broken)?;
-        // A buffering connection has to be told to send; on a plain one this does nothing.
-        let _ = self.pending.split_to(count);
-        if self.pending.is_empty() {
-            self.writer.flush().await.or_err(ErrorType::WriteError, "writing the request").map_err(broken)?;
+    fn step(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut Client<'_>,
+        upstream: &mut Connection,
+    ) -> Poll<Result<(), Failure>> {
+        if !self.pending.is_empty() {
+            let written = ready!(Pin::new(&mut *upstream).poll_write(cx, &self.pending));
+            let count = written.or_err(ErrorType::WriteError, "writing the request").map_err(broken)?;
+            if count == 0 {
+                return Poll::Ready(Err(broken(Error::explain(ErrorType::WriteError, "writing the request"))));
+            }
+            let _ = self.pending.split_to(count);
+            return Poll::Ready(Ok(()));
+        }
+        match self.state {
+            State::Head { body: false, .. } | State::LastChunk => self.state = State::Flush,
+            State::Head { body: true, expected: true } => {
+                // A connection that buffers has to send the head before the client is told to go on.
+                ready!(Pin::new(&mut *upstream).poll_flush(cx))
+                    .or_err(ErrorType::WriteError, "writing the request")
+                    .map_err(broken)?;
+                let head = ResponseHeader::build(100, Some(0)).map_err(gone)?;
+                client.send_head(Box::new(head), false).map_err(gone)?;
+                self.state = State::Continue;
+            }
+            State::Head { body: true, expected: false } => self.state = State::Body,
+            State::Continue => {
+                ready!(client.poll_flush(cx)).map_err(gone)?;
+                self.state = State::Body;
+            }
+            State::Body if self.remaining == Some(0) => self.state = State::Flush,
+            State::Body => {
+                let piece = match client.poll_body(cx) {
+                    Poll::Ready(piece) => piece.map_err(Failure::of_request_body)?,
+                    Poll::Pending => {
+                        // What a connection has buffered must not wait for the client.
+                        let _ = Pin::new(&mut *upstream).poll_flush(cx);
+                        return Poll::Pending;
+                    }
+                };
+                self.take(piece)?;
+            }
+            State::Flush => {
+                ready!(Pin::new(&mut *upstream).poll_flush(cx))
+                    .or_err(ErrorType::WriteError, "flushing the request")
+                    .map_err(broken)?;
+                self.state = State::Done;
+            }
+            State::Done | State::Abandoned => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn take(&mut self, piece: Option<Bytes>) -> Result<(), Failure> {
+        match piece {
+            None if self.remaining.is_some_and(|remaining| remaining > 0) => {
+                let what = "the request's body is shorter than its Content-Length";
+                return Err(Failure::BadRequest { source: Error::explain(ErrorType::InvalidHTTPHeader, what) });
+            }
+            None => {
+                self.pending = Bytes::from_static(if self.chunked { chunked::LAST_CHUNK } else { b"" });
+                self.state = State::LastChunk;
+            }
+            Some(bytes) if self.chunked => {
+                let mut framed = Vec::with_capacity(bytes.len() + 16);
+                chunked::encode(&bytes, &mut framed);
+                self.pending = framed.into();
+            }
+            Some(bytes) => {
+                let length = bytes.len() as u64;
+                match &mut self.remaining {
+                    Some(remaining) if *remaining < length => {
+                        let what = "the request's body is longer than its Content-Length";
+                        return Err(Failure::BadRequest { source: Error::explain(ErrorType::InvalidHTTPHeader, what) });
+                    }
+                    Some(remaining) => *remaining -= length,
+                    None => {}
+                }
+                self.pending = bytes;
+            }
         }
         Ok(())
     }
@@ -108,6 +226,10 @@ impl<'c> Upload<'c> {
 
 fn broken(source: Box<Error>) -> Failure {
     Failure::Broken { source }
+}
+
+fn gone(source: Box<Error>) -> Failure {
+    Failure::ClientGone { source }
 }
 
 /// "A server that receives a 100-continue expectation in an HTTP/1.0 request MUST ignore that expectation"

@@ -1,4 +1,6 @@
-//! Which server of an upstream a request goes to: each in turn, names resolved anew every few seconds.
+//! Which servers a request may go to, and in which order: each server in turn, and each address of a name in turn.
+//!
+//! A request gets one list of candidates and tries each of them at most once, whatever carries it.
 
 mod resolve;
 
@@ -25,39 +27,64 @@ impl Upstream {
         Self { servers, turn: AtomicUsize::new(0) }
     }
 
-    /// How many servers it has.
-    pub fn server_count(&self) -> usize {
-        self.servers.len()
-    }
-
-    /// The addresses of its servers, in the order to try them: the server whose turn it is first. Servers whose names
-    /// have not been resolved yet are left out as long as there are others; failures are logged.
+    /// Every address of every server, in the order to try them: the server whose turn it is first, and within each server
+    /// the address whose turn it is first. Waits for names that have never been looked up, and, where no address is known
+    /// at all, for the others. Servers whose names do not resolve are left out; failures are logged.
     pub async fn peers(&self, connect: Option<Duration>) -> Vec<HttpPeer> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn = || (0..self.servers.len()).map(|at| &self.servers[(turn + at) % self.servers.len()]);
+        let turn = self.next_turn();
         let mut peers = Vec::with_capacity(self.servers.len());
-        for (server, resolved) in in_turn() {
-            peers.extend(resolved.known(server).into_iter().map(|address| peer(server, address, connect)));
+        for (server, resolved) in self.in_order(turn) {
+            let addresses = match resolved.is_new(server) {
+                true => resolved.wait(server).await.unwrap_or_default(),
+                false => resolved.known(server),
+            };
+            let addresses = self.rotate(addresses, turn);
+            peers.extend(addresses.into_iter().map(|address| peer(server, address, connect)));
         }
         if !peers.is_empty() {
             return peers;
         }
-        for (server, resolved) in in_turn() {
+        for (server, resolved) in self.in_order(turn) {
             if let Ok(addresses) = resolved.wait(server).await {
+                let addresses = self.rotate(addresses, turn);
                 return addresses.into_iter().map(|address| peer(server, address, connect)).collect();
             }
         }
         peers
     }
 
-    /// The same for those who cannot wait: `None`, and nobody's turn is over, where a server wants more than plain TCP, or
-    /// where a name has to be asked for.
+    /// The same list for callers that cannot wait: `None`, and no turn is taken, where a server wants more than plain TCP,
+    /// where a name has never been looked up, or where no address is known.
     pub fn plain_addresses(&self) -> Option<Vec<SocketAddr>> {
-        let known: Option<Vec<_>> = self.servers.iter().map(|(server, resolved)| resolved.plain(server)).collect();
-        let known = known?;
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn = (0..known.len()).map(|at| &known[(turn + at) % known.len()]);
-        Some(in_turn.flatten().copied().collect())
+        if self.servers.iter().any(|(server, resolved)| server.tls || resolved.is_new(server)) {
+            return None;
+        }
+        let mut known: Vec<_> = self.servers.iter().map(|(server, resolved)| resolved.known(server)).collect();
+        if known.iter().all(Vec::is_empty) {
+            return None;
+        }
+        let turn = self.next_turn();
+        let count = known.len();
+        let in_order = (0..count).map(|at| std::mem::take(&mut known[(turn + at) % count]));
+        Some(in_order.flat_map(|addresses| self.rotate(addresses, turn)).collect())
+    }
+
+    fn next_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The servers from the one whose turn it is on.
+    fn in_order(&self, turn: usize) -> impl Iterator<Item = &(Server, Resolved)> {
+        (0..self.servers.len()).map(move |at| &self.servers[(turn + at) % self.servers.len()])
+    }
+
+    /// A server's addresses from the one whose turn it is on: the next one each time the server comes first.
+    fn rotate(&self, mut addresses: Vec<SocketAddr>, turn: usize) -> Vec<SocketAddr> {
+        if addresses.len() > 1 {
+            let first = (turn / self.servers.len()) % addresses.len();
+            addresses.rotate_left(first);
+        }
+        addresses
     }
 }
 
@@ -84,5 +111,32 @@ mod tests {
             firsts.push(peers[0].address().to_string());
         }
         assert_eq!(firsts, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
+    }
+
+    /// Invariant: requests spread over all addresses of a name. Mechanism: only servers took turns, and a name's addresses
+    /// kept the order of the name service. Symptom: a name with several live addresses sent every request to the first.
+    #[tokio::test]
+    async fn the_addresses_of_a_name_take_turns() {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("address");
+        let [one, two, three] = ["192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80"].map(address);
+        let upstream =
+            Upstream::new(vec!["app.invalid:80".parse().expect("server"), "127.0.0.1:1".parse().expect("server")]);
+        upstream.servers[0].1.set(vec![one, two, three]);
+        let mut orders = Vec::new();
+        for at in 0..6 {
+            let order: Vec<SocketAddr> = match at % 2 {
+                0 => upstream.plain_addresses().expect("all are known"),
+                _ => {
+                    let peers = upstream.peers(None).await;
+                    peers.iter().filter_map(|peer| peer.address().as_inet().copied()).collect()
+                }
+            };
+            orders.push(order);
+        }
+        let other = address("127.0.0.1:1");
+        assert_eq!(orders[0], [one, two, three, other]);
+        assert_eq!(orders[1], [other, one, two, three]);
+        assert_eq!(orders[2], [two, three, one, other]);
+        assert_eq!(orders[4], [three, one, two, other]);
     }
 }

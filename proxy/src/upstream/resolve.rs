@@ -1,11 +1,13 @@
 //! A server's addresses, kept for a few seconds: containers that are restarted come back under another one.
 //!
-//! Nobody waits for a name that has an answer, old as it may be: it is looked up anew beside the requests that use it.
+//! A name that has an answer is never waited for, however old the answer is: the name is looked up again in the background.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
 
 use crate::config::Server;
 
@@ -21,6 +23,8 @@ pub(super) struct Resolved {
     state: Arc<Mutex<State>>,
     /// Held while the name is looked up, by one at a time; those who have nothing to use wait for it.
     lookup: Arc<tokio::sync::Mutex<()>>,
+    /// The runtime of the first lookup. Later lookups that a thread without a runtime asks for run there.
+    runtime: Arc<OnceLock<Handle>>,
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +36,8 @@ struct State {
 
 impl Resolved {
     /// The addresses that can be used without waiting: an address that needs no name service, or its last answer. Asks
-    /// again in the background where that is old.
+    /// again in the background where that is old. May be called on any thread; one without a runtime leaves the lookup to
+    /// the runtime of the first one.
     pub(super) fn known(&self, server: &Server) -> Vec<SocketAddr> {
         if let Some(ip) = server.ip() {
             return vec![SocketAddr::new(ip, server.port)];
@@ -41,21 +46,19 @@ impl Resolved {
             && let Ok(turn) = self.lookup.clone().try_lock_owned()
         {
             let (this, server) = (self.clone(), server.clone());
-            tokio::spawn(async move {
-                this.ask(&server).await;
-                drop(turn);
-            });
+            if let Some(runtime) = Handle::try_current().ok().or_else(|| self.runtime.get().cloned()) {
+                runtime.spawn(async move {
+                    this.ask(&server).await;
+                    drop(turn);
+                });
+            }
         }
         self.state().addresses.clone()
     }
 
-    /// The addresses of a server for plain TCP, where they are known and nobody has to be asked.
-    pub(super) fn plain(&self, server: &Server) -> Option<Vec<SocketAddr>> {
-        match server.ip() {
-            _ if server.tls => None,
-            Some(ip) => Some(vec![SocketAddr::new(ip, server.port)]),
-            None => self.is_fresh().then(|| self.state().addresses.clone()).filter(|known| !known.is_empty()),
-        }
+    /// Whether this is a name that has never been looked up.
+    pub(super) fn is_new(&self, server: &Server) -> bool {
+        server.ip().is_none() && self.state().asked.is_none()
     }
 
     /// The addresses of a name that has none yet. Those who come while it is being looked up share the answer.
@@ -76,6 +79,7 @@ impl Resolved {
     }
 
     async fn ask(&self, server: &Server) {
+        self.runtime.get_or_init(Handle::current);
         let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
         let found = match tokio::time::timeout(LOOKUP_LIMIT, lookup).await {
             Ok(found) => found.map(Iterator::collect::<Vec<_>>),
@@ -95,6 +99,13 @@ impl Resolved {
         if let Some(failure) = &state.failure {
             log::error!("name resolution failed: side=upstream server={}: {failure}", server.host);
         }
+    }
+
+    /// Sets the addresses as if the name service had just given them.
+    #[cfg(test)]
+    pub(super) fn set(&self, addresses: Vec<SocketAddr>) {
+        let mut state = self.state();
+        (state.addresses, state.asked) = (addresses, Some(Instant::now()));
     }
 
     fn is_fresh(&self) -> bool {
@@ -126,9 +137,26 @@ mod tests {
         let server: Server = "localhost:80".parse().expect("server");
         let resolved = Resolved::default();
         let addresses = resolved.wait(&server).await.expect("localhost resolves");
-        resolved.state().asked = None;
+        resolved.state().asked = Instant::now().checked_sub(FRESH);
         let busy = resolved.lookup.clone().try_lock_owned().expect("nobody is asking");
         assert_eq!(resolved.known(&server), addresses, "though the answer is old and somebody is asking");
         drop(busy);
+    }
+
+    /// Invariant: a known name is used without a wait and is looked up again, whichever thread asks. Mechanism: a thread
+    /// without a runtime could not start a lookup, and demanded a fresh answer. Symptom: with a name as its upstream, the
+    /// reactor left all requests after the first seconds to the slower path.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_thread_without_a_runtime_uses_an_old_answer_and_has_it_renewed() {
+        let server: Server = "localhost:80".parse().expect("server");
+        let resolved = Resolved::default();
+        let addresses = resolved.wait(&server).await.expect("localhost resolves");
+        resolved.state().asked = Instant::now().checked_sub(FRESH);
+        let (asking, name) = (resolved.clone(), server.clone());
+        let known = std::thread::spawn(move || asking.known(&name)).join().expect("no panic");
+        assert_eq!(known, addresses, "old, and used");
+        // The lookup holds the lock until it is done.
+        drop(resolved.lookup.lock().await);
+        assert!(resolved.is_fresh(), "asked for again");
     }
 }

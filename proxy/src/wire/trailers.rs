@@ -1,5 +1,7 @@
 //! Which fields of a trailer section are passed on (RFC 9110 §6.5.1).
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+
 /// Most trailer fields that are passed on.
 const MAX_FIELDS: usize = 32;
 
@@ -45,6 +47,25 @@ pub fn encode_last_chunk(section: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// The trailer fields of `section` that may be passed on, for HTTP/2; `None` where there are none. See
+/// [`encode_last_chunk`].
+pub fn fields(section: &[u8]) -> Option<HeaderMap> {
+    let complete = [section, b"\r\n"].concat();
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(&complete, &mut fields) else {
+        return None;
+    };
+    let mut map = HeaderMap::new();
+    for field in fields.iter().filter(|field| !is_forbidden(field.name)) {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(field.name.as_bytes()), HeaderValue::from_bytes(field.value))
+        {
+            map.append(name, value);
+        }
+    }
+    (!map.is_empty()).then_some(map)
+}
+
 fn is_forbidden(name: &str) -> bool {
     FORBIDDEN.iter().any(|forbidden| forbidden.eq_ignore_ascii_case(name))
 }
@@ -64,6 +85,14 @@ mod tests {
         assert_eq!(encoded(""), "0\r\n\r\n");
         assert_eq!(encoded("Checksum: 7\r\n"), "0\r\nChecksum: 7\r\n\r\n");
         assert_eq!(encoded("a: 1\r\nTransfer-Encoding: chunked\r\nb: 2\r\n"), "0\r\na: 1\r\nb: 2\r\n\r\n");
+    }
+
+    #[test]
+    fn fields_for_http_2_are_the_same_ones() {
+        let map = fields(b"Checksum: 7\r\nTransfer-Encoding: chunked\r\nb: 2\r\n").expect("fields");
+        assert_eq!((map.len(), map.get("checksum").map(|value| value.as_bytes())), (2, Some(&b"7"[..])));
+        assert_eq!(fields(b"").map(|map| map.len()), None);
+        assert_eq!(fields(b"no colon here\r\n").map(|map| map.len()), None);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod in_front;
 mod non_streams;
 mod on_tasks;
 mod opening;
+mod pages;
 mod passthrough;
 mod process_log;
 mod real_world;

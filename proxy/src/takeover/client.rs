@@ -1,0 +1,234 @@
+//! The client of a request that Pingora has read, while both its request and its response are under way.
+//!
+//! Its session is one value that reads and writes. So that neither direction waits for the other, everything here is
+//! polled: each call does what can be done now, and its waker is woken when there is more to do.
+
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http::HeaderMap;
+use pingora::ErrorType;
+use pingora::http::ResponseHeader;
+use pingora::prelude::{Error, OrErr};
+use pingora::protocols::http::{HttpTask, ServerSession};
+use pingora::proxy::Session;
+
+use crate::driver::{Last, Socket, bound_send_queue, poll_send, reset_stream};
+
+/// A client, its request's head read.
+pub(super) struct Client<'s> {
+    session: &'s mut Session,
+    /// The response's body over HTTP/2, once its head is written.
+    body: Option<SendStream<Bytes>>,
+    /// What a broken end over HTTP/2 waits for.
+    last: Option<Box<Last>>,
+    ended: bool,
+    broken: bool,
+}
+
+impl<'s> Client<'s> {
+    pub(super) fn new(session: &'s mut Session) -> Self {
+        Self { session, body: None, last: None, ended: false, broken: false }
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.session.as_http2().is_some()
+    }
+
+    /// The next piece of the request's body; `None` after the last.
+    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Box<Error>>> {
+        pin!(self.session.downstream_session.read_request_body()).poll(cx)
+    }
+
+    /// How long the client may keep silent within its request's body.
+    pub(super) fn body_limit(&self) -> Option<Duration> {
+        self.session.downstream_session.get_read_timeout()
+    }
+
+    /// Is ready once the client has gone. The request's body has been read.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+        if let Some(body) = &mut self.body {
+            return body.poll_reset(cx).map(|_| Error::explain(ErrorType::ConnectionClosed, "the stream was reset"));
+        }
+        match ready!(pin!(self.session.downstream_session.read_body_or_idle(true)).poll(cx)) {
+            Err(error) => Poll::Ready(error.into_down()),
+            Ok(_) => Poll::Pending,
+        }
+    }
+
+    /// Queues a response head. HTTP/2 clients get no interim ones: Pingora's session cannot send them.
+    pub(super) fn send_head(&mut self, head: Box<ResponseHeader>, end: bool) -> Result<(), Box<Error>> {
+        let interim = head.status.is_informational();
+        match &mut *self.session.downstream_session {
+            ServerSession::H1(session) => session.send_proxy_task(HttpTask::Header(head, end)),
+            ServerSession::H2(session) if !interim => {
+                session.write_response_header(head, end).map_err(|error| error.into_down())?;
+                self.body = session.take_response_body_writer();
+            }
+            _ => {}
+        }
+        self.ended |= end;
+        Ok(())
+    }
+
+    /// Is ready once everything queued has been written.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Box<Error>>> {
+        match &mut *self.session.downstream_session {
+            ServerSession::H1(session) if session.has_pending_proxy_tasks() => {
+                pin!(session.write_proxy_tasks()).poll(cx).map_ok(|_| ()).map_err(|error| error.into_down())
+            }
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Writes what can be written of `bytes`, of which what remains is left. Ready when that was something; over HTTP/1 it
+    /// is all of it, the last of which may still be queued.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), Box<Error>>> {
+        ready!(self.poll_flush(cx))?;
+        if let Some(body) = &mut self.body {
+            let sent = ready!(poll_send(body, cx, bytes));
+            let count =
+                sent.or_err(ErrorType::WriteError, "writing the response").map_err(|error| error.into_down())?;
+            let _ = bytes.split_to(count);
+            return Poll::Ready(Ok(()));
+        }
+        let piece = std::mem::take(bytes);
+        if let ServerSession::H1(session) = &mut *self.session.downstream_session {
+            session.send_proxy_task(HttpTask::Body(Some(piece), false));
+        }
+        match self.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// What the downstream modules make of a piece of the body, `end` with its last.
+    pub(super) fn filter_body(&mut self, piece: Bytes, end: bool) -> Bytes {
+        let mut body = (!piece.is_empty()).then_some(piece);
+        match self.session.downstream_modules_ctx.response_body_filter(&mut body, end) {
+            Ok(()) => {}
+            Err(error) => log::warn!("side=internal: a downstream module failed: {error}"),
+        }
+        body.unwrap_or_default()
+    }
+
+    /// Ends the response in order. Ready once the client's connection has all of it.
+    pub(super) fn poll_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        trailers: Option<HeaderMap>,
+    ) -> Poll<Result<(), Box<Error>>> {
+        if !self.ended {
+            ready!(self.poll_flush(cx))?;
+            self.ended = true;
+            if let Some(body) = &mut self.body {
+                let sent = match trailers {
+                    Some(trailers) => body.send_trailers(trailers),
+                    None => body.send_data(Bytes::new(), true),
+                };
+                sent.or_err(ErrorType::WriteError, "ending the response").map_err(|error| error.into_down())?;
+            } else if let ServerSession::H1(session) = &mut *self.session.downstream_session {
+                session.send_proxy_task(HttpTask::Done);
+            }
+        }
+        self.poll_flush(cx)
+    }
+
+    /// Makes the client see that its response is not complete. Ready once what was written before has been sent. The
+    /// connection must be closed afterwards.
+    pub(super) fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.broken = true;
+        let Some(body) = &mut self.body else {
+            // What cannot be written any more breaks off by itself. Where the head has promised that the connection closes,
+            // or the end of the connection is the end of the body, only a reset tells a cut from an end.
+            let _ = ready!(self.poll_flush(cx));
+            if self.session.get_keepalive().is_none() {
+                self.reset();
+            }
+            return Poll::Ready(());
+        };
+        ready!(self.last.get_or_insert_with(|| Last::send(body, cx.waker())).poll(cx));
+        body.send_reset(Reason::INTERNAL_ERROR);
+        Poll::Ready(())
+    }
+
+    /// Resets the client's connection or stream at once.
+    pub(super) fn reset(&mut self) {
+        self.broken = true;
+        match &mut self.body {
+            Some(body) => body.send_reset(Reason::INTERNAL_ERROR),
+            None => {
+                if let Some(stream) = self.session.stream() {
+                    reset_stream(stream);
+                }
+            }
+        }
+    }
+
+    /// Whether the response was made to break off.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Lets little wait unsent for the client.
+    pub(super) fn bound_queue(&self, limit: Option<Duration>) {
+        if let Some(stream) = self.session.stream() {
+            bound_send_queue(stream, limit);
+        }
+    }
+}
+
+/// A client in the shape of non-blocking calls, for a stream that runs while its request is still being sent.
+pub(super) struct ClientSocket<'a, 's, 'c> {
+    pub(super) client: &'a mut Client<'s>,
+    pub(super) cx: &'a mut Context<'c>,
+    /// Whether the request's body is done, so that what can still be read is the client's end.
+    pub(super) listening: bool,
+}
+
+fn now<T>(poll: Poll<Result<T, Box<Error>>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result.map_err(io::Error::other),
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl Socket for ClientSocket<'_, '_, '_> {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        match self.listening && self.client.poll_gone(self.cx).is_ready() {
+            true => Ok(0),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn has_unread(&mut self) -> bool {
+        false
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        now(self.client.poll_flush(self.cx))?;
+        let mut piece = Bytes::copy_from_slice(bytes);
+        now(self.client.poll_write(self.cx, &mut piece))?;
+        Ok(bytes.len() - piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        now(self.client.poll_flush(self.cx))
+    }
+
+    fn shutdown(&mut self) -> io::Result<()> {
+        now(self.client.poll_end(self.cx, None))
+    }
+
+    fn reset_on_close(&mut self, abandoned: bool) -> io::Result<()> {
+        if abandoned {
+            self.client.reset();
+            return Ok(());
+        }
+        now(self.client.poll_break(self.cx).map(Ok))
+    }
+}

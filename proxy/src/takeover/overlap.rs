@@ -1,0 +1,145 @@
+//! An event stream that has begun before its request was sent to the end.
+//!
+//! Its client is still being read from, by the session that knows how its request is framed: the stream stays in the
+//! session until it ends, with the rules of every other.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pingora::http::Version;
+use pingora::prelude::Result;
+use pingora::proxy::Session;
+
+use super::client::{Client, ClientSocket};
+use super::connection::{Connection, ConnectionSocket};
+use super::exchange::{Answer, CLIENT_BODY_LIMIT, Clock};
+use super::hand_over;
+use super::hooks::Hooks;
+use super::linger;
+use super::stand_in::stand_in;
+use super::upload::{Upload, WaitsFor};
+use crate::driver::{Attached, Drivers, Route, Start, StreamInfo};
+use crate::failure::Failure;
+use crate::headers;
+use crate::stream::Framing;
+
+/// Carries the stream to its end.
+///
+/// # Errors
+/// When the head cannot be written.
+pub(super) async fn carry(
+    session: &mut Session,
+    answer: Answer,
+    route: Arc<Route>,
+    drivers: &Drivers,
+    info: StreamInfo,
+    hooks: &dyn Hooks,
+) -> Result<()> {
+    let Answer { mut head, beginning, connection, upload, .. } = answer;
+    // The session frames what is written to it.
+    let opening = hand_over::opening(&route, Framing::Plain, beginning.body, &head);
+    hooks.stream_response(session, &mut head)?;
+    headers::stream_response(&mut head, session.req_header().version == Version::HTTP_11)?;
+    session.set_keepalive(None);
+    session.downstream_modules_ctx.response_header_filter(&mut head, false).await?;
+
+    let mut client = Client::new(session);
+    client.bound_queue(route.policy.timeouts.write);
+    client.send_head(head, false)?;
+    let start = Start { opening, unsent: Vec::new(), leftover: beginning.leftover, route, info };
+    let mut stream = Attached::begin(start, drivers.registry().clone());
+    let mut request = Request { upload, read: false, clock: Clock::new(), steps: 0 };
+    let mut connection = Some(connection);
+    poll_fn(|cx| {
+        request.poll(cx, &mut client, &mut connection, &mut stream);
+        // The waker is the same for all; each needs a borrow of its own.
+        let waker = cx.waker().clone();
+        let [mut first, mut second] = [(); 2].map(|()| Context::from_waker(&waker));
+        let mut upstream = connection.as_mut().map(|connection| ConnectionSocket { connection, cx: &mut first });
+        let mut downstream = ClientSocket { client: &mut client, cx: &mut second, listening: request.read };
+        let ended = stream.poll(cx, &mut downstream, &mut upstream);
+        if upstream.is_none() {
+            connection = None;
+        }
+        ended
+    })
+    .await;
+
+    if client.is_broken() {
+        if !client.is_http2() {
+            client.reset();
+        }
+        // Nothing more may be written to it, not even an end.
+        let Some(response) = session.response_written().cloned() else { return Ok(()) };
+        let stand_in = stand_in(&session.downstream_session, Box::new(response)).await?;
+        *session.downstream_session = stand_in;
+    } else if !request.read {
+        linger::linger(session).await;
+    }
+    Ok(())
+}
+
+/// What is left of the request.
+struct Request {
+    upload: Upload,
+    /// Whether nothing of it is left to be read from the client.
+    read: bool,
+    clock: Clock,
+    /// Of the upload, when the clock was set.
+    steps: u64,
+}
+
+impl Request {
+    /// Moves it on. What the upstream does not want any more is read and dropped: left unread, it would keep the client
+    /// from reading its stream.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut Client<'_>,
+        connection: &mut Option<Connection>,
+        stream: &mut Attached,
+    ) {
+        if self.read {
+            return;
+        }
+        let moved = match connection {
+            Some(connection) => self.upload.poll(cx, client, connection),
+            None => Err(Failure::NoServer),
+        };
+        match moved {
+            Ok(()) => {}
+            Err(Failure::Broken { .. } | Failure::NoServer) => self.upload.abandon(),
+            Err(Failure::ClientGone { .. }) => return self.give_up(Attached::client_gone, stream),
+            Err(_) => return self.give_up(Attached::request_failed, stream),
+        }
+        if self.upload.is_done() {
+            self.read = true;
+            return;
+        }
+        if self.upload.is_over() {
+            match client.poll_body(cx) {
+                Poll::Ready(Ok(Some(_))) => cx.waker().wake_by_ref(),
+                Poll::Ready(Ok(None)) => self.read = true,
+                Poll::Ready(Err(_)) => self.give_up(Attached::client_gone, stream),
+                Poll::Pending => {}
+            }
+            return;
+        }
+        if self.upload.steps() != self.steps {
+            self.steps = self.upload.steps();
+            self.clock.restart();
+        }
+        let limit = client.body_limit().unwrap_or(CLIENT_BODY_LIMIT);
+        let limit = (self.upload.waits_for() == WaitsFor::Client).then_some(limit);
+        if self.clock.poll(cx, limit).is_ready() {
+            self.give_up(Attached::request_failed, stream);
+        }
+    }
+
+    fn give_up(&mut self, tell: fn(&mut Attached), stream: &mut Attached) {
+        self.upload.abandon();
+        self.read = true;
+        tell(stream);
+    }
+}

@@ -1,0 +1,60 @@
+//! Connections to upstreams that wait for their next request.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora_pool::{ConnectionMeta, ConnectionPool};
+use tokio::sync::Mutex;
+
+use super::connection::Connection;
+
+/// Idle connections that are kept, over all upstreams; the least recently used goes first.
+const MOST_IDLE: usize = 128;
+
+/// How long an idle connection is kept (`keepalive_timeout` of nginx's `upstream`).
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// The idle connections of a process.
+pub(super) struct Pool(Arc<ConnectionPool<Arc<Mutex<Connection>>>>);
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self(Arc::new(ConnectionPool::new(MOST_IDLE)))
+    }
+}
+
+impl Pool {
+    /// An idle connection to the server that `key` stands for. Its end has not been seen yet; it may be on its way.
+    pub(super) async fn take(&self, key: u64) -> Option<Connection> {
+        while let Some(idle) = self.0.get(&key) {
+            // The task that watches it lets go of it.
+            drop(idle.lock().await);
+            let Ok(mutex) = Arc::try_unwrap(idle) else { continue };
+            let mut connection = mutex.into_inner();
+            if connection.is_quiet() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection, whose last response has been read to its end, for the next request to the same server. Closes
+    /// it when the server does, and after a while. Has to be called on a tokio runtime.
+    pub(super) fn put(&self, key: u64, mut connection: Connection) {
+        if !connection.is_quiet() {
+            return;
+        }
+        let id = match &connection {
+            Connection::Tcp(socket) => socket.as_raw_fd(),
+            Connection::Pingora(stream) => stream.id(),
+        };
+        let meta = ConnectionMeta::new(key, id);
+        let connection = Arc::new(Mutex::new(connection));
+        // Nobody else has it yet.
+        let Ok(watched) = connection.clone().try_lock_owned() else { return };
+        let (evicted, used) = self.0.put(&meta, connection);
+        let pool = self.0.clone();
+        tokio::spawn(async move { pool.idle_poll(watched, &meta, Some(IDLE_LIMIT), evicted, used).await });
+    }
+}

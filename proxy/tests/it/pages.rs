@@ -1,0 +1,786 @@
+//! Requests that are no streams, and their uploads: over every protocol, whole, bounded, and told apart from broken ones.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::support::{Backend, CHUNKED, Certificate, Client, DEADLINE, Program, Proxy, UNTIL_CLOSE, chunk};
+use crate::support::{contains, dechunk, eventually};
+
+/// How a client speaks to the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Tls,
+    Http2,
+    H2c,
+}
+
+const PROTOCOLS: [Protocol; 4] = [Protocol::Http1, Protocol::Tls, Protocol::Http2, Protocol::H2c];
+
+/// A proxy with a listener for one protocol.
+struct Front {
+    proxy: Proxy,
+    protocol: Protocol,
+    _certificate: Option<Certificate>,
+}
+
+/// What curl says of one request.
+#[derive(Debug)]
+struct Seen {
+    /// The exit code: 0 for a response that is complete.
+    code: i32,
+    heads: String,
+    body: Vec<u8>,
+    stderr: String,
+}
+
+impl Front {
+    /// `routes` are the YAML of one route's keys, in braces.
+    fn start(protocol: Protocol, servers: &str, route: &str) -> Self {
+        let certificate = matches!(protocol, Protocol::Tls | Protocol::Http2).then(Certificate::new);
+        let more = match (&certificate, protocol) {
+            (Some(certificate), _) => format!(", tls: {}", certificate.yaml()),
+            (None, Protocol::H2c) => ", h2c: true".to_owned(),
+            (None, _) => String::new(),
+        };
+        let proxy = Proxy::start_listening(
+            &format!("{{address: 127.0.0.1:0{more}}}"),
+            &format!("upstreams: {{app: {{servers: [{servers}]}}}}\nroutes: [{route}]\n"),
+        );
+        Self { proxy, protocol, _certificate: certificate }
+    }
+
+    /// A request by curl.
+    fn curl(&self, path: &str, arguments: &[&str]) -> Seen {
+        let directory = tempfile::tempdir().unwrap();
+        let heads = directory.path().join("heads");
+        let (scheme, version) = match self.protocol {
+            Protocol::Http1 => ("http", "--http1.1"),
+            Protocol::Tls => ("https", "--http1.1"),
+            Protocol::Http2 => ("https", "--http2"),
+            Protocol::H2c => ("http", "--http2-prior-knowledge"),
+        };
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--insecure", "--no-buffer", "--max-time", "60", version])
+            .args(["--header", "Expect:", "--dump-header"])
+            .arg(&heads)
+            .args(arguments)
+            .arg(format!("{scheme}://localhost:{}{path}", self.proxy.address.port()))
+            .output()
+            .unwrap();
+        Seen {
+            code: output.status.code().unwrap_or(-1),
+            heads: std::fs::read_to_string(&heads).unwrap_or_default().to_lowercase(),
+            body: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    fn is_http2(&self) -> bool {
+        matches!(self.protocol, Protocol::Http2 | Protocol::H2c)
+    }
+}
+
+/// An address where nobody listens.
+fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Answers requests one after another on each connection, as `answer` says.
+fn serving(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Backend {
+    Backend::start(move |mut connection| {
+        loop {
+            connection.read_body();
+            let response = answer(&connection.head);
+            connection.send(response);
+            connection.rest.clear();
+            connection.read_until(|rest| contains(rest, b"\r\n\r\n"));
+            if connection.rest.is_empty() {
+                return;
+            }
+            connection.head = String::from_utf8(std::mem::take(&mut connection.rest)).unwrap();
+        }
+    })
+}
+
+/// Invariant: a request is answered while one server can be connected to. Mechanism: each try took another turn and counted
+/// servers for addresses. Symptom: `[dead, live]` answered every page with 502, `[live, dead]` every second one.
+#[test]
+fn a_dead_server_costs_no_request() {
+    let live = serving(|head| match head.to_lowercase().contains("upgrade: websocket") {
+        true => b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n".to_vec(),
+        false if head.contains("event-stream") => [UNTIL_CLOSE, "data: a\n\n"].concat().into_bytes(),
+        false => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(),
+    });
+    let (live, dead) = (live.address, nobody());
+    // `localhost` has ::1 and 127.0.0.1 on most machines; the backend listens on the second.
+    let localhost = format!("localhost:{}", live.port());
+    for servers in [
+        format!("'{dead}', '{live}'"),
+        format!("'{live}', '{dead}'"),
+        format!("'{dead}', '{}', '{live}', '{dead}'", nobody()),
+        localhost.clone(),
+        format!("'{dead}', '{localhost}'"),
+    ] {
+        let proxy = Proxy::start_with(&format!("upstreams: {{app: {{servers: [{servers}]}}}}\n"));
+        for round in 0..6 {
+            for (request, status) in [
+                ("GET /page HTTP/1.1\r\nHost: test\r\n\r\n", 200),
+                ("POST /up HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc", 200),
+                ("GET /e HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n", 200),
+                ("GET /ws HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 101),
+            ] {
+                let mut client = proxy.connect();
+                client.send(request);
+                assert_eq!(client.read_head().status, status, "{servers}, round {round}: {request}");
+            }
+        }
+    }
+    let proxy = Proxy::start_with(&format!("upstreams: {{app: {{servers: ['{dead}', '{}']}}}}\n", nobody()));
+    let mut client = proxy.connect();
+    client.send("GET /ws HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    let head = client.read_head();
+    assert_eq!(head.status, 502);
+    assert_eq!(head.header("proxy-status").as_deref(), Some("sse-proxy; error=connection_refused"));
+}
+
+/// Invariant: the request goes on in full while its answer streams (RFC 9112 §9.5). Mechanism: the exchange ended its upload with
+/// the response head. Symptom: 3 MB sent, 100 KB received, and a clean end for the client.
+#[test]
+fn an_upload_that_is_answered_early_arrives_whole() {
+    let uploads = tempfile::tempdir().unwrap();
+    let files = [3, 20].map(|megabytes| {
+        let file = uploads.path().join(format!("{megabytes}"));
+        let block: Vec<u8> = (0..1_048_576_u32).map(|at| (at % 251) as u8).collect();
+        std::fs::write(&file, block.repeat(megabytes)).unwrap();
+        (format!("@{}", file.display()), megabytes * 1_048_576)
+    });
+    // The head and a first piece at once, the number of bytes that came once all have come.
+    let raw = Backend::start(|mut connection| {
+        let kind = if connection.path() == "/stream" { "text/event-stream" } else { "application/json" };
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        connection.send([head.as_bytes(), &chunk(b": first\n\n")].concat());
+        let request = connection.head.to_lowercase();
+        let length = request.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        match length {
+            Some(length) => connection.read_until(|body| body.len() >= length),
+            None => connection.read_until(|body| body.ends_with(b"\r\n0\r\n\r\n")),
+        }
+        let body = if length.is_some() { connection.rest.clone() } else { dechunk(&connection.rest).0 };
+        let whole = body.iter().enumerate().all(|(at, byte)| *byte as usize == at % 1_048_576 % 251);
+        connection.send([&chunk(format!("data: {} {whole}\n\n", body.len()).as_bytes())[..], b"0\r\n\r\n"].concat());
+        connection.hang();
+    });
+    let script = "const server = require('http').createServer((request, response) => {
+        const type = request.url == '/stream' ? 'text/event-stream' : 'application/json';
+        response.writeHead(200, {'Content-Type': type});
+        response.write(': first\\n\\n');
+        let count = 0;
+        request.on('data', data => count += data.length);
+        request.on('end', () => response.end(`data: ${count} true\\n\\n`));
+    }).listen(0, '127.0.0.1', () => console.log('listening on 127.0.0.1:' + server.address().port));";
+    let node = Program::start(Command::new("node").args(["--eval", script]));
+    let node_address = node.address();
+    for protocol in PROTOCOLS {
+        for backend in [raw.address, node_address] {
+            for mode in ["never", "always"] {
+                let front = Front::start(protocol, &format!("'{backend}'"), &format!("{{stream: {mode}}}"));
+                for (at, (file, length)) in files.iter().enumerate() {
+                    for path in ["/page", "/stream"] {
+                        for framing in ["Transfer-Encoding: chunked", "X: y"] {
+                            // The larger one once for each protocol and path; HTTP/2 has no framing of its own.
+                            let once = mode == "always" && backend == raw.address && framing == "X: y";
+                            if (front.is_http2() && framing != "X: y") || (at > 0 && !once) {
+                                continue;
+                            }
+                            let seen = front.curl(path, &["--data-binary", file, "--header", framing]);
+                            let case = format!("{protocol:?} {backend} {mode} {path} {length} {framing}: {seen:?}");
+                            assert_eq!(seen.code, 0, "{case}");
+                            let body = String::from_utf8_lossy(&seen.body);
+                            assert_eq!(body, format!(": first\n\ndata: {length} true\n\n"), "{case}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Invariant: a stream that runs beside its upload is a stream like any other. Mechanism: it is driven inside its session.
+/// Symptom: no heartbeats, no counts, no line in the log, or a break that looks like an end.
+#[test]
+fn a_stream_beside_its_upload_has_heartbeats_and_counts_and_breaks_like_any_other() {
+    let backend = Backend::start(|mut connection| {
+        connection.send([CHUNKED.as_bytes(), &chunk(b"data: a\n\n")].concat());
+        match connection.path() {
+            "/break" => {
+                std::thread::sleep(Duration::from_millis(300));
+                connection.reset();
+            }
+            _ => connection.hang(),
+        }
+    });
+    let proxy = Proxy::start(
+        backend.address,
+        "    stream: always\n    heartbeat: {interval: 50ms}\n    timeouts: {idle: 400ms}",
+    );
+    for (path, end) in [("/idle", "idle_timeout"), ("/break", "upstream_broken"), ("/gone", "client_gone")] {
+        let mut client = proxy.connect();
+        client.send(&format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nhalf of it"));
+        assert_eq!(client.read_head().status, 200);
+        client.read_until_body_has("data: a\n\n:\n\n");
+        if path == "/gone" {
+            drop(client);
+        } else {
+            let rest = client.read_to_end();
+            assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "{path}: the client can tell");
+        }
+        let log = proxy.log_line();
+        assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some(end), Some(false)), "{path}");
+        assert_eq!(log["events"], 1, "{path}");
+        assert!(log["heartbeats"].as_u64().unwrap() >= 1, "{path}");
+    }
+    assert_eq!(proxy.metric("sse_proxy_streams_active{route=\"/\"}"), Some(0.0));
+}
+
+/// Invariant: a message goes on without what belongs to one connection, and framed so that both ends read it alike.
+/// Mechanism: pages went through another implementation. Symptom: `Keep-Alive` passed on, trailers announced and lost,
+/// `Content-Length` told twice, which HTTP/2 clients take for an error.
+#[test]
+fn page_heads_pass_without_what_belongs_to_the_connection() {
+    #[allow(clippy::type_complexity, reason = "a table")]
+    let answers: [(&str, &str, &[&str], &[&str], &str); 8] = [
+        (
+            "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nUpgrade: h2\r\n\
+             Proxy-Connection: x\r\nX-Own: 1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+            "ok",
+            &["x-own: 1", "content-length: 2", "via: 1.1 sse-proxy"],
+            &["keep-alive: ", "x-hop", "upgrade", "proxy-connection"],
+            "",
+        ),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok", "ok", &["content-length: 2\r"], &[], ""),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok", "ok", &[], &[], ""),
+        (
+            "HTTP/1.1 200 OK\r\nTrailer: Checksum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nChecksum: 7\r\n\r\n",
+            "ok",
+            &["trailer: checksum", "\r\nchecksum: 7"],
+            &[],
+            "",
+        ),
+        ("HTTP/1.1 200 OK\r\nTrailer: Checksum\r\nContent-Length: 2\r\n\r\nok", "ok", &[], &["trailer"], ""),
+        ("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", "", &[], &["content-length", "transfer-encoding"], ""),
+        ("HTTP/1.1 205 Reset Content\r\nContent-Length: 2\r\n\r\nok", "", &["content-length: 0"], &[], ""),
+        ("HTTP/1.0 200 OK\r\n\r\nok", "ok", &["via: 1.0 sse-proxy"], &[], ""),
+    ];
+    for (answer, body, kept, gone, _) in answers {
+        let backend = Backend::answering(vec![answer.into()]);
+        for protocol in PROTOCOLS {
+            for mode in ["never", "always"] {
+                let front = Front::start(protocol, &format!("'{}'", backend.address), &format!("{{stream: {mode}}}"));
+                let seen = front.curl("/", &[]);
+                let case = format!("{protocol:?} {mode} {answer:?}: {seen:?}");
+                assert_eq!(seen.code, 0, "{case}");
+                assert_eq!(String::from_utf8_lossy(&seen.body), body, "{case}");
+                assert!(kept.iter().all(|kept| seen.heads.contains(kept)), "{case}");
+                assert!(!gone.iter().any(|gone| seen.heads.contains(gone)), "{case}");
+                assert!(seen.heads.matches("content-length").count() <= 1, "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn head_requests_and_not_modified_pass_without_a_body_and_keep_the_connection() {
+    let backend = serving(|head| {
+        let status = if head.contains("/304") { "304 Not Modified" } else { "200 OK" };
+        format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\nETag: \"a\"\r\n\r\n").into_bytes()
+    });
+    for mode in ["never", "always"] {
+        let proxy = Proxy::start(backend.address, &format!("    stream: {mode}"));
+        let mut client = proxy.connect();
+        for request in ["HEAD /", "GET /304", "HEAD /304", "HEAD /"] {
+            client.send(&format!("{request} HTTP/1.1\r\nHost: test\r\n\r\n"));
+            let head = client.read_head();
+            assert_eq!(head.header("content-length").as_deref(), Some("5"), "{mode} {request}");
+            assert_eq!(head.header("connection").as_deref(), Some("keep-alive"), "{mode} {request}");
+        }
+    }
+}
+
+/// Invariant: what a backend says in a way that two recipients may read differently is refused, whatever the route's mode.
+/// Mechanism: only streams were looked at. Symptom: `xchunked` was passed on.
+#[test]
+fn framing_that_cannot_be_relied_on_is_a_502_that_says_what_was_sent() {
+    for (answer, says) in [
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "`xchunked`"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", "`chunked, chunked`"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", "`chunked, chunked`"),
+        ("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "the status 204"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "`1, 2`"),
+        ("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: gzip\r\n\r\n", "`gzip`"),
+    ] {
+        let backend = Backend::answering(vec![answer.into()]);
+        for mode in ["never", "always"] {
+            let proxy = Proxy::start(backend.address, &format!("    stream: {mode}"));
+            let mut client = proxy.stream("/secret?token=1");
+            let head = client.read_head();
+            assert_eq!(head.status, 502, "{mode} {answer:?}");
+            assert_eq!(head.header("proxy-status").as_deref(), Some("sse-proxy; error=http_protocol_error"));
+            let body = String::from_utf8(client.read_to_end().unwrap()).unwrap();
+            assert!(body.contains(says), "{mode} {answer:?}: {body}");
+            eventually("a line in the log", || proxy.stderr().contains(says).then_some(()));
+            let metric = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"upstream_invalid\"}";
+            assert_eq!(proxy.metric(metric), Some(1.0));
+        }
+    }
+}
+
+/// Invariant: a cut response looks cut. Mechanism: only framing or a reset tells the end of a connection from the end of a body.
+/// Symptom: half a page that is taken for a whole one; over HTTP/2, `CANCEL`, which some clients take for an end.
+#[test]
+fn a_page_that_its_upstream_cuts_is_an_error_for_the_client() {
+    let answers = [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\nzz\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart",
+    ];
+    for answer in answers {
+        let backend = Backend::answering(vec![answer.into()]);
+        for protocol in PROTOCOLS {
+            for arguments in [&[][..], &["--http1.0"]] {
+                let front = Front::start(protocol, &format!("'{}'", backend.address), "{stream: never}");
+                if front.is_http2() && !arguments.is_empty() {
+                    continue;
+                }
+                let seen = front.curl("/", arguments);
+                assert_ne!(seen.code, 0, "{protocol:?} {arguments:?} {answer:?}: {seen:?}");
+                if front.is_http2() {
+                    assert!(seen.stderr.contains("INTERNAL_ERROR"), "{seen:?}");
+                    assert_eq!(String::from_utf8_lossy(&seen.body), "part", "{seen:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Invariant: the proxy closes what nothing moves on. Mechanism: pages had no limits. Symptom: 50 clients that read nothing held
+/// 100 descriptors and 630 to 760 KiB of memory each, for good.
+#[test]
+fn a_client_that_takes_nothing_of_a_page_is_cut_and_costs_little() {
+    let clients = 50;
+    let running = Arc::new(AtomicUsize::new(0));
+    let counted = running.clone();
+    let backend = Backend::start(move |mut connection| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        while connection.socket.write_all(&[b'x'; 1 << 16]).is_ok() {}
+        counted.fetch_sub(1, Ordering::SeqCst);
+    });
+    for protocol in [Protocol::Http1, Protocol::Tls] {
+        let front = Front::start(protocol, &format!("'{}'", backend.address), "{stream: never, timeouts: {write: 3s}}");
+        let before = resident_kib(front.proxy.pid());
+        let mut stalled: Vec<(Option<Client>, Option<std::process::Child>)> = Vec::new();
+        for _ in 0..clients {
+            match protocol {
+                Protocol::Http1 => {
+                    let mut client = Client::connect_small(front.proxy.address);
+                    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+                    stalled.push((Some(client), None));
+                }
+                _ => {
+                    let url = format!("https://localhost:{}/", front.proxy.address.port());
+                    let mut child = Command::new("curl");
+                    child.args(["--silent", "--insecure", "--http1.1", "--limit-rate", "1", &url]);
+                    child.stdout(std::process::Stdio::null());
+                    stalled.push((None, Some(child.spawn().unwrap())));
+                }
+            }
+        }
+        eventually("all are under way", || (running.load(Ordering::SeqCst) == clients).then_some(()));
+        std::thread::sleep(Duration::from_millis(500));
+        let each = resident_kib(front.proxy.pid()).saturating_sub(before) / clients as u64;
+        eprintln!("{protocol:?}: {each} KiB of the process for each client that reads nothing");
+        // With what the first connections of a process take, spread over these.
+        assert!(each < 250, "{protocol:?}: {each} KiB for each");
+        eventually("all are cut", || (running.load(Ordering::SeqCst) == 0).then_some(()));
+        for (_, child) in stalled {
+            if let Some(mut child) = child {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
+
+/// Resident memory of a process, in KiB.
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn an_upstream_that_falls_silent_within_a_page_is_cut_after_timeouts_read() {
+    let backend = Backend::start(|mut connection| {
+        connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n");
+        connection.hang();
+    });
+    for protocol in PROTOCOLS {
+        for mode in ["never", "always"] {
+            let route = format!("{{stream: {mode}, timeouts: {{read: 300ms}}}}");
+            let front = Front::start(protocol, &format!("'{}'", backend.address), &route);
+            let asked = Instant::now();
+            let seen = front.curl("/a?token=secret", &[]);
+            assert_ne!(seen.code, 0, "{protocol:?} {mode} {seen:?}");
+            assert!(asked.elapsed() >= Duration::from_millis(300), "{protocol:?} {mode}");
+            assert_eq!(String::from_utf8_lossy(&seen.body), "part", "{protocol:?} {mode}");
+            let log = eventually("a line in the log", || {
+                Some(front.proxy.stderr()).filter(|log| log.contains("timeouts.read (300ms)"))
+            });
+            assert!(log.contains("/a?…") && !log.contains("secret"), "{log}");
+        }
+    }
+}
+
+/// Requests reach the backend complete and in one piece, whatever protocol they came over.
+#[test]
+fn requests_for_pages_reach_the_backend_as_http_1_1_says() {
+    let backend = serving(|head| {
+        let length = head.len();
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{head}").into_bytes()
+    });
+    for protocol in PROTOCOLS {
+        let front = Front::start(protocol, &format!("'{}'", backend.address), "{stream: never}");
+        let echo = |arguments: &[&str]| String::from_utf8(front.curl("/p", arguments).body).unwrap().to_lowercase();
+        // HTTP/2 may send a cookie in crumbs (RFC 9113 §8.2.3).
+        let cookies = echo(&["--header", "Cookie: a=1", "--header", "cookie: b=2"]);
+        assert!(cookies.contains("\r\ncookie: a=1; b=2\r\n"), "{protocol:?}: {cookies}");
+        for method in ["POST", "PUT", "PATCH"] {
+            let empty = echo(&["--request", method]);
+            assert!(empty.contains("\r\ncontent-length: 0\r\n"), "{protocol:?} {method}: {empty}");
+        }
+        let plain = echo(&["--header", "TE: trailers", "--header", "Keep-Alive: x", "--header", "Accept-Encoding: br"]);
+        for gone in ["\r\nte:", "keep-alive", "content-length", "transfer-encoding", "connection"] {
+            assert!(!plain.contains(gone), "{protocol:?} {gone}: {plain}");
+        }
+        let version = if front.is_http2() { "2" } else { "1.1" };
+        assert!(plain.contains(&format!("\r\nvia: {version} sse-proxy (")), "{protocol:?}: {plain}");
+        assert!(plain.contains("\r\naccept-encoding: br\r\n"), "{protocol:?}: {plain}");
+    }
+    let proxy = Proxy::start(backend.address, "    stream: never");
+    let mut old = proxy.connect();
+    old.send("GET / HTTP/1.0\r\nConnection: close\r\n\r\n");
+    old.read_head();
+    let request = String::from_utf8(old.read_to_end().unwrap()).unwrap();
+    assert!(request.starts_with("GET / HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains(&format!("\r\nHost: {}\r\n", backend.address)), "{request}");
+}
+
+/// Invariant: a client gets nothing that its version does not know. Mechanism: interim responses were passed on unlooked at.
+/// Symptom: an HTTP/1.0 client takes `103` for its answer; a 103 with a length makes clients wait for a body.
+#[test]
+fn interim_responses_reach_those_who_know_them() {
+    let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nContent-Length: 5\r\nConnection: x\r\n\r\n";
+    let answer = [interim, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"].concat();
+    let backend = Backend::answering(vec![answer.into()]);
+    for mode in ["never", "always"] {
+        let proxy = Proxy::start(backend.address, &format!("    stream: {mode}"));
+        let mut client = proxy.connect();
+        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        let hints = client.read_head();
+        assert_eq!(hints.status, 103, "{mode}");
+        assert_eq!(hints.header("link").as_deref(), Some("</a>"));
+        assert_eq!((hints.header("content-length"), hints.header("connection")), (None, None), "{mode}");
+        assert_eq!(client.read_head().status, 200, "{mode}");
+        let mut old = proxy.connect();
+        old.send("GET / HTTP/1.0\r\nHost: test\r\n\r\n");
+        assert_eq!(old.read_head().status, 200, "{mode}: HTTP/1.0 knows no interim responses");
+    }
+    // HTTP/2 knows them; Pingora's session cannot send them.
+    let front = Front::start(Protocol::H2c, &format!("'{}'", backend.address), "{stream: never}");
+    let seen = front.curl("/", &[]);
+    assert_eq!((seen.code, seen.body.as_slice()), (0, &b"ok"[..]), "{seen:?}");
+}
+
+/// Invariant: connections to backends are used again, and one that its backend has closed costs no request. Mechanism: a server
+/// may close an idle connection at the moment when a request is sent on it. Symptom: now and then a page is a 502.
+#[test]
+fn kept_connections_are_used_again_and_closed_ones_are_replaced() {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counted = accepted.clone();
+    let backend = Backend::start(move |mut connection| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        loop {
+            let path = connection.path().to_owned();
+            connection.answer("text/plain", "ok");
+            connection.rest.clear();
+            connection.read_until(|rest| contains(rest, b"\r\n\r\n"));
+            if connection.rest.is_empty() || path == "/close" {
+                // Closes with the next request unanswered.
+                return;
+            }
+            connection.head = String::from_utf8(std::mem::take(&mut connection.rest)).unwrap();
+        }
+    });
+    let proxy = Proxy::start(backend.address, "    stream: never");
+    let ask = |request: &str| {
+        let mut client = proxy.connect();
+        client.send(&format!("{request} HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(client.read_head().status, 200, "{request}");
+        client.read_until(|body| body == b"ok");
+    };
+    for _ in 0..10 {
+        ask("GET /a");
+    }
+    // The next request may come before the last connection has been put back.
+    assert!(accepted.load(Ordering::SeqCst) < 5, "few connections for all");
+    for _ in 0..10 {
+        ask("GET /close");
+        // Goes out on the kept connection first.
+        ask("DELETE /a");
+        ask("POST /a");
+    }
+}
+
+/// Invariant: a request that comes back to the proxy ends there. Mechanism: nothing told it from a new one. Symptom: one request
+/// takes every descriptor of the process.
+#[test]
+fn a_request_that_comes_back_is_a_508() {
+    let to: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
+    let back = to.clone();
+    let backend = Backend::start(move |mut connection| {
+        let mut proxy = TcpStream::connect(back.lock().unwrap().unwrap()).unwrap();
+        proxy.write_all(connection.head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        proxy.read_to_end(&mut answer).unwrap();
+        connection.send(answer);
+    });
+    for mode in ["never", "always"] {
+        let proxy = Proxy::start(backend.address, &format!("    stream: {mode}"));
+        *to.lock().unwrap() = Some(proxy.address);
+        let mut client = proxy.connect();
+        client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        let head = client.read_head();
+        assert_eq!(head.status, 508, "{mode}");
+        assert_eq!(head.header("proxy-status").as_deref(), Some("sse-proxy; error=proxy_loop_detected"));
+        assert_eq!(proxy.metric("sse_proxy_refused_total{reason=\"loop\"}"), Some(1.0));
+    }
+}
+
+/// Invariant: an error of the proxy's own can be told from a backend's. Mechanism: each kind had a writer of its own. Symptom: no
+/// `Proxy-Status`, no `Content-Type`, and `Server: Pingora`.
+#[test]
+fn errors_of_the_proxys_own_have_one_form() {
+    let silent = Backend::start(|connection| connection.hang());
+    let closing = Backend::answering(vec![Vec::new()]);
+    let secure = Front::start(Protocol::Tls, &format!("'{}'", closing.address), "{stream: never}");
+    let untrusted = format!("https://localhost:{}", secure.proxy.address.port());
+    let cases: [(String, u16, &str, &str); 5] = [
+        (format!("'{}'", nobody()), 502, "connection_refused", "cannot connect to the upstream"),
+        (format!("'{}'", silent.address), 504, "http_response_timeout", "timeouts.first_byte"),
+        (format!("'{}'", closing.address), 502, "connection_terminated", "broke off"),
+        (format!("'{untrusted}'"), 502, "tls_certificate_error", "certificate cannot be verified"),
+        ("'no-such-name.invalid:80'".to_owned(), 502, "destination_unavailable", "no server to connect to"),
+    ];
+    let limits = "timeouts: {first_byte: 300ms}";
+    for protocol in PROTOCOLS {
+        for (servers, status, error, says) in &cases {
+            for mode in ["never", "always"] {
+                let front = Front::start(protocol, servers, &format!("{{stream: {mode}, {limits}}}"));
+                check_error(&front.curl("/p", &[]), *status, error, says);
+            }
+        }
+        let front = Front::start(protocol, "'127.0.0.1:9'", "{match: {path_prefix: /only}}");
+        check_error(&front.curl("/p", &[]), 404, "destination_not_found", "no route");
+    }
+}
+
+fn check_error(seen: &Seen, status: u16, error: &str, says: &str) {
+    let first = seen.heads.lines().next().unwrap_or_default();
+    assert!(first.split(' ').nth(1) == Some(&status.to_string()), "{status}: {seen:?}");
+    for field in [
+        "content-type: text/plain; charset=utf-8",
+        &format!("proxy-status: sse-proxy; error={error}"),
+        "cache-control: no-store",
+    ] {
+        assert!(seen.heads.contains(field), "{field}: {seen:?}");
+    }
+    assert!(!seen.heads.contains("pingora"), "{seen:?}");
+    let body = String::from_utf8_lossy(&seen.body);
+    assert!(body.starts_with(&format!("{status} ")) && body.contains(says), "{body}");
+}
+
+/// Invariant: what is a stream is carried as one. Mechanism: an offer of HTTP/2, a status of 201, a coding that is none and a
+/// list of media types each turned streaming off. Symptom: no heartbeats, no limits, no counts.
+#[test]
+fn streams_in_unusual_heads_are_streams() {
+    let heads = [
+        "HTTP/1.1 201 Created\r\nContent-Type: text/event-stream\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream, text/plain\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: \r\nContent-Type: text/event-stream\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: none\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: \r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: identity, identity\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: identity\r\n",
+    ];
+    let requests = [
+        "GET / HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+         Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n\r\n",
+    ];
+    for driver in ["parked", "task"] {
+        for head in heads {
+            for request in requests {
+                let backend = Backend::start(move |mut connection| {
+                    let request = connection.head.to_lowercase();
+                    assert!(!request.contains("upgrade") && !request.contains("http2-settings"), "{request}");
+                    connection.send(format!("{head}\r\ndata: a\n\n"));
+                    connection.hang();
+                });
+                let config = format!(
+                    "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{heartbeat: {{interval: 50ms}}}}]\n",
+                    backend.address
+                );
+                let proxy = Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &config);
+                let mut client = proxy.connect();
+                client.send(request);
+                client.read_head();
+                client.read_until_body_has("data: a\n\n:\n\n");
+                drop(client);
+                assert_eq!(proxy.log_line()["events"], 1, "{driver} {head} {request}");
+            }
+        }
+    }
+}
+
+/// Invariant: a drain ends every stream as soon as it can end well, or at once where no moment is better. Mechanism: the end of an
+/// event cannot be seen in a coded body. Symptom: coded streams held a drain for its whole limit.
+#[test]
+fn a_coded_stream_ends_at_once_in_a_drain_and_broken() {
+    let backend = Backend::start(|mut connection| {
+        connection.send([&CHUNKED[..CHUNKED.len() - 2], "Content-Encoding: gzip\r\n\r\n"].concat());
+        connection.send(chunk(b"coded"));
+        connection.hang();
+    });
+    let mut proxy = Proxy::start_with(&format!(
+        "upstreams: {{app: {{servers: ['{}']}}}}\ndrain: {{timeout: 60s}}\n",
+        backend.address
+    ));
+    let mut client = proxy.stream("/events");
+    client.read_head();
+    client.read_until_body_has("coded");
+    let asked = Instant::now();
+    proxy.terminate();
+    let rest = client.read_to_end();
+    assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "the client can tell");
+    let log = proxy.log_line();
+    assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some("drain"), Some(false)));
+    assert_eq!(proxy.exited().code(), Some(0));
+    assert!(asked.elapsed() < DEADLINE, "not after the drain's limit");
+}
+
+/// Invariant: a limit on waiting runs for what it is about. Mechanism: bytes that a client sent ahead of their turn set the clock of
+/// its first request back. Symptom: a client that sends a byte now and then keeps a request open for good.
+#[test]
+fn bytes_sent_ahead_do_not_put_the_first_byte_off() {
+    let backend = Backend::start(|connection| connection.hang());
+    for driver in ["parked", "task"] {
+        for mode in ["always", "never"] {
+            let config = format!(
+                "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{stream: {mode}, timeouts: {{first_byte: 500ms}}}}]\n",
+                backend.address
+            );
+            let proxy = Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &config);
+            let mut client = proxy.connect();
+            client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+            let mut sender = client.socket.try_clone().unwrap();
+            let until = Instant::now() + DEADLINE / 2;
+            let sending = std::thread::spawn(move || {
+                while Instant::now() < until && sender.write_all(b"G").is_ok() {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+            let asked = Instant::now();
+            assert_eq!(client.read_head().status, 504, "{driver} {mode}");
+            assert!(asked.elapsed() < DEADLINE / 4, "{driver} {mode}: {:?}", asked.elapsed());
+            drop(client);
+            sending.join().unwrap();
+        }
+    }
+}
+
+/// Invariant: `timeouts.write` holds whatever is written. Mechanism: interim responses waited for the client under the upstream's
+/// clock, which `first_byte: 0` stops. Symptom: a client that reads nothing holds its request and both connections for good.
+#[test]
+fn a_client_that_takes_no_interim_response_is_cut() {
+    let backend = Backend::start(|mut connection| {
+        let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(10_000);
+        while connection.socket.write_all(interim.as_bytes()).is_ok() {}
+    });
+    for driver in ["parked", "task"] {
+        for mode in ["always", "never"] {
+            let limits = "timeouts: {first_byte: 0, write: 500ms}";
+            let config = format!(
+                "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{stream: {mode}, {limits}}}]\n",
+                backend.address
+            );
+            let proxy = Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &config);
+            let mut client = Client::connect_small(proxy.address);
+            client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+            let metric = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"write_timeout\"}";
+            eventually(&format!("{driver} {mode}: the failure is counted"), || {
+                (proxy.metric(metric) == Some(1.0)).then_some(())
+            });
+            assert!(proxy.stderr().contains("timeouts.write"), "{driver} {mode}");
+        }
+    }
+}
+
+/// A backend that has nothing to say to a stream's request but an error, and a route for streams only: both are answered on the
+/// connection, and what came before for one request is not given to the next.
+#[test]
+fn an_early_answer_belongs_to_its_request() {
+    let backend = Backend::start(|mut connection| {
+        let path = connection.path().to_owned();
+        connection.answer("text/plain", &path);
+        connection.hang();
+    });
+    let proxy = Proxy::start(backend.address, "    stream: always");
+    let mut client = proxy.connect();
+    for at in 0..5 {
+        client.send(&format!("GET /{at} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        assert_eq!(client.read_head().status, 200);
+        let wanted = format!("/{at}");
+        client.read_until(|body| body.len() >= wanted.len());
+        assert!(client.text().ends_with(&wanted), "{}", client.text());
+        client.forget();
+    }
+}
+
+#[test]
+fn an_upstream_that_is_the_proxy_itself_is_refused() {
+    for (listen, server, refused) in [
+        ("127.0.0.1:8123", "127.0.0.1:8123", true),
+        ("0.0.0.0:8123", "127.0.0.1:8123", true),
+        ("'[::]:8123'", "'[::1]:8123'", true),
+        ("'[::]:8123'", "localhost:8123", true),
+        ("127.0.0.1:8123", "localhost:8123", true),
+        ("127.0.0.1:8123", "127.0.0.1:8124", false),
+        ("127.0.0.1:8123", "127.0.0.2:8123", false),
+        ("0.0.0.0:8123", "192.0.2.1:8123", false),
+        ("0.0.0.0:8123", "example.org:8123", false),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("c.yaml");
+        let config = format!("listen: [{{address: {listen}}}]\nupstreams: {{app: {{servers: [{server}]}}}}\n");
+        std::fs::write(&file, config).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_sse-proxy")).arg("check-config").arg(&file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), !refused, "{listen} {server}: {said}");
+        assert!(!refused || said.contains("upstreams.app.servers[0]"), "{said}");
+    }
+}

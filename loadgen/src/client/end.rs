@@ -39,8 +39,8 @@ pub enum EndReason {
     ContentCoding(&'static str),
     /// The response head has more fields than the limit.
     TooManyFields,
-    /// The response head is longer than the limit.
-    HeadTooLong,
+    /// The response head is longer than this limit in bytes.
+    HeadTooLong(usize),
     /// Not HTTP, broken chunked coding, or what HTTP/2 forbids.
     Malformed,
     /// The server's certificate is not trusted.
@@ -99,7 +99,7 @@ impl EndReason {
         match error {
             HeadError::Malformed => Self::Malformed,
             HeadError::TooManyFields => Self::TooManyFields,
-            HeadError::TooLong => Self::HeadTooLong,
+            HeadError::TooLong => Self::HeadTooLong(MAX_HEAD_BYTES),
         }
     }
 
@@ -160,7 +160,7 @@ impl fmt::Display for EndReason {
             Self::NotEventStream => "not_event_stream",
             Self::ContentCoding(coding) => return write!(formatter, "content_coding_{coding}"),
             Self::TooManyFields => return write!(formatter, "head_over_{MAX_FIELDS}_fields"),
-            Self::HeadTooLong => return write!(formatter, "head_over_{}_kib", MAX_HEAD_BYTES / 1024),
+            Self::HeadTooLong(limit) => return write!(formatter, "head_over_{}_kib", limit / 1024),
             Self::Malformed => "malformed",
             Self::Certificate(fault) => return write!(formatter, "certificate_{fault}"),
             Self::NotTls => "not_tls",

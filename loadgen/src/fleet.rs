@@ -86,7 +86,7 @@ impl Fleet {
     /// Waits for the next report of any worker. Cancel-safe.
     ///
     /// # Errors
-    /// When a worker is gone.
+    /// When a worker has ended.
     pub async fn progress(&mut self) -> Result<(), FleetError> {
         match self.reports.recv().await {
             Some((worker, Some(Report::Progress(snapshot)))) => {

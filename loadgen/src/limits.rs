@@ -33,7 +33,7 @@ pub enum LimitError {
          pairs\n  remedy: {remedy}"
     )]
     Ports {
-        /// What was asked for.
+        /// The requested number.
         connections: u64,
         /// Size of the port range.
         ports: u64,

@@ -82,7 +82,7 @@ pub fn share(number: u64, workers: u64, per_connection: u64) -> (u64, u64) {
 /// How many connections `streams` take.
 #[must_use]
 pub fn connections(streams: u64, workers: u64, per_connection: u64) -> u64 {
-    // The first so many workers have one stream more than the others.
+    // The first `more` workers have one stream more than the others.
     let (each, more) = (streams / workers, streams % workers);
     (each + 1).div_ceil(per_connection) * more + each.div_ceil(per_connection) * (workers - more)
 }

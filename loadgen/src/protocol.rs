@@ -44,7 +44,7 @@ impl Default for ClientProtocol {
 }
 
 impl ClientProtocol {
-    /// `protocol`, with as many streams on a connection as are asked for, where it can have more than one.
+    /// `protocol`, with the requested number of streams per connection where it can have more than one.
     #[must_use]
     pub fn new(protocol: Protocol, asked: Option<u64>) -> Self {
         Self { protocol, streams_per_connection: protocol.streams_per_connection(asked) }
@@ -92,7 +92,7 @@ impl Protocol {
         matches!(self, Self::H2 | Self::H2c)
     }
 
-    /// How many streams share a connection when `asked` for so many.
+    /// How many streams share a connection when `asked` is requested.
     #[must_use]
     pub fn streams_per_connection(self, asked: Option<u64>) -> u64 {
         if self.is_http2() { asked.unwrap_or(STREAMS_PER_CONNECTION) } else { 1 }

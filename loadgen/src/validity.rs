@@ -29,7 +29,7 @@ pub struct Warning {
 /// What is judged besides the record.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence {
-    /// Streams that were asked for.
+    /// Requested number of streams.
     pub wanted: u64,
     /// Streams open when the measuring ended, or ended as they should.
     pub held: u64,

@@ -112,6 +112,7 @@ fn every_early_end_has_its_reason_and_makes_the_result_invalid() {
         (ServerProtocol::TLS, &[], Behaviour::Page, "not_event_stream"),
         (ServerProtocol::TLS, &[], Behaviour::Coded, "content_coding_gzip"),
         (ServerProtocol::H2, HTTP2, Behaviour::Coded, "content_coding_br"),
+        (ServerProtocol::H2, HTTP2, Behaviour::LargeHead, "head_over_256_kib"),
     ] {
         let server = Server::start(protocol, behaviour);
         let (code, document, all) = run_against(&server, &[arguments, &["-c", "3"]].concat());

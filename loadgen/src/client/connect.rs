@@ -16,7 +16,7 @@ use super::shared::Shared;
 use super::tls::Connector;
 use crate::clock::unix_us;
 
-/// The way to a server.
+/// How to connect to a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Route<'a> {
     /// The address to connect from.
@@ -25,7 +25,7 @@ pub struct Route<'a> {
     pub destinations: &'a [SocketAddr],
     /// Which of them is tried first: the one that has accepted last.
     pub preferred: &'a Cell<usize>,
-    /// For TLS: the connector, and the name that the certificate has to be for.
+    /// For TLS: the connector, and the name that the certificate must be valid for.
     pub tls: Option<(&'a Connector, &'a str)>,
     /// How long connecting may take, handshakes included.
     pub timeout: Duration,
@@ -97,7 +97,7 @@ pub async fn connect(source: Option<IpAddr>, destination: SocketAddr) -> io::Res
     let socket = Socket::new(Domain::for_address(destination), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     if let Some(source) = source {
-        // Leaves the choice of port to `connect`: then the four-tuple has to be unique, not the port alone.
+        // Leaves the choice of port to `connect`: then only the four-tuple must be unique, not the port.
         if source.is_ipv4() {
             nix::sys::socket::setsockopt(&socket, IpBindAddressNoPort, &true)?;
         }

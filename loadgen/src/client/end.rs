@@ -21,7 +21,7 @@ pub enum EndReason {
     Reset,
     /// The connection was refused.
     Refused,
-    /// No address of the name is of the source's family.
+    /// The host has no address of the source's family.
     NoAddress,
     /// There is no free source port.
     NoPort,
@@ -29,7 +29,7 @@ pub enum EndReason {
     NoDescriptor,
     /// The connection was not established in time.
     ConnectTimeout,
-    /// The answer's head did not come in time.
+    /// The response head did not arrive in time.
     HeadTimeout,
     /// Another status than 200.
     Status(u16),
@@ -37,10 +37,10 @@ pub enum EndReason {
     NotEventStream,
     /// A stream in this content coding, which was not requested and hides the events.
     ContentCoding(&'static str),
-    /// The answer's head has more fields than are read.
+    /// The response head has more fields than the limit.
     TooManyFields,
-    /// The answer's head is longer than is read.
-    HeadTooLong,
+    /// The response head is longer than this limit in bytes.
+    HeadTooLong(usize),
     /// Not HTTP, broken chunked coding, or what HTTP/2 forbids.
     Malformed,
     /// The server's certificate is not trusted.
@@ -51,7 +51,7 @@ pub enum EndReason {
     Tls,
     /// The server does not speak HTTP/2 there.
     NoHttp2,
-    /// The server allows only so many streams on a connection, and this was one more.
+    /// The server's limit of streams on a connection, which this one would exceed.
     StreamLimit(usize),
     /// The server reset the stream (HTTP/2 RST_STREAM).
     RstStream(Reason),
@@ -87,7 +87,7 @@ impl EndReason {
     #[must_use]
     pub fn from_read(error: &io::Error) -> Self {
         match Self::from_io(error) {
-            // Then a timeout is the network's: the peer is gone without a word.
+            // Then a timeout is the network's: the peer has vanished.
             Self::ConnectTimeout => Self::Reset,
             reason => reason,
         }
@@ -99,7 +99,7 @@ impl EndReason {
         match error {
             HeadError::Malformed => Self::Malformed,
             HeadError::TooManyFields => Self::TooManyFields,
-            HeadError::TooLong => Self::HeadTooLong,
+            HeadError::TooLong => Self::HeadTooLong(MAX_HEAD_BYTES),
         }
     }
 
@@ -160,7 +160,7 @@ impl fmt::Display for EndReason {
             Self::NotEventStream => "not_event_stream",
             Self::ContentCoding(coding) => return write!(formatter, "content_coding_{coding}"),
             Self::TooManyFields => return write!(formatter, "head_over_{MAX_FIELDS}_fields"),
-            Self::HeadTooLong => return write!(formatter, "head_over_{}_kib", MAX_HEAD_BYTES / 1024),
+            Self::HeadTooLong(limit) => return write!(formatter, "head_over_{}_kib", limit / 1024),
             Self::Malformed => "malformed",
             Self::Certificate(fault) => return write!(formatter, "certificate_{fault}"),
             Self::NotTls => "not_tls",

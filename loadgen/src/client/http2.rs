@@ -26,7 +26,10 @@ use crate::wire::request::Request as PlainRequest;
 /// used up, and window updates are few.
 const STREAM_WINDOW_BYTES: u32 = 6 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 15 << 20;
-const MAX_HEADER_BYTES: u32 = 256 << 10;
+/// A response head may be this long, as HTTP/2 counts it (RFC 9113 §6.5.2).
+const MAX_HEAD_BYTES: usize = 256 << 10;
+/// What the library accepts: more, so that a head over the limit can be told from a broken one.
+const MAX_HEADER_LIST_BYTES: u32 = 1 << 20;
 
 /// Fields about a connection, which HTTP/2 has no place for (RFC 9113 §8.2.2), and those that become pseudo-fields.
 const NOT_SENT: [&str; 6] = ["connection", "host", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
@@ -123,7 +126,7 @@ async fn shake_hands(io: Io) -> Result<(SendRequest<Bytes>, client::Connection<I
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
         // None until the server's settings arrive: that is how their arrival shows.
         .initial_max_send_streams(0);
     let (send, mut connection) = builder.handshake(io).await.map_err(|error| before_settings(&error))?;
@@ -171,6 +174,10 @@ pub(super) async fn exchange(
     }
     let response = response.await.map_err(|error| reason_of(&error, &mut connection))?;
     shared.borrow_mut().record.first_byte(due_us, Some(request_sent_us), unix_us());
+    let head_bytes: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    if head_bytes > MAX_HEAD_BYTES {
+        return Err(EndReason::HeadTooLong(MAX_HEAD_BYTES));
+    }
     if response.status() != StatusCode::OK {
         return Err(EndReason::Status(response.status().as_u16()));
     }

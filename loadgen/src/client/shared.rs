@@ -17,7 +17,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// With a read buffer of so many bytes.
+    /// With a read buffer of `scratch_bytes`.
     #[must_use]
     pub fn new(scratch_bytes: usize) -> Self {
         Self { record: Record::default(), meters: Vec::new(), scratch: vec![0; scratch_bytes] }

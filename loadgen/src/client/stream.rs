@@ -11,18 +11,18 @@ use super::end::EndReason;
 use super::shared::Shared;
 use super::{http1, http2};
 
-/// What is asked for, and on which connection.
+/// A request, and the route it takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// The way to the server.
+    /// The route to the server.
     pub route: Route<'a>,
-    /// What is asked there.
+    /// What is requested there.
     pub exchange: Exchange<'a>,
-    /// How long the answer's head may take.
+    /// Timeout of the response head.
     pub head_timeout: Duration,
 }
 
-/// What is asked, in the form of its protocol.
+/// A request in the form of its protocol.
 #[derive(Debug, Clone, Copy)]
 pub enum Exchange<'a> {
     /// On a connection of its own.

@@ -68,7 +68,7 @@ impl Comparison<'_> {
     }
 }
 
-/// Shows a result, and writes it where that is asked for: the table has been written to the terminal's output by `table`.
+/// Prints the table and the warnings of a result, and writes it as JSON if requested.
 pub(super) fn show(
     report: &impl Serialize,
     warnings: &[Warning],

@@ -46,7 +46,7 @@ pub enum OriginError {
     /// An address is taken or is not ours.
     #[error("cannot listen on {address}")]
     Listen {
-        /// The address as asked for.
+        /// The requested address.
         address: SocketAddr,
         /// What the system said.
         #[source]

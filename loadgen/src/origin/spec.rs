@@ -27,7 +27,7 @@ pub enum Eol {
 pub enum Pieces {
     /// One write, one chunk.
     Whole,
-    /// A chunk and a write for every so many bytes.
+    /// A chunk and a write for every n bytes.
     Every(usize),
     /// Chunks cut at random, and writes cut at random places of the result, chunk framing included.
     Random,
@@ -69,7 +69,7 @@ pub enum Ending {
 /// What browsers call an event without an `event` field.
 const DEFAULT_NAME: &str = "message";
 
-/// One stream as asked for.
+/// One stream as requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamSpec {
     /// What it does.

@@ -30,11 +30,11 @@ pub(super) struct Stream {
     pub(super) already: u64,
     /// Whether the body may be chunked (HTTP/1.1).
     pub(super) may_chunk: bool,
-    /// Whether only the head is asked for.
+    /// Whether the request is HEAD.
     pub(super) is_head_only: bool,
 }
 
-/// Serves the stream until it ends or the client is gone.
+/// Serves the stream until it ends or the client closes the connection.
 pub(super) async fn serve(mut stream: Stream, thread: &ThreadContext) {
     if !stream.may_chunk && stream.spec.framing == TransferFraming::Chunked {
         stream.spec.framing = TransferFraming::Close;
@@ -143,7 +143,7 @@ impl Stream {
         Ok(spec)
     }
 
-    /// Nothing but comments, if they were asked for, until `due_us`.
+    /// Sends nothing but comments, if requested, until `due_us`.
     async fn silence(&self, thread: &ThreadContext, due_us: u64) -> io::Result<()> {
         let Some(comments_us) = self.spec.comments_us else {
             thread.timer.until(due_us).await;

@@ -32,7 +32,7 @@ pub struct CompareReport {
     /// Where each service was found, if none was started for this.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub services: BTreeMap<String, String>,
-    /// Streams asked for.
+    /// Requested number of streams.
     pub streams: u64,
     /// Whether Ctrl-C cut it short.
     pub interrupted: bool,

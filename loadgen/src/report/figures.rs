@@ -104,7 +104,7 @@ pub struct CgroupReadings {
 pub struct RoundFigures {
     /// The low number of streams.
     pub low: u64,
-    /// The number of streams asked for.
+    /// The requested number of streams.
     pub streams: u64,
     /// How many of them the clients put on a connection.
     pub streams_per_connection: u64,
@@ -122,9 +122,9 @@ pub struct RoundFigures {
     pub samples: Vec<PssSample>,
     /// What opening all streams but the low number took.
     pub opening: OpeningFigures,
-    /// What opening and closing more streams did to memory, if that was asked for.
+    /// What opening and closing more streams did to memory, if requested.
     pub churn: Option<Churn>,
-    /// What clients that do not read take, if that was asked for.
+    /// What clients that do not read take, if requested.
     pub stalled: Option<Stalled>,
     /// Whether streams were silent long enough for heartbeats.
     pub expects_heartbeats: bool,

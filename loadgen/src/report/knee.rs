@@ -19,7 +19,7 @@ pub const KIND: &str = "knee";
 /// What one rate has shown on one target, as it was measured.
 #[derive(Debug, Clone)]
 pub struct StepFigures {
-    /// Streams asked for.
+    /// Requested number of streams.
     pub streams: u64,
     /// Events that should have come.
     pub expected_events: u64,

@@ -13,7 +13,7 @@ pub struct Part {
     pub run_id: String,
     /// Its own conditions.
     pub conditions: Conditions,
-    /// Streams it was asked for.
+    /// Requested number of streams.
     pub connections: u64,
     /// How long it took, in seconds.
     pub seconds: f64,

@@ -34,7 +34,7 @@ pub struct RunReport {
     pub conditions: Conditions,
     /// The URLs.
     pub urls: Vec<String>,
-    /// Streams asked for.
+    /// Requested number of streams.
     pub connections: u64,
     /// From the first connection to the end, in seconds.
     pub seconds: f64,

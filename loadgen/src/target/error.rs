@@ -34,7 +34,7 @@ pub enum TargetError {
         /// How often it is there.
         found: usize,
     },
-    /// The configuration does not allow for the streams that are asked for.
+    /// The configuration does not allow the requested number of streams.
     #[error("{}: {workers} workers with worker_connections {connections} and a limit of {descriptor_limit} open files each \
              hold at most {fits} streams, not {streams}\n  remedy: use more --workers, raise worker_connections and the limit, \
              or use --streams {fits}", path.display())]
@@ -47,7 +47,7 @@ pub enum TargetError {
         connections: u64,
         /// Files each of them may have open.
         descriptor_limit: u64,
-        /// What was asked for.
+        /// The requested number.
         streams: u64,
         /// What would fit.
         fits: u64,

@@ -87,7 +87,7 @@ fn listener(listener_spec: &ListenerSpec, listen: &[SocketAddr], rest: &str) -> 
         parameters += " http2";
         let streams = listener_spec.client_protocol.streams_per_connection.max(MIN_CONCURRENT_STREAMS);
         lines.push(format!("http2_max_concurrent_streams {streams};"));
-        // Streams count as requests, after so many of which the connection is closed.
+        // Streams count as requests, and nginx closes a connection after a number of them.
         lines.push("keepalive_requests 1000000;".to_owned());
     }
     lines.extend(listen.iter().map(|address| format!("listen {address}{parameters}{rest}")));

@@ -10,7 +10,7 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 /// Has the kernel end this process when its parent ends.
 ///
 /// # Errors
-/// When the kernel refuses, or the parent is gone already.
+/// When the kernel refuses, or the parent has already ended.
 pub fn end_with_parent(sigterm: bool) -> io::Result<()> {
     let parent = getppid();
     let signal = if sigterm { Signal::TERM } else { Signal::KILL };

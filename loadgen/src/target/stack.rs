@@ -103,7 +103,7 @@ impl Target {
         }
     }
 
-    /// TCP sockets on the machine for `streams` of which the clients put so many on a connection: two for each connection
+    /// TCP sockets on the machine for `streams`, of which `per_connection` share one of the clients': two for each connection
     /// of each hop.
     #[must_use]
     pub fn sockets(self, streams: u64, per_connection: u64) -> u64 {

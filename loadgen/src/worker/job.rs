@@ -26,7 +26,7 @@ pub struct Job {
     pub trust: Trust,
     /// How long connecting may take, handshakes included.
     pub connect_timeout: Duration,
-    /// How long the answer's head may take.
+    /// Timeout of the response head.
     pub head_timeout: Duration,
     /// How many streams may be opening at once.
     pub in_flight: usize,
@@ -38,7 +38,7 @@ pub struct Job {
     pub workers: u64,
 }
 
-/// One name and what is asked of it.
+/// One host and the request to send there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Destination {
     /// Its addresses, at least one; the first that accepts is taken.

@@ -39,6 +39,8 @@ pub(crate) enum Behaviour {
     Page,
     /// Three events, compressed as it says.
     Coded,
+    /// Three events after a head of 300 KB (HTTP/2).
+    LargeHead,
     /// 413, before any of the body is read.
     Refused,
 }
@@ -144,7 +146,7 @@ fn event(seq: u64) -> Vec<u8> {
 fn content(behaviour: Behaviour) -> Vec<u8> {
     let half = |event: Vec<u8>| event[..event.len() / 2].to_vec();
     match behaviour {
-        Behaviour::Clean | Behaviour::Bytewise | Behaviour::Held | Behaviour::Coded => {
+        Behaviour::Clean | Behaviour::Bytewise | Behaviour::Held | Behaviour::Coded | Behaviour::LargeHead => {
             (1..=3).flat_map(event).collect()
         }
         Behaviour::InsideRecord => half(event(1)),
@@ -252,6 +254,8 @@ async fn answer(mut respond: SendResponse<Bytes>, behaviour: Behaviour) -> Optio
     let _ = respond.send_informational(early);
     let coding = if behaviour == Behaviour::Coded { "br" } else { "identity" };
     let response = http::Response::builder().status(status).header("content-type", media_type);
+    let large = if behaviour == Behaviour::LargeHead { 30 } else { 0 };
+    let response = (0..large).fold(response, |response, at| response.header(format!("x-{at}"), "y".repeat(10_000)));
     let response = response.header("content-encoding", coding).body(()).expect("valid");
     let mut stream = respond.send_response(response, false).ok()?;
     let content = content(behaviour);
@@ -269,6 +273,7 @@ async fn answer(mut respond: SendResponse<Bytes>, behaviour: Behaviour) -> Optio
         | Behaviour::Missing
         | Behaviour::Page
         | Behaviour::Coded
+        | Behaviour::LargeHead
         | Behaviour::Refused => stream.send_data(Bytes::new(), true).ok()?,
         Behaviour::Reset(reason) => stream.send_reset(reason),
         Behaviour::GoAway(_) | Behaviour::Closed | Behaviour::Held => return Some(stream),

@@ -65,7 +65,7 @@ pub async fn run(args: &BenchArgs, terminal: &mut Terminal) -> Result<Outcome, C
     Ok(outcome(report.interrupted, report.valid))
 }
 
-/// The targets that are asked for; without HAProxy where that is not installed.
+/// The requested targets, without HAProxy where it is not installed.
 fn present(args: &BenchArgs, left_out: &mut Vec<String>) -> Result<Vec<Target>, CommandError> {
     let mut targets = find_targets(&args.targets)?;
     if args.programs.haproxy_bin.is_none()

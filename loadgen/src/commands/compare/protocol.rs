@@ -26,7 +26,7 @@ pub(super) fn client_protocol(args: &CompareArgs) -> Result<ClientProtocol, Comm
     Ok(ClientProtocol::new(protocol, args.streams_per_connection))
 }
 
-/// What to compare: what was asked for, or all that usually is.
+/// The targets: those requested, or the usual ones.
 pub(super) fn targets(args: &CompareArgs) -> Result<Vec<Target>, CommandError> {
     let speaks = |target: &Target| args.protocol == Protocol::H1 || target.has_nginx() || target.has_proxy();
     if args.targets.is_empty() {

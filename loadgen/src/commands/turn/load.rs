@@ -19,7 +19,7 @@ pub(in crate::commands) struct Load {
     pub(in crate::commands) low: u64,
     /// All streams.
     pub(in crate::commands) streams: u64,
-    /// What they are asked for in.
+    /// The protocol of the clients.
     pub(in crate::commands) client_protocol: ClientProtocol,
     /// Connections opened per second; 0 for as fast as it goes.
     pub(in crate::commands) ramp_per_second: u64,

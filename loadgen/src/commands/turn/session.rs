@@ -28,7 +28,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const IN_FLIGHT: usize = 256;
 /// The slowest opening that is waited for, beside patience.
 const SLOWEST_OPENING: Duration = Duration::from_millis(2);
-/// Readings of memory while events flow: one for each of so many parts of the time.
+/// Number of memory readings while events flow, evenly spread.
 const SAMPLES: u32 = 10;
 
 /// A target that runs, and the clients before it.
@@ -38,7 +38,7 @@ pub(super) struct Session<'a> {
     load: &'a Load,
     label: &'a str,
     gate: String,
-    /// Logs and configurations; gone when the stage is.
+    /// Logs and configurations; removed with the session.
     _directory: TempDir,
 }
 
@@ -153,7 +153,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// A target that runs on after its clients have gone.
+/// A target that still runs after its clients have closed.
 pub(super) struct Closed<'a> {
     pub(super) subject: Subject,
     load: &'a Load,

@@ -15,6 +15,7 @@ use super::registry::Registry;
 use super::start::Start;
 use super::transport::Transport;
 use super::{clock, task};
+use crate::threads;
 
 /// Which driver runs the streams that could run on either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,7 +123,8 @@ impl Drivers {
             let (reactor, waker) = Reactor::new(inbox, woken.clone(), self.registry.clone())?;
             let waker = Arc::new(waker);
             self.registry.on_drain(waker.clone());
-            thread::Builder::new().name(format!("streams-{at}")).spawn(move || reactor.run())?;
+            // Its streams and listeners would be gone without anybody noticing.
+            threads::spawn(&format!("streams-{at}"), move || reactor.run())?;
             Ok(Handle { commands, waker, woken })
         };
         let started = (0..self.threads).map(start);
@@ -145,5 +147,74 @@ impl BoundListener {
     pub(crate) fn open(self) -> io::Result<()> {
         let reactors = self.0.reactors.clone();
         reactors.first().map_or(Ok(()), |first| first.send(Command::Listen(self.0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpStream};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::driver::Pending;
+    use crate::stream::Millis;
+
+    /// Tells the test, started once more, to be the process that is to end.
+    const CHILD: &str = "SSE_PROXY_TEST_PANIC";
+
+    struct Defective;
+
+    impl ConnectionHandler for Defective {
+        fn connected(&self, _: SocketAddr, _: Millis) -> Box<dyn Pending> {
+            panic!("a defect outside of a stream's turn");
+        }
+    }
+
+    fn connect_to_a_defective_reactor() -> io::Result<()> {
+        let drivers = Drivers::new(Driver::Parked, 1);
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        drivers.listen(listener, Arc::new(Defective))?.open()?;
+        let _client = TcpStream::connect(address)?;
+        thread::sleep(Duration::from_secs(60));
+        Ok(())
+    }
+
+    /// Invariant: a reactor that has died takes the process along. Mechanism: a panic outside of a stream's turn ended the thread
+    /// alone. Symptom: its listeners and streams were dead, while the health page went on saying ok.
+    #[test]
+    fn a_panic_in_a_reactor_ends_the_process() {
+        for status in [None, Some(threads::EXIT_DEFECT)] {
+            if let Ok(flushes) = std::env::var(CHILD) {
+                if flushes == "true" {
+                    threads::flush_before_exit(|| {});
+                }
+                return connect_to_a_defective_reactor().expect("a reactor");
+            }
+            let mut child = Command::new(std::env::current_exe().expect("this program"))
+                .args(["--exact", "driver::drivers::tests::a_panic_in_a_reactor_ends_the_process"])
+                .env(CHILD, status.is_some().to_string())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("a child");
+            let until = Instant::now() + Duration::from_secs(20);
+            let exited = loop {
+                if let Some(exited) = child.try_wait().expect("a child") {
+                    break exited;
+                }
+                if Instant::now() > until {
+                    let _ = child.kill();
+                    panic!("the process goes on without its reactor");
+                }
+                thread::sleep(Duration::from_millis(10));
+            };
+            assert_eq!(exited.code(), status, "{exited:?}");
+            // Where nothing is to be flushed it aborts.
+            assert_eq!(exited.signal().is_some(), status.is_none(), "{exited:?}");
+        }
     }
 }

@@ -221,6 +221,10 @@ impl Reactor {
         if due < slot.timer_at {
             slot.timer_at = due;
             self.deadlines.add(due, index);
+            if self.deadlines.is_overgrown(self.slots.len()) {
+                let slots = &self.slots;
+                self.deadlines.retain(|at, index| slots.get(index).is_some_and(|slot| slot.timer_at == at));
+            }
         }
     }
 

@@ -5,7 +5,8 @@ use std::collections::BinaryHeap;
 
 use crate::stream::Millis;
 
-/// A queue of moments and slots. Entries are not taken back: whoever takes one out asks whether it still holds.
+/// A queue of moments and slots. Entries are not taken back: whoever takes one out asks whether it still holds. Those that do
+/// not are collected in one go, once they are most of the queue.
 #[derive(Debug, Default)]
 pub(super) struct TimerQueue {
     /// The moment in the upper bits, the slot in the lower: eight bytes an entry, and each stream has one or two.
@@ -23,6 +24,33 @@ impl TimerQueue {
         }
     }
 
+    /// Whether more entries are stale than hold, when at most `slots` hold. Then [`TimerQueue::retain`] is due: its cost is
+    /// spread over the additions that have led there.
+    pub(super) fn is_overgrown(&self, slots: usize) -> bool {
+        self.entries.len() > 2 * slots + Self::SLACK
+    }
+
+    /// Drops the entries of which `holds` says that they do not, and those that are there twice.
+    pub(super) fn retain(&mut self, mut holds: impl FnMut(Millis, usize) -> bool) {
+        let mut entries = std::mem::take(&mut self.entries).into_vec();
+        entries.retain(|entry| {
+            let (at, slot) = Self::parts(*entry);
+            holds(at, slot)
+        });
+        entries.sort_unstable();
+        entries.dedup();
+        entries.shrink_to(2 * entries.len());
+        self.entries = entries.into();
+    }
+
+    /// Few entries are not worth collecting.
+    const SLACK: usize = 1024;
+
+    fn parts(Reverse(entry): Reverse<u64>) -> (Millis, usize) {
+        let slot = entry & ((1 << Self::SLOT_BITS) - 1);
+        (Millis(entry >> Self::SLOT_BITS), slot as usize)
+    }
+
     /// The first moment for which a slot is put down.
     pub(super) fn next(&self) -> Option<Millis> {
         self.entries.peek().map(|Reverse(entry)| Millis(entry >> Self::SLOT_BITS))
@@ -31,9 +59,7 @@ impl TimerQueue {
     /// Takes out the first entry, if its moment has come.
     pub(super) fn take_due(&mut self, now: Millis) -> Option<(Millis, usize)> {
         self.next().filter(|at| *at <= now)?;
-        let Reverse(entry) = self.entries.pop()?;
-        let slot = entry & ((1 << Self::SLOT_BITS) - 1);
-        Some((Millis(entry >> Self::SLOT_BITS), slot as usize))
+        self.entries.pop().map(Self::parts)
     }
 }
 
@@ -55,5 +81,39 @@ mod tests {
         }
         assert_eq!(due, [(5, 1), (5, 16_777_215), (7, 3)]);
         assert_eq!(timetable.next(), Some(Millis(9)));
+    }
+
+    /// Invariant: the queue is bounded by the slots, whatever they have waited for. Mechanism: entries were collected when due.
+    /// Symptom: connections that come and go, each with a deadline of minutes, took memory for as many minutes.
+    #[test]
+    fn stale_deadlines_are_collected_long_before_they_are_due() {
+        const SLOTS: usize = 500;
+        let mut queue = TimerQueue::default();
+        let mut timer_at = vec![Millis(u64::MAX); SLOTS];
+        let (mut largest, mut looked_at) = (0, 0);
+        for added in 0..100_000_u64 {
+            let slot = (added as usize * 7919) % SLOTS;
+            // An hour off, and another moment each time: the entry before is stale. Sometimes the same twice.
+            timer_at[slot] = Millis(3_600_000 + added / 3);
+            queue.add(timer_at[slot], slot);
+            if queue.is_overgrown(SLOTS) {
+                queue.retain(|at, slot| {
+                    looked_at += 1;
+                    timer_at[slot] == at
+                });
+            }
+            largest = largest.max(queue.entries.len());
+        }
+        assert!(largest <= 2 * SLOTS + TimerQueue::SLACK + 1, "{largest} entries for {SLOTS} slots");
+        assert!(looked_at < 200_000, "{looked_at} looks for 100,000 additions");
+        let mut left = Vec::new();
+        while let Some((at, slot)) = queue.take_due(Millis(u64::MAX)) {
+            if timer_at[slot] == at {
+                left.push(slot);
+                timer_at[slot] = Millis(u64::MAX);
+            }
+        }
+        left.sort_unstable();
+        assert_eq!(left, (0..SLOTS).collect::<Vec<_>>(), "none that holds is lost");
     }
 }

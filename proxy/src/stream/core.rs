@@ -197,10 +197,13 @@ impl Core {
     }
 
     /// Asks for the stream to end at its next event boundary, within `limit` at the latest. A second call can only
-    /// shorten the limit.
+    /// shorten the limit. Where no boundary can be seen, in a body with a content coding, it ends at once, broken.
     pub fn close(&mut self, reason: EndReason, limit: Duration, now: Millis) {
         if self.ended.is_some() {
             return;
+        }
+        if !self.identity {
+            return self.end(reason, now);
         }
         self.closing.get_or_insert(reason);
         self.deadlines.set_earlier(Deadline::CloseLimit, now.after(limit));

@@ -318,6 +318,27 @@ fn upstream_ends_are_told_apart() {
     assert_eq!((counted.core.ended(), counted.core.ended_clean()), (Some(EndReason::UpstreamEnd), true));
 }
 
+/// Invariant: nothing is waited for that cannot come. Mechanism: no boundary is seen in a coded body, and a drain or the end of
+/// its lifetime waited for one. Symptom: every shutdown took the whole of `drain.timeout`.
+#[test]
+fn a_coded_stream_that_is_to_end_ends_at_once_and_broken() {
+    let coded = |policy| Harness::with(policy, Framing::Chunked, Body::UntilClose, false);
+    let mut drained = coded(policy());
+    drained.data(b"\x1f\x8b\n\n");
+    drained.core.close(EndReason::Drain, secs(30), drained.now);
+    assert_eq!((drained.core.ended(), drained.core.ended_clean()), (Some(EndReason::Drain), false));
+    drained.pass(secs(1));
+    assert!(drained.sent.ends_with(chunked::BROKEN_CHUNK));
+
+    let lifetime = Some(secs(60));
+    let mut old = coded(Policy { timeouts: Timeouts { lifetime, ..policy().timeouts }, ..policy() });
+    old.data(b"\x1f\x8b\n\n");
+    old.pass(secs(59));
+    assert_eq!(old.core.ended(), None);
+    old.pass(secs(1));
+    assert_eq!((old.core.ended(), old.core.ended_clean()), (Some(EndReason::Lifetime), false));
+}
+
 /// Invariant: a client gets every event that came before a break, and then learns of the break. Mechanism: what a client or a
 /// proxy in front has read and not passed on is dropped when it meets the break. Symptom: Chromium showed
 /// neither the last event nor those before it that it had not come to.

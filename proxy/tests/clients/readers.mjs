@@ -1,5 +1,5 @@
 // Reads event streams with what people use in Node, and prints what it gave for each URL, as JSON:
-//   node readers.mjs FOLDER_OF_NODE_MODULES openai|eventsource|fetch|blocks URL...
+//   node readers.mjs FOLDER_OF_NODE_MODULES openai|ai|genai|eventsource|extended-eventsource|fetch|blocks URL...
 //   {URL: {"seen": [[name, text]...], "error": NAME or null}}
 // A chunk of a chat is shown as the text in it; whatever else came, as it came. For openai a URL is the base of the API.
 import { createRequire } from 'node:module';
@@ -14,6 +14,22 @@ const text = (data) => {
   }
 };
 
+const eventSource = (EventSource, options) => (url, see) =>
+  new Promise((resolve, reject) => {
+    const source = new EventSource(url, options);
+    const add = ({ type, data }) => {
+      if (data === '[DONE]') {
+        source.close();
+        resolve();
+      } else see(type === 'message' ? '' : type, text(data));
+    };
+    for (const name of ['message', 'heartbeat']) source.addEventListener(name, add);
+    source.onerror = ({ message }) => {
+      source.close();
+      reject(new Error(message));
+    };
+  });
+
 const readers = {
   async openai(url, see) {
     const { OpenAI } = require('openai');
@@ -24,23 +40,27 @@ const readers = {
     for await (const chunk of stream) see('', text(JSON.stringify(chunk)));
   },
 
-  eventsource(url, see) {
-    const { EventSource } = require('eventsource');
-    return new Promise((resolve, reject) => {
-      const source = new EventSource(url);
-      const add = ({ type, data }) => {
-        if (data === '[DONE]') {
-          source.close();
-          resolve();
-        } else see(type === 'message' ? '' : type, text(data));
-      };
-      for (const name of ['message', 'heartbeat']) source.addEventListener(name, add);
-      source.onerror = ({ message }) => {
-        source.close();
-        reject(new Error(message));
-      };
-    });
+  async ai(url, see) {
+    const { streamText } = require('ai');
+    const { createOpenAICompatible } = require('@ai-sdk/openai-compatible');
+    const model = createOpenAICompatible({ name: 'test', baseURL: url, apiKey: 'none' })('parrot-1');
+    const { fullStream } = streamText({ model, prompt: 'hello', maxRetries: 0, onError() {} });
+    for await (const part of fullStream) {
+      if (part.type === 'text-delta') see('', part.text);
+      if (part.type === 'error') throw part.error;
+    }
   },
+
+  async genai(url, see) {
+    const { GoogleGenAI } = require('@google/genai');
+    const client = new GoogleGenAI({ apiKey: 'none', httpOptions: { baseUrl: url } });
+    for await (const chunk of await client.models.generateContentStream({ model: 'parrot-1', contents: 'hello' }))
+      see('', chunk.text ?? '');
+  },
+
+  eventsource: (...parameters) => eventSource(require('eventsource').EventSource)(...parameters),
+
+  'extended-eventsource': (...parameters) => eventSource(require('extended-eventsource').EventSource, { disableRetry: true })(...parameters),
 
   // As it is written by hand for model servers: lines that begin with `data:`.
   async fetch(url, see) {

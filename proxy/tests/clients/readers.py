@@ -1,6 +1,6 @@
 """Reads event streams with what people use in Python, and prints what it gave for each URL, as JSON; see readers.mjs.
 
-    python readers.py openai|openai-async|httpx-sse URL...
+    python readers.py openai|openai-async|genai|httpx-sse|sseclient URL...
 """
 
 import asyncio
@@ -51,6 +51,23 @@ def read_httpx_sse(url, seen):
             seen.append(["" if event.event == "message" else event.event, text(event.data)])
 
 
+def read_genai(url, seen):
+    from google import genai
+
+    client = genai.Client(api_key="none", http_options={"base_url": url})
+    for chunk in client.models.generate_content_stream(model="parrot-1", contents="hello"):
+        seen.append(["", chunk.text or ""])
+
+
+def read_sseclient(url, seen):
+    from sseclient import SSEClient
+
+    for event in SSEClient(url):
+        if event.data == "[DONE]":
+            return
+        seen.append(["" if event.event == "message" else event.event, text(event.data)])
+
+
 def read(reader, url):
     seen, error = [], None
     try:
@@ -60,5 +77,11 @@ def read(reader, url):
     return {"seen": seen, "error": error}
 
 
-readers = {"openai": read_openai, "openai-async": read_openai_async, "httpx-sse": read_httpx_sse}
+readers = {
+    "openai": read_openai,
+    "openai-async": read_openai_async,
+    "genai": read_genai,
+    "httpx-sse": read_httpx_sse,
+    "sseclient": read_sseclient,
+}
 print(json.dumps({url: read(readers[sys.argv[1]], url) for url in sys.argv[2:]}))

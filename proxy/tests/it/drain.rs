@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::{Backend, CHUNKED, Proxy, chunk, dechunk, eventually};
+use crate::support::{Backend, CHUNKED, Proxy, chunk, contains, dechunk, eventually};
 
 fn trickling() -> Backend {
     Backend::start(|mut connection| {
@@ -105,6 +105,28 @@ fn a_stream_that_reaches_no_boundary_is_cut_at_the_limit() {
     let log = proxy.log_line();
     assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some("drain"), Some(false)));
     assert_eq!(proxy.exited().code(), Some(0));
+}
+
+/// A coded stream shows no boundaries. It held the shutdown up for all of `drain.timeout`, to be cut then all the same.
+#[test]
+fn a_coded_stream_does_not_hold_a_drain_up() {
+    let backend = Backend::start(|mut connection| {
+        connection.send(CHUNKED.replacen("\r\n", "\r\nContent-Encoding: gzip\r\n", 1));
+        connection.send(chunk(b"\x1f\x8b"));
+        connection.hang();
+    });
+    let mut proxy = Proxy::start_with(&format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address));
+    let mut client = proxy.stream("/events");
+    client.read_head();
+    client.read_until(|bytes| contains(bytes, b"\x1f\x8b"));
+    let asked = Instant::now();
+    proxy.terminate();
+    let (_, end) = dechunk(&client.read_to_end().unwrap());
+    assert_eq!(end, None, "the client can tell that it is not complete");
+    assert_eq!(proxy.exited().code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(15), "half of drain.timeout: {:?}", asked.elapsed());
+    let log = proxy.log_line();
+    assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some("drain"), Some(false)));
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn python(reader: &str, client: &str) {
 }
 
 /// How the table calls the clients of these tests.
-fn clients() -> [String; 9] {
+fn clients() -> [String; 14] {
     [
         "`EventSource` in browsers".to_owned(),
         npm("eventsource"),
@@ -58,6 +58,11 @@ fn clients() -> [String; 9] {
         format!("OpenAI for Python, {}", pypi("openai")),
         pypi("httpx-sse"),
         "`curl -N`".to_owned(),
+        format!("AI SDK, {} with {}", npm("ai"), npm("@ai-sdk/openai-compatible")),
+        format!("Google for Node, {}", npm("@google/genai")),
+        format!("Google for Python, {}", pypi("google-genai")),
+        npm("extended-eventsource"),
+        pypi("sseclient"),
     ]
 }
 
@@ -75,6 +80,31 @@ fn the_openai_sdk_for_node() {
 fn the_openai_sdk_for_python() {
     python("openai", &clients()[6]);
     python("openai-async", &clients()[6]);
+}
+
+#[test]
+fn the_ai_sdk() {
+    node("ai", &clients()[9]);
+}
+
+#[test]
+fn the_google_sdk_for_node() {
+    node("genai", &clients()[10]);
+}
+
+#[test]
+fn the_google_sdk_for_python() {
+    python("genai", &clients()[11]);
+}
+
+#[test]
+fn extended_eventsource_for_node() {
+    node("extended-eventsource", &clients()[12]);
+}
+
+#[test]
+fn sseclient_for_python() {
+    python("sseclient", &clients()[13]);
 }
 
 #[test]

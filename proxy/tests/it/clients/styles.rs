@@ -78,6 +78,8 @@ impl Streams {
 fn stream(mut connection: Connection, admin: std::net::SocketAddr) {
     connection.read_body();
     let path = connection.path().to_owned();
+    // What Google's SDKs ask for is answered as Gemini does.
+    let is_gemini = path.contains(":streamGenerateContent");
     let route = path.split('/').take(3).collect::<Vec<_>>().join("/");
     let name = format!("sse_proxy_heartbeats_total{{route=\"{route}\"}}");
     let heartbeats = || Proxy::metric_at(admin, &name).unwrap_or_default();
@@ -86,11 +88,22 @@ fn stream(mut connection: Connection, admin: std::net::SocketAddr) {
         let before = heartbeats();
         // A client that fails leaves, and then there is nothing more to wait for.
         eventually("a heartbeat", || (heartbeats() > before || connection.closed()).then_some(()));
-        let id = if path.contains("/ids") { format!("id: {number}\n") } else { String::new() };
-        let choice = json!({ "index": 0, "delta": { "content": data }, "finish_reason": null });
+        // Gemini gives its events no ids, and its SDKs know none.
+        let id = if path.contains("/ids") && !is_gemini { format!("id: {number}\n") } else { String::new() };
+        let finish_reason = (number == 2).then_some("stop");
+        let choice = json!({ "index": 0, "delta": { "content": data }, "finish_reason": finish_reason });
         let piece =
             json!({ "id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice] });
-        let data = if number < 3 { piece.to_string() } else { data.to_owned() };
+        let data = match number {
+            // Gemini ends without a mark.
+            3 if is_gemini => break,
+            3 => data.to_owned(),
+            _ if is_gemini => {
+                let content = json!({ "role": "model", "parts": [{ "text": data }] });
+                json!({ "candidates": [{ "content": content, "index": 0 }] }).to_string()
+            }
+            _ => piece.to_string(),
+        };
         connection.send(chunk(format!("{id}data: {data}\n\n").as_bytes()));
     }
     connection.send("0\r\n\r\n");

@@ -82,9 +82,10 @@ pub fn run(config: &Config) -> Result<(), ServerError> {
         DriverConfig::Parked => Driver::Parked,
         DriverConfig::Task => Driver::Task,
     };
-    let takeover = Arc::new(Takeover::new(Drivers::new(driver, reactor_threads(threads))));
-    let routes = routes(config, &observer);
     let client = config.client.policy();
+    let drivers = Drivers::new(driver, reactor_threads(threads));
+    let takeover = Arc::new(Takeover::new(drivers).with_body_limit(client.body));
+    let routes = routes(config, &observer);
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect());
     let gateway = Gateway::new(routes, takeover.clone(), metrics.clone(), client);
     let in_flight = gateway.in_flight();
@@ -179,6 +180,7 @@ type Application = Connections<HttpProxy<Gateway>>;
 
 fn proxy_service(application: Application, mut bound: Vec<Bound>) -> Prebound<Service<Application>> {
     let mut service = Service::new("proxy".to_owned(), application);
+    service.set_connection_filter(Arc::new(listen::WhileDescriptorsLast));
     for bound in &mut bound {
         service.add_listener(bound.endpoint());
     }

@@ -21,7 +21,7 @@ use pingora::protocols::{ALPN, Ssl, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::time::timeout;
 
-use crate::driver::{ClientConnection, descriptors};
+use crate::driver::ClientConnection;
 use crate::metrics::Metrics;
 use crate::takeover::ClientPolicy;
 use crate::wire::frames::PREFACE;
@@ -93,10 +93,6 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        if descriptors::is_reserved(stream.id()) {
-            log::debug!("side=internal: a connection is closed, too few descriptors are left");
-            return None;
-        }
         self.serve(ClientConnection::over(stream), shutdown).await;
         None
     }

@@ -49,12 +49,14 @@ pub(super) async fn exchange(
     peers: &[HttpPeer],
     request: RequestHeader,
     timeouts: &Timeouts,
+    body_limit: Option<Duration>,
 ) -> Result<Answer, Failure> {
     // Each phase on its own heap allocation: tens of thousands may wait for their heads, and what connecting needed has to
     // be gone by then.
     let (mut connection, peer) = Box::pin(dial::connect(connector, peers, timeouts.connect)).await?;
     let mut reader = HeadReader::default();
-    let head = Box::pin(converse(session, &mut connection, &mut reader, &request, timeouts.first_byte)).await?;
+    let conversing = converse(session, &mut connection, &mut reader, &request, timeouts.first_byte, body_limit);
+    let head = Box::pin(conversing).await?;
     Ok(match Beginning::of(&head, reader)? {
         Beginning::Stream { body, leftover } => {
             Answer::Stream(Box::new(UpstreamStream { head, body, connection, leftover, peer }))
@@ -79,11 +81,12 @@ async fn converse(
     upstream: &mut HeadReader,
     request: &RequestHeader,
     limit: Option<Duration>,
+    body_limit: Option<Duration>,
 ) -> Result<Box<ResponseHeader>, Failure> {
     let has_body = !session.is_body_empty();
     let expected = upload::expects_continue(session.req_header());
     let (mut reader, writer) = tokio::io::split(connection);
-    let mut upload = Upload::new(writer, request, has_body, expected)?;
+    let mut upload = Upload::new(writer, request, has_body, expected, body_limit)?;
     let mut refused = None;
     let mut since = Instant::now();
     loop {

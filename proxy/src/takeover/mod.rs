@@ -29,7 +29,7 @@ mod whole_request;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::Method;
@@ -52,6 +52,7 @@ pub(crate) use handoff::{Admission, Admitted, HandedOff, Handoff, InFlight, Requ
 pub struct Takeover {
     connector: TransportConnector,
     drivers: Drivers,
+    body_limit: Option<Duration>,
 }
 
 impl Default for Takeover {
@@ -64,7 +65,14 @@ impl Takeover {
     /// Hands streams to these drivers.
     pub fn new(drivers: Drivers) -> Self {
         // Every connection carries one stream to its end: there is none to pool.
-        Self { connector: TransportConnector::new(Some(ConnectorOptions::new(1))), drivers }
+        Self { connector: TransportConnector::new(Some(ConnectorOptions::new(1))), drivers, body_limit: None }
+    }
+
+    /// Limits how long an HTTP/2 client may keep silent within its request's body; a session over HTTP/1 has a read timeout of
+    /// its own.
+    #[must_use]
+    pub fn with_body_limit(self, body_limit: Option<Duration>) -> Self {
+        Self { body_limit, ..self }
     }
 
     /// The streams that are running, and the way to drain them.
@@ -103,7 +111,8 @@ impl Takeover {
         headers::add_forwarded(&mut request, client.map(|address| address.ip()), tls)?;
 
         let timeouts = &route.policy.timeouts;
-        let answer = Box::pin(exchange::exchange(&self.connector, session, peers, request, timeouts)).await;
+        let exchange = exchange::exchange(&self.connector, session, peers, request, timeouts, self.body_limit);
+        let answer = Box::pin(exchange).await;
         match answer {
             Ok(Answer::Stream(stream)) => {
                 let request = session.req_header();

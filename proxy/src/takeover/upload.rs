@@ -1,5 +1,7 @@
 //! Sends the request: its head, and its body as the client sends it, in steps that can be left off at any point.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use pingora::ErrorType;
 use pingora::http::{RequestHeader, Version};
@@ -7,6 +9,7 @@ use pingora::prelude::{Error, OrErr};
 use pingora::protocols::http::v1::client::http_req_header_to_wire;
 use pingora::proxy::Session;
 use tokio::io::{AsyncWriteExt, WriteHalf};
+use tokio::time::timeout;
 
 use super::connection::Connection;
 use crate::failure::Failure;
@@ -19,6 +22,8 @@ pub(super) struct Upload<'c> {
     pending: Bytes,
     state: State,
     chunked: bool,
+    /// How long an HTTP/2 client may keep silent within the body; a session over HTTP/1 has a limit of its own.
+    body_limit: Option<Duration>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,6 +44,7 @@ impl<'c> Upload<'c> {
         request: &RequestHeader,
         has_body: bool,
         expected: bool,
+        body_limit: Option<Duration>,
     ) -> Result<Self, Failure> {
         let wire = http_req_header_to_wire(request).ok_or_else(|| Failure::BadRequest {
             source: Error::explain(
@@ -47,7 +53,13 @@ impl<'c> Upload<'c> {
             ),
         })?;
         let chunked = request.headers.contains_key("transfer-encoding");
-        Ok(Self { writer, pending: wire.freeze(), state: State::Head { body: has_body, expected }, chunked })
+        Ok(Self {
+            writer,
+            pending: wire.freeze(),
+            state: State::Head { body: has_body, expected },
+            chunked,
+            body_limit,
+        })
     }
 
     /// Whether everything is sent.
@@ -76,7 +88,7 @@ impl<'c> Upload<'c> {
                     session.write_continue_response().await.map_err(|source| Failure::ClientGone { source })?;
                 }
             }
-            State::Body => match session.downstream_session.read_request_body().await {
+            State::Body => match self.read_body(session).await {
                 Ok(Some(bytes)) if self.chunked => {
                     let mut framed = Vec::with_capacity(bytes.len() + 16);
                     chunked::encode(&bytes, &mut framed);
@@ -92,6 +104,18 @@ impl<'c> Upload<'c> {
             State::Done => {}
         }
         Ok(())
+    }
+
+    async fn read_body(&self, session: &mut Session) -> Result<Option<Bytes>, Box<Error>> {
+        let is_http2 = session.as_http2().is_some();
+        let read = session.downstream_session.read_request_body();
+        match self.body_limit.filter(|_| is_http2) {
+            Some(limit) => timeout(limit, read).await.unwrap_or_else(|_| {
+                Error::e_explain(ErrorType::ReadTimedout, "the client was silent for client.timeouts.body")
+                    .map_err(|error: Box<Error>| error.into_down())
+            }),
+            None => read.await,
+        }
     }
 
     async fn write(&mut self) -> Result<(), Failure> {

@@ -37,6 +37,7 @@ pub struct Connections<A> {
     h2c: bool,
     unacknowledged: Option<Duration>,
     policy: ClientPolicy,
+    http2: Arc<http2::Limits>,
     metrics: Arc<Metrics>,
 }
 
@@ -52,7 +53,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         policy: ClientPolicy,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { app: Arc::new(app), options, h2c, unacknowledged, policy, metrics }
+        let http2 = Arc::new(http2::Limits::new(&policy, unacknowledged, metrics.clone()));
+        Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics }
     }
 
     /// Serves a connection to its end, or until it has moved to a task of its own.

@@ -249,7 +249,7 @@ fn a_request_without_its_body_is_answered_with_408() {
     }
 }
 
-/// 100 MB over windows that are updated in small steps, 256 streams on a connection, and a load generator: none is cut.
+/// 100 MB over one stream; `wire/frames.rs` has what clients send that update their windows in small steps.
 #[test]
 fn heavy_use_is_never_taken_for_a_flood() {
     let backend = backend();

@@ -7,10 +7,11 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::listeners::tls::TlsSettings;
-use pingora::listeners::{L4BufferSettings, ListenerConfig, TlsAccept, TlsAcceptCallbacks};
+use pingora::listeners::{ConnectionFilter, L4BufferSettings, ListenerConfig, TlsAccept, TlsAcceptCallbacks};
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
@@ -20,6 +21,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::{Admin, Listen, Tls};
+use crate::driver::descriptors;
 use crate::threads::Essential;
 use crate::wire::request::HeadLimits;
 
@@ -32,6 +34,9 @@ const H2_SEND_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Streams that one HTTP/2 connection may have: the tabs of one browser share it.
 const H2_STREAMS_PER_CONNECTION: u32 = 256;
+
+/// How often a service that accepts no connections for want of descriptors looks whether there are some again.
+const SCARCITY_POLL: Duration = Duration::from_millis(100);
 
 /// An address cannot be listened on.
 #[derive(Debug, Error)]
@@ -185,6 +190,21 @@ struct NoCallbacks;
 
 #[async_trait]
 impl TlsAccept for NoCallbacks {}
+
+/// Lets Pingora's services accept only while descriptors are left for others than clients: until then they wait, and with them
+/// the connections in the kernel's queue.
+#[derive(Debug)]
+pub(crate) struct WhileDescriptorsLast;
+
+#[async_trait]
+impl ConnectionFilter for WhileDescriptorsLast {
+    async fn should_accept(&self, _: Option<&SocketAddr>) -> bool {
+        while descriptors::are_scarce() {
+            tokio::time::sleep(SCARCITY_POLL).await;
+        }
+        true
+    }
+}
 
 /// A service whose endpoints are already bound.
 pub struct Prebound<S> {

@@ -97,10 +97,10 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
         DriverConfig::Parked => Driver::Parked,
         DriverConfig::Task => Driver::Task,
     };
-    let drivers = Drivers::new(driver, reactor_threads(threads));
-    let takeover = Arc::new(Takeover::new(drivers).trusting(config.trusted_proxies()));
-    let routes = routes(config, &observer);
     let client = config.client.policy();
+    let drivers = Drivers::new(driver, reactor_threads(threads));
+    let takeover = Arc::new(Takeover::new(drivers).trusting(config.trusted_proxies()).with_body_limit(client.body));
+    let routes = routes(config, &observer);
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect());
     let gateway = Gateway::new(routes, takeover.clone(), metrics.clone(), client);
     let in_flight = gateway.in_flight();
@@ -195,6 +195,7 @@ type Application = Connections<HttpProxy<Gateway>>;
 
 fn proxy_service(application: Application, mut bound: Vec<Bound>) -> Prebound<Service<Application>> {
     let mut service = Service::new("proxy".to_owned(), application);
+    service.set_connection_filter(Arc::new(listen::WhileDescriptorsLast));
     for bound in &mut bound {
         service.add_listener(bound.endpoint());
     }

@@ -21,6 +21,7 @@ use super::http2_transport::{Activity, Http2Transport};
 use crate::driver::ClientConnection;
 use crate::metrics::Metrics;
 use crate::sys;
+use crate::takeover::ClientPolicy;
 use crate::wire::frames::Unfinished;
 
 /// Stands for no limit, in milliseconds.
@@ -56,7 +57,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         match self.limited(async { handshake.await.map_err(std::io::Error::other) }).await {
             Ok(mut connection) => {
                 let (app, digest, shutdown) = (self.app.clone(), Arc::new(digest), shutdown.clone());
-                let limits = Arc::new(self.http2_limits());
+                let limits = self.http2.clone();
                 let watch =
                     Watch { activity, pings: connection.ping_pong(), pinged: None, idle_since: None, closing: None };
                 tokio::spawn(Http2 { app, connection, digest, shutdown, limits, watch }.run());
@@ -66,22 +67,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     }
 }
 
-impl<A> Connections<A> {
-    fn http2_limits(&self) -> Limits {
-        let millis = |limit: Option<Duration>| limit.map_or(NEVER, |limit| limit.as_millis() as u64);
-        Limits {
-            header: millis(self.policy.header),
-            body: millis(self.policy.body),
-            keepalive: millis(self.policy.keepalive),
-            ping: millis(self.policy.ping),
-            pong: millis(self.unacknowledged.or(Some(PONG_LIMIT))),
-            metrics: self.metrics.clone(),
-        }
-    }
-}
-
 /// How long each kind of waiting may last, in milliseconds.
-struct Limits {
+pub(super) struct Limits {
     header: u64,
     body: u64,
     keepalive: u64,
@@ -91,6 +78,19 @@ struct Limits {
 }
 
 impl Limits {
+    pub(super) fn new(policy: &ClientPolicy, unacknowledged: Option<Duration>, metrics: Arc<Metrics>) -> Self {
+        let millis =
+            |limit: Option<Duration>| limit.map_or(NEVER, |limit| u64::try_from(limit.as_millis()).unwrap_or(NEVER));
+        Self {
+            header: millis(policy.header),
+            body: millis(policy.body),
+            keepalive: millis(policy.keepalive),
+            ping: millis(policy.ping),
+            pong: millis(unacknowledged.or(Some(PONG_LIMIT))),
+            metrics,
+        }
+    }
+
     /// How often to look: limits are kept to a quarter of them.
     fn interval(&self) -> Duration {
         let shortest =

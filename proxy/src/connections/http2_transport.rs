@@ -71,17 +71,15 @@ impl Activity {
         self.over_budget.load(Relaxed)
     }
 
-    fn note(&self, unfinished: Unfinished, now: u64) {
+    fn note(&self, unfinished: Option<(Unfinished, u64)>, now: u64) {
         self.received.store(now, Relaxed);
-        let what = match unfinished {
-            Unfinished::Nothing => 0,
-            Unfinished::Head => 1,
-            Unfinished::Data => 2,
+        let (what, since) = match unfinished {
+            None => (0, now),
+            Some((Unfinished::Head, since)) => (1, since),
+            Some((Unfinished::Data, since)) => (2, since),
         };
-        // A head is unfinished since it began; each piece of data is progress.
-        if self.unfinished.swap(what, Relaxed) != what || what == 2 {
-            self.unfinished_since.store(now, Relaxed);
-        }
+        self.unfinished_since.store(since, Relaxed);
+        self.unfinished.store(what, Relaxed);
     }
 }
 

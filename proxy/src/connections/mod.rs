@@ -21,7 +21,7 @@ use pingora::protocols::{ALPN, Ssl, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::time::timeout;
 
-use crate::driver::{ClientConnection, descriptors};
+use crate::driver::ClientConnection;
 use crate::metrics::Metrics;
 use crate::takeover::ClientPolicy;
 use crate::wire::frames::PREFACE;
@@ -37,6 +37,7 @@ pub struct Connections<A> {
     h2c: bool,
     unacknowledged: Option<Duration>,
     policy: ClientPolicy,
+    http2: Arc<http2::Limits>,
     metrics: Arc<Metrics>,
 }
 
@@ -52,7 +53,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         policy: ClientPolicy,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { app: Arc::new(app), options, h2c, unacknowledged, policy, metrics }
+        let http2 = Arc::new(http2::Limits::new(&policy, unacknowledged, metrics.clone()));
+        Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics }
     }
 
     /// Serves a connection to its end, or until it has moved to a task of its own.
@@ -93,10 +95,6 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        if descriptors::is_reserved(stream.id()) {
-            log::debug!("side=internal: a connection is closed, too few descriptors are left");
-            return None;
-        }
         self.serve(ClientConnection::over(stream), shutdown).await;
         None
     }

@@ -44,11 +44,6 @@ impl<'s> Client<'s> {
         pin!(self.session.downstream_session.read_request_body()).poll(cx)
     }
 
-    /// How long the client may keep silent within its request's body.
-    pub(super) fn body_limit(&self) -> Option<Duration> {
-        self.session.downstream_session.get_read_timeout()
-    }
-
     /// Is ready once the client has gone. The request's body has been read.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         if let Some(body) = &mut self.body {

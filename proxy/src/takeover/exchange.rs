@@ -25,9 +25,6 @@ use crate::failure::Failure;
 use crate::headers;
 use crate::stream::Timeouts;
 
-/// Longest silence of an HTTP/2 client within its request's body; over HTTP/1 the session has the limit.
-pub(super) const CLIENT_BODY_LIMIT: Duration = Duration::from_secs(60);
-
 /// An answer of which no more than the head has been interpreted, and everything that it comes over.
 pub(super) struct Answer {
     pub(super) head: Box<ResponseHeader>,
@@ -58,6 +55,7 @@ pub(super) async fn exchange(
     request: &RequestHeader,
     is_stream: bool,
     timeouts: &Timeouts,
+    body_limit: Option<Duration>,
 ) -> Result<Answer, Failure> {
     let has_body = !session.is_body_empty();
     let purpose = match is_stream {
@@ -70,7 +68,7 @@ pub(super) async fn exchange(
     let connecting = dial::connect(&upstreams.connector, &upstreams.pool, &mut peers, purpose, timeouts.connect);
     let dialled = Box::pin(connecting).await?;
     let (peer, reused) = (dialled.peer.clone(), dialled.reused);
-    match Box::pin(converse(session, dialled, request, has_body, is_stream, timeouts)).await {
+    match Box::pin(converse(session, dialled, request, has_body, is_stream, timeouts, body_limit)).await {
         Err((Failure::Broken { .. }, false)) if reused => {
             let fresh = dial::fresh(&upstreams.connector, &peer, purpose, timeouts.connect);
             let dialled = match Box::pin(fresh).await {
@@ -84,7 +82,7 @@ pub(super) async fn exchange(
                 }
                 Err(failure) => return Err(failure),
             };
-            let conversing = converse(session, dialled, request, has_body, is_stream, timeouts);
+            let conversing = converse(session, dialled, request, has_body, is_stream, timeouts, body_limit);
             Box::pin(conversing).await.map_err(|(failure, _)| failure)
         }
         answer => answer.map_err(|(failure, _)| failure),
@@ -99,6 +97,7 @@ async fn converse(
     has_body: bool,
     is_stream: bool,
     timeouts: &Timeouts,
+    body_limit: Option<Duration>,
 ) -> Result<Answer, (Failure, bool)> {
     let expected = upload::expects_continue(session.req_header());
     let is_head = session.req_header().method == pingora::http::Method::HEAD;
@@ -106,7 +105,7 @@ async fn converse(
         takes_interim: session.req_header().version >= Version::HTTP_11,
         client: Client::new(session),
         connection: dialled.connection,
-        upload: Upload::new(request, has_body, expected).map_err(|failure| (failure, false))?,
+        upload: Upload::new(request, has_body, expected, body_limit).map_err(|failure| (failure, false))?,
         reader: HeadReader::default(),
         refused: None,
         upstream_clock: Clock::new(),
@@ -220,7 +219,7 @@ impl Conversation<'_, '_> {
     /// How long the client may take over its request, or the upstream over its answer.
     fn limit(&self) -> Option<Duration> {
         match self.upload.waits_for() {
-            WaitsFor::Client => Some(self.client.body_limit().unwrap_or(CLIENT_BODY_LIMIT)),
+            WaitsFor::Client => self.upload.silence_limit(),
             WaitsFor::Upstream | WaitsFor::Nobody => self.timeouts.first_byte,
         }
     }

@@ -36,7 +36,7 @@ mod whole_request;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::Method;
@@ -68,7 +68,11 @@ pub struct Takeover {
     upstreams: Upstreams,
     drivers: Drivers,
     trusted_proxies: TrustedProxies,
+    body_limit: Option<Duration>,
 }
+
+/// How long a client may keep silent within its request's body (`client_body_timeout` in nginx).
+const BODY_LIMIT: Duration = Duration::from_secs(60);
 
 impl Default for Takeover {
     fn default() -> Self {
@@ -91,7 +95,7 @@ impl Takeover {
         // Idle connections are kept in a pool of our own, without buffers.
         let connector = TransportConnector::new(Some(ConnectorOptions::new(1)));
         let upstreams = Upstreams { connector, pool: pool::Pool::default() };
-        Self { upstreams, drivers, trusted_proxies: TrustedProxies::default() }
+        Self { upstreams, drivers, trusted_proxies: TrustedProxies::default(), body_limit: Some(BODY_LIMIT) }
     }
 
     /// Believes what these peers say of their clients in `X-Forwarded-For` and the like, instead of those on the loopback
@@ -99,6 +103,12 @@ impl Takeover {
     #[must_use]
     pub fn trusting(self, trusted_proxies: TrustedProxies) -> Self {
         Self { trusted_proxies, ..self }
+    }
+
+    /// Limits how long a client may keep silent within its request's body, in place of 60 s. `None` sets no limit.
+    #[must_use]
+    pub fn with_body_limit(self, body_limit: Option<Duration>) -> Self {
+        Self { body_limit, ..self }
     }
 
     /// The peers that are believed.
@@ -192,7 +202,8 @@ impl Takeover {
         hooks.upstream_request(session, &mut request)?;
 
         let timeouts = &route.policy.timeouts;
-        let exchange = exchange::exchange(&self.upstreams, session, peers, &request, may_be_stream, timeouts);
+        let exchange =
+            exchange::exchange(&self.upstreams, session, peers, &request, may_be_stream, timeouts, self.body_limit);
         match Box::pin(exchange).await {
             Ok(answer) if answer.beginning.is_stream => {
                 drop(request);

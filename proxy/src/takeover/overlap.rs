@@ -13,7 +13,7 @@ use pingora::proxy::Session;
 
 use super::client::{Client, ClientSocket};
 use super::connection::{Connection, ConnectionSocket};
-use super::exchange::{Answer, CLIENT_BODY_LIMIT, Clock};
+use super::exchange::{Answer, Clock};
 use super::hand_over;
 use super::hooks::Hooks;
 use super::linger;
@@ -130,8 +130,7 @@ impl Request {
             self.steps = self.upload.steps();
             self.clock.restart();
         }
-        let limit = client.body_limit().unwrap_or(CLIENT_BODY_LIMIT);
-        let limit = (self.upload.waits_for() == WaitsFor::Client).then_some(limit);
+        let limit = self.upload.silence_limit().filter(|_| self.upload.waits_for() == WaitsFor::Client);
         if self.clock.poll(cx, limit).is_ready() {
             self.give_up(Attached::request_failed, stream);
         }

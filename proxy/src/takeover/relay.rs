@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::client::Client;
 use super::connection::Connection;
-use super::exchange::{Answer, CLIENT_BODY_LIMIT, Clock};
+use super::exchange::{Answer, Clock};
 use super::linger;
 use super::pool::Pool;
 use super::stand_in::stand_in;
@@ -190,7 +190,7 @@ impl Page<'_, '_> {
         let limit = match waits {
             Waits::Upstream => self.timeouts.read,
             Waits::Client => self.timeouts.write,
-            Waits::Request => Some(self.client.body_limit().unwrap_or(CLIENT_BODY_LIMIT)),
+            Waits::Request => self.upload.silence_limit(),
         };
         let limit = ready!(self.clock.poll(cx, limit));
         match (waits, self.phase) {

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use pingora::ErrorType;
@@ -28,6 +29,8 @@ pub(super) struct Upload {
     remaining: Option<u64>,
     /// Steps that have moved something, for those who measure silence.
     steps: u64,
+    /// How long the client may keep silent within the body.
+    silence_limit: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +60,16 @@ pub(super) enum WaitsFor {
 }
 
 impl Upload {
+    /// `silence_limit` bounds how long the client may keep silent within the body.
+    ///
     /// # Errors
     /// When the request cannot be written as HTTP/1.1.
-    pub(super) fn new(request: &RequestHeader, has_body: bool, expected: bool) -> Result<Self, Failure> {
+    pub(super) fn new(
+        request: &RequestHeader,
+        has_body: bool,
+        expected: bool,
+        silence_limit: Option<Duration>,
+    ) -> Result<Self, Failure> {
         let wire = http_req_header_to_wire(request).ok_or_else(|| Failure::BadRequest {
             source: Error::explain(
                 ErrorType::InvalidHTTPHeader,
@@ -73,12 +83,20 @@ impl Upload {
             chunked: request.headers.contains_key("transfer-encoding"),
             remaining: length.filter(|_| has_body),
             steps: 0,
+            silence_limit,
         })
     }
 
     /// A request that has been sent whole.
     pub(super) fn done() -> Self {
-        Self { pending: Bytes::new(), state: State::Done, chunked: false, remaining: None, steps: 0 }
+        Self {
+            pending: Bytes::new(),
+            state: State::Done,
+            chunked: false,
+            remaining: None,
+            steps: 0,
+            silence_limit: None,
+        }
     }
 
     /// Whether everything has been sent.
@@ -99,6 +117,11 @@ impl Upload {
             State::Body | State::Continue => WaitsFor::Client,
             State::Head { .. } | State::LastChunk | State::Flush => WaitsFor::Upstream,
         }
+    }
+
+    /// How long the client may keep silent within the body.
+    pub(super) fn silence_limit(&self) -> Option<Duration> {
+        self.silence_limit
     }
 
     /// How many steps have moved something.

@@ -30,7 +30,7 @@ impl WholeRequest {
         let body = bytes.slice(request.length..);
         let method = Method::from_bytes(request.method.as_bytes()).ok()?;
         let is_whole = request.body == BodyLength::Length(body.len() as u64);
-        if method == Method::HEAD || !request.target.starts_with(b"/") || !is_whole || !is_plain(&request) {
+        if method == Method::HEAD || !request.target.starts_with(b"/") || !is_whole || !request.is_plain {
             return None;
         }
         let mut head = RequestHeader::build(method, request.target, Some(request.fields().count())).ok()?;
@@ -43,18 +43,6 @@ impl WholeRequest {
         }
         Some(Self { head, body, dropped_fields: request.dropped_fields })
     }
-}
-
-/// Whether the fields say nothing of the connection but how long it is kept, and name a host.
-fn is_plain(request: &RequestHead<'_, '_>) -> bool {
-    const TELLING: [&str; 4] = ["transfer-encoding", "expect", "trailer", "proxy-connection"];
-    let is_telling = |name: &str| TELLING.iter().any(|telling| name.eq_ignore_ascii_case(telling));
-    let names_host = |field: &httparse::Header<'_>| field.name.eq_ignore_ascii_case("host") && !field.value.is_empty();
-    request.has_one_length()
-        && request.fields().any(names_host)
-        && !request.fields().any(|field| is_telling(field.name))
-        // An offer of HTTP/2 is not taken (RFC 9113 §3.1), and leaves the request as plain as it is.
-        && request.fields().all(|field| !field.name.eq_ignore_ascii_case("upgrade") || field.value.eq_ignore_ascii_case(b"h2c"))
 }
 
 #[cfg(test)]

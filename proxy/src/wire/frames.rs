@@ -97,11 +97,9 @@ impl Frames {
     }
 }
 
-/// What a client's half of a connection waits for, as far as the client has to end it.
+/// What a client has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfinished {
-    /// Nothing: the last frame, and the last header block, is complete.
-    Nothing,
     /// A head, or any frame but data.
     Head,
     /// A frame of data.
@@ -114,6 +112,8 @@ pub struct FrameWatch {
     from_client: Frames,
     to_client: Frames,
     last: Option<FrameHeader>,
+    /// When what is unfinished began, in milliseconds; for data, when the last of it came.
+    since: u64,
     credit: u32,
     /// When time was last given credit for, in milliseconds.
     credited_at: u64,
@@ -123,18 +123,24 @@ impl FrameWatch {
     /// A connection whose preface has not been read.
     pub fn new(now_ms: u64) -> Self {
         let (from_client, to_client) = (Frames::new(PREFACE.len()), Frames::new(0));
-        Self { from_client, to_client, last: None, credit: BURST, credited_at: now_ms }
+        Self { from_client, to_client, last: None, since: now_ms, credit: BURST, credited_at: now_ms }
     }
 
     /// The client has sent `bytes`. Returns whether it is within its budget.
     #[must_use]
     pub fn received(&mut self, bytes: &[u8], now_ms: u64) -> bool {
         let (mut cost, mut last) = (0u32, self.last);
+        let ends_frame = usize::try_from(self.from_client.payload).is_ok_and(|left| left <= bytes.len());
+        let mut begins = self.from_client.have == 0 && ends_frame && !self.is_block_open();
         self.from_client.feed(bytes, |frame| {
             cost += u32::from(frame.asks_for_nothing());
+            begins |= !last.is_some_and(FrameHeader::leaves_block_open);
             last = Some(frame);
         });
         self.last = last;
+        if begins || self.last.is_some_and(FrameHeader::is_data) {
+            self.since = now_ms;
+        }
         if cost == 0 {
             return true;
         }
@@ -159,14 +165,18 @@ impl FrameWatch {
         self.earn(earned);
     }
 
-    /// What the client has begun and not ended.
-    pub fn unfinished(&self) -> Unfinished {
-        match self.last {
+    /// What the client has begun and not ended, and since when; for data, since the last of it came.
+    pub fn unfinished(&self) -> Option<(Unfinished, u64)> {
+        let what = match self.last {
             Some(frame) if frame.is_data() && self.from_client.payload > 0 => Unfinished::Data,
-            Some(frame) if frame.leaves_block_open() => Unfinished::Head,
-            _ if self.from_client.is_within_frame() => Unfinished::Head,
-            _ => Unfinished::Nothing,
-        }
+            _ if self.is_block_open() || self.from_client.is_within_frame() => Unfinished::Head,
+            _ => return None,
+        };
+        Some((what, self.since))
+    }
+
+    fn is_block_open(&self) -> bool {
+        self.last.is_some_and(FrameHeader::leaves_block_open)
     }
 
     fn earn(&mut self, frames: u32) {
@@ -269,20 +279,33 @@ mod tests {
     #[test]
     fn what_a_client_has_not_ended_is_known() {
         let mut watch = FrameWatch::new(0);
+        let mut now = 0;
+        // Each step is 10 ms after the one before.
         let mut step = |bytes: &[u8]| {
-            assert!(watch.received(bytes, 0));
+            now += 10;
+            assert!(watch.received(bytes, now));
             watch.unfinished()
         };
-        assert_eq!(step(&PREFACE[..10]), Unfinished::Head);
-        assert_eq!(step(&PREFACE[10..]), Unfinished::Nothing);
+        use Unfinished::{Data, Head};
+        assert_eq!(step(&PREFACE[..10]), Some((Head, 0)));
+        assert_eq!(step(&PREFACE[10..20]), Some((Head, 0)));
+        assert_eq!(step(&PREFACE[20..]), None);
         let settings = frame(4, 0, 6);
-        assert_eq!(step(&settings[..3]), Unfinished::Head);
-        assert_eq!(step(&settings[3..]), Unfinished::Nothing);
-        assert_eq!(step(&frame(1, 0, 10)), Unfinished::Head);
-        assert_eq!(step(&frame(9, 0, 10)), Unfinished::Head);
-        assert_eq!(step(&frame(9, 4, 10)), Unfinished::Nothing);
+        assert_eq!(step(&settings[..3]), Some((Head, 40)));
+        assert_eq!(step(&settings[3..12]), Some((Head, 50)));
+        assert_eq!(step(&settings[12..14]), Some((Head, 50)));
+        // A frame ends and another begins: the clock begins anew, however reads fall.
+        assert_eq!(step(&[&settings[14..], &settings[..2]].concat()), Some((Head, 70)));
+        assert_eq!(step(&settings[2..]), None);
+        // A header block has one clock to its end.
+        assert_eq!(step(&frame(1, 0, 10)), Some((Head, 90)));
+        assert_eq!(step(&frame(9, 0, 10)), Some((Head, 90)));
+        assert_eq!(step(&frame(9, 4, 10)[..15]), Some((Head, 90)));
+        assert_eq!(step(&frame(9, 4, 10)[15..]), None);
+        // Each piece of data is progress.
         let data = frame(0, 1, 10);
-        assert_eq!(step(&data[..12]), Unfinished::Data);
-        assert_eq!(step(&data[12..]), Unfinished::Nothing);
+        assert_eq!(step(&data[..12]), Some((Data, 130)));
+        assert_eq!(step(&data[12..15]), Some((Data, 140)));
+        assert_eq!(step(&data[15..]), None);
     }
 }

@@ -67,6 +67,9 @@ pub struct RequestHead<'h, 'b> {
     pub offers_upgrade: bool,
     /// Fields whose names have an underscore. They are not passed on, and [`RequestHead::fields`] leaves them out.
     pub dropped_fields: usize,
+    /// Whether the fields name a host and say nothing of the message or the connection but the length and how long the
+    /// connection is kept.
+    pub is_plain: bool,
     /// Whether the length stands there more than once, or is written as a list.
     repeats_length: bool,
     fields: &'h [Header<'b>],
@@ -224,6 +227,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             body,
             offers_upgrade: rules.offers_upgrade,
             dropped_fields: rules.dropped_fields,
+            is_plain: !rules.is_telling && rules.lengths < 2 && rules.host.is_some_and(|host| !host.is_empty()),
             repeats_length: rules.lengths > 1,
             fields: request.headers,
         }))
@@ -231,12 +235,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
 
     /// The fields that are passed on.
     pub fn fields(&self) -> impl Iterator<Item = &Header<'b>> {
-        self.fields.iter().filter(|field| !is_dropped(field.name))
-    }
-
-    /// Whether the length of the body, if it stands there at all, stands there once.
-    pub fn has_one_length(&self) -> bool {
-        !self.repeats_length
+        self.fields.iter().filter(|field| self.dropped_fields == 0 || !is_dropped(field.name))
     }
 
     /// Whether the head is passed on as it came.
@@ -323,6 +322,8 @@ struct Rules<'b> {
     /// How often the length stands there.
     lengths: usize,
     options: usize,
+    /// Whether a field changes how the message is read, or what is to be done with the connection.
+    is_telling: bool,
     offers_upgrade: bool,
     dropped_fields: usize,
 }
@@ -335,6 +336,9 @@ impl<'b> Rules<'b> {
         }
         // Most fields are none of these; the first letter tells.
         match field.name.as_bytes().first().map(u8::to_ascii_lowercase) {
+            Some(b't') if is(field, "trailer") => self.is_telling = true,
+            Some(b'e') if is(field, "expect") => self.is_telling = true,
+            Some(b'p') if is(field, "proxy-connection") => self.is_telling = true,
             Some(b'h') if is(field, "host") => {
                 let is_second = self.host.replace(field.value).is_some();
                 return if is_second || !is_host(field.value) { Err(Refusal::Host) } else { Ok(()) };
@@ -347,6 +351,7 @@ impl<'b> Rules<'b> {
                 }
                 // An empty list says that there is a coding and not which.
                 self.codings = self.codings.max(1);
+                self.is_telling = true;
             }
             Some(b'c') if is(field, "content-length") => {
                 for number in field.value.split(|byte| *byte == b',') {
@@ -367,7 +372,10 @@ impl<'b> Rules<'b> {
                     }
                 }
             }
-            Some(b'u') if is(field, "upgrade") => self.offers_upgrade = true,
+            // An offer of HTTP/2 is not taken (RFC 9113 §3.1), and leaves the request as plain as it is.
+            Some(b'u') if is(field, "upgrade") && !field.value.eq_ignore_ascii_case(b"h2c") => {
+                (self.offers_upgrade, self.is_telling) = (true, true);
+            }
             _ => {}
         }
         Ok(())

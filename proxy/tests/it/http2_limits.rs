@@ -230,7 +230,26 @@ fn a_head_or_a_frame_that_does_not_end_is_cut() {
     assert_eq!(preface.read(&mut [0; 64]).unwrap(), 0, "closed without an answer");
 }
 
-/// 100 MB over windows that are updated in small steps, 256 streams on a connection, and a load generator: none is cut.
+/// Invariant: a client that has announced a body sends it. Symptom: a POST over HTTP/2 without DATA held 56 KiB and an upstream
+/// connection for good.
+#[test]
+fn a_request_without_its_body_is_answered_with_408() {
+    let backend = Backend::start(|connection| connection.hang());
+    let proxy = start(&backend, "{timeouts: {body: 300ms}}");
+    let mut client = Raw::connect(&proxy);
+    client.send(&frame(1, 4, 1, REQUEST));
+    loop {
+        let Some((kind, _, stream, payload)) = client.next() else { panic!("closed") };
+        if kind == 1 && stream == 1 {
+            // `:status: 408` is no entry of the static table: its name is, then three digits, plain or by Huffman.
+            let has = |wanted: &[u8]| payload.windows(wanted.len()).any(|window| window == wanted);
+            assert!(has(b"408") || has(b"\x82\x68\x1f") || has(b"\x83\x68\x0f"), "{payload:x?}");
+            return;
+        }
+    }
+}
+
+/// 100 MB over one stream; `wire/frames.rs` has what clients send that update their windows in small steps.
 #[test]
 fn heavy_use_is_never_taken_for_a_flood() {
     let backend = backend();

@@ -276,7 +276,7 @@ fn a_refused_client_that_goes_on_sending_reads_its_answer() {
 #[test]
 fn clients_cannot_take_the_last_descriptors() {
     let backend = backend();
-    for (driver, tls) in [("parked", false)] {
+    for (driver, tls) in [("parked", false), ("parked", true), ("task", false)] {
         let files = Certificate::new();
         let listener = match tls {
             true => format!("{{address: 127.0.0.1:0, tls: {}}}", files.yaml()),

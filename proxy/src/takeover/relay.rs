@@ -200,7 +200,13 @@ impl Page<'_, '_> {
                 let what = format!("the client took nothing within timeouts.write ({limit:?})");
                 Poll::Ready(Err(Error::explain(ErrorType::WriteTimedout, what).into_down()))
             }
-            _ => {
+            (Waits::Request, _) => {
+                let what = format!("nothing of the request's body came for {limit:?}");
+                self.break_off(Error::explain(ErrorType::ReadTimedout, what).into_down());
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            (Waits::Upstream, _) => {
                 let what = format!("the upstream was silent for timeouts.read ({limit:?})");
                 self.break_off(Error::explain(ErrorType::ReadTimedout, what).into_up());
                 cx.waker().wake_by_ref();
@@ -211,9 +217,9 @@ impl Page<'_, '_> {
 
     fn waits(&self) -> Waits {
         match self.phase {
-            Phase::Body if self.pending.is_empty() && !self.behind => Waits::Upstream,
-            Phase::Uploading if self.upload.waits_for() == WaitsFor::Client => Waits::Request,
-            Phase::Uploading => Waits::Upstream,
+            Phase::Body if !self.pending.is_empty() || self.behind => Waits::Client,
+            Phase::Body | Phase::Uploading if self.upload.waits_for() == WaitsFor::Client => Waits::Request,
+            Phase::Body | Phase::Uploading => Waits::Upstream,
             _ => Waits::Client,
         }
     }

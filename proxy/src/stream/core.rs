@@ -384,7 +384,10 @@ impl Core {
 
     /// Ends with nothing more to write. What had ended already and could not be told ends for this reason instead.
     fn abandon(&mut self, reason: EndReason) {
-        self.ended = Some(reason);
+        // A connection that has failed fails again with whatever is tried next: the first failure says why.
+        if !self.abandoned {
+            self.ended = Some(reason);
+        }
         self.clean = false;
         self.abandoned = true;
         self.deadlines.clear_all();

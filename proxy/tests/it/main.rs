@@ -17,6 +17,7 @@ mod drain;
 mod either_way;
 mod embed;
 mod ends;
+mod every_way;
 mod heartbeats;
 mod http2;
 mod in_front;

@@ -425,7 +425,8 @@ impl Core {
 
     /// Ends with nothing more to write. What had ended already and still had bytes to write ends for this reason instead.
     fn abandon(&mut self, reason: EndReason) {
-        if self.ended.is_none() || self.blocked {
+        // A connection that has failed fails again with whatever is tried next: the first failure says why.
+        if !self.abandoned && (self.ended.is_none() || self.blocked) {
             self.ended = Some(reason);
         }
         self.clean = false;

@@ -382,6 +382,22 @@ fn a_client_that_leaves_ends_the_stream_whatever_it_was_doing() {
     assert_eq!(stream.core.next_deadline(), None);
 }
 
+/// Invariant: a stream ends once, with one reason. Mechanism: the kernel gave a client up, and the write that was tried on the
+/// dead connection then failed in another way, whose reason replaced the first. Symptom: a stalled client is logged as one
+/// that has left.
+#[test]
+fn the_first_failure_of_a_client_is_the_reason() {
+    let mut stalled = Harness::plain(policy());
+    stalled.core.client_stalled();
+    stalled.core.client_gone();
+    assert_eq!(stalled.core.ended(), Some(EndReason::WriteTimeout));
+
+    let mut gone = Harness::plain(policy());
+    gone.core.client_gone();
+    gone.core.client_stalled();
+    assert_eq!(gone.core.ended(), Some(EndReason::ClientGone));
+}
+
 #[derive(Clone, Debug)]
 enum Operation {
     Upstream(Vec<u8>),

@@ -18,6 +18,7 @@ mod drain;
 mod either_way;
 mod embed;
 mod ends;
+mod every_way;
 mod forwarded;
 mod heartbeats;
 mod http2;

@@ -3,6 +3,8 @@
 mod backend;
 mod certificate;
 mod client;
+mod exchange;
+mod matrix;
 mod programs;
 mod proxy;
 
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 pub use backend::{Backend, Connection};
 pub use certificate::Certificate;
 pub use client::{BROKEN, Client, Head, body_of, contains, dechunk};
+pub use exchange::{End, Protocol, Request};
+pub use matrix::Setup;
 pub use programs::{Program, free_address, nginx, nginx_in_front_of, root, service};
 pub use proxy::Proxy;
 

@@ -1,0 +1,98 @@
+//! Heartbeats: in silence, between events, in every style, and never where they would do harm.
+
+use std::time::Duration;
+
+use crate::support::{CHUNKED, Setup, UNTIL_CLOSE, chunk};
+
+#[test]
+fn each_style_is_written_between_events_and_leaves_them_whole() {
+    let styles = [
+        ("comment", "style: comment", ":\n\n"),
+        ("payload", "style: comment, payload: still here", ": still here\n\n"),
+        ("line", "style: comment_line", ":\n"),
+        ("event", "style: event, payload: '{}'", "event: heartbeat\ndata: {}\n\n"),
+        ("data", "style: data, payload: '{}'", "data: {}\n\n"),
+    ];
+    let routes = styles.map(|(name, style, _)| {
+        format!("{{upstream: app, match: {{path_prefix: /{name}}}, heartbeat: {{interval: 30ms, {style}}}}}")
+    });
+    let setup = Setup::new(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: a\n\n"));
+        // Silent until the client has seen heartbeats and leaves.
+        connection.hang();
+    });
+    setup.routes(&format!("[{}]", routes.join(", "))).check(|case| {
+        for (name, style, bytes) in styles {
+            let stream = case.stream(&format!("/{name}"));
+            // On a busy machine one may come before the event, or a third with the second.
+            let body = stream.until_has(&format!("data: a\n\n{bytes}{bytes}"));
+            assert_eq!(body.replace(bytes, ""), "data: a\n\n", "{style}: nothing but whole heartbeats around it");
+        }
+    });
+}
+
+#[test]
+fn no_heartbeat_stands_inside_an_event_however_long_the_pause() {
+    let parts: [&[u8]; 5] = [b"id: 1\n", b"data: a\r", b"\ndata: b", b"\r\n", b"\r\n"];
+    let setup = Setup::new(move |mut connection| {
+        connection.send(CHUNKED);
+        for part in parts {
+            connection.send(chunk(part));
+            std::thread::sleep(Duration::from_millis(120));
+        }
+        connection.hang();
+    });
+    setup.route("heartbeat: {interval: 20ms}").check(|case| {
+        let event = String::from_utf8(parts.concat()).unwrap();
+        // The event whole, and a heartbeat behind it.
+        let body = case.stream("/events").until_has(&format!("{event}:\n\n"));
+        assert_eq!(body.replace(":\n\n", ""), event);
+    });
+}
+
+#[test]
+fn an_upstream_that_is_silent_from_the_start_is_kept_alive_and_its_byte_order_mark_dropped() {
+    let setup = Setup::new(|mut connection| {
+        connection.send(UNTIL_CLOSE);
+        std::thread::sleep(Duration::from_millis(150));
+        connection.send(b"\xEF\xBB\xBFdata: a\n\n");
+    });
+    setup.route("heartbeat: {interval: 30ms}").check(|case| {
+        let body = String::from_utf8(case.stream("/events").whole()).unwrap();
+        assert!(body.starts_with(":\n\n") && body.ends_with("data: a\n\n"), "{body:?}");
+        assert!(!body.contains('\u{FEFF}'), "{body:?}");
+    });
+}
+
+#[test]
+fn a_length_is_dropped_since_what_is_put_in_does_not_fit_it() {
+    let counted = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 18\r\n\r\n";
+    let setup = Setup::new(move |mut connection| {
+        connection.send(counted);
+        connection.send(b"data: a\n\n");
+        std::thread::sleep(Duration::from_millis(150));
+        connection.send(b"data: b\n\n");
+    });
+    setup.route("heartbeat: {interval: 30ms}").check(|case| {
+        let stream = case.stream("/events");
+        assert_eq!(stream.head().field("content-length"), None);
+        let body = String::from_utf8(stream.whole()).unwrap();
+        assert!(body.starts_with("data: a\n\n:\n\n") && body.ends_with("data: b\n\n"), "{body:?}");
+    });
+}
+
+#[test]
+fn heartbeats_are_counted() {
+    let setup = Setup::new(|mut connection| {
+        connection.send(UNTIL_CLOSE);
+        connection.hang();
+    });
+    setup.route("heartbeat: {interval: 30ms}").check(|case| {
+        let stream = case.stream("/events");
+        stream.until_has(":\n\n:\n\n:\n\n");
+        assert!(case.metric("sse_proxy_heartbeats_total", "").unwrap() >= 3.0);
+        drop(stream);
+        assert!(case.logs_end("client_gone")["heartbeats"].as_u64().unwrap() >= 3);
+    });
+}

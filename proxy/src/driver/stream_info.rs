@@ -1,6 +1,5 @@
 //! What is kept of a stream's request for the log, in few bytes: there are tens of thousands of these.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,9 +13,6 @@ pub struct StreamInfo {
     /// Method and target with a space between them: one allocation.
     request: Box<str>,
 }
-
-/// Most bytes of a target that are kept for as long as its stream runs.
-const MAX_TARGET_BYTES: usize = 512;
 
 /// A socket address without the scope and flow of IPv6: 20 bytes in place of 32.
 type Address = (IpAddr, u16);
@@ -36,7 +32,7 @@ impl StreamInfo {
             client: client.map(short),
             upstream: upstream.map(short),
             first_byte_ms: u32::try_from(first_byte.as_millis()).unwrap_or(u32::MAX),
-            request: format!("{method} {}", shortened(target)).into_boxed_str(),
+            request: format!("{method} {target}").into_boxed_str(),
         }
     }
 
@@ -55,7 +51,7 @@ impl StreamInfo {
         self.request.split_once(' ').map_or("", |(method, _)| method)
     }
 
-    /// The request's target: path and query. A long one ends with an ellipsis.
+    /// The request's target: path and query.
     pub fn path(&self) -> &str {
         self.request.split_once(' ').map_or("", |(_, target)| target)
     }
@@ -64,14 +60,6 @@ impl StreamInfo {
     pub fn first_byte(&self) -> Duration {
         Duration::from_millis(self.first_byte_ms.into())
     }
-}
-
-fn shortened(target: &str) -> Cow<'_, str> {
-    if target.len() <= MAX_TARGET_BYTES {
-        return target.into();
-    }
-    let end = (0..=MAX_TARGET_BYTES).rev().find(|end| target.is_char_boundary(*end)).unwrap_or(0);
-    format!("{}…", &target[..end]).into()
 }
 
 impl fmt::Debug for StreamInfo {
@@ -83,15 +71,6 @@ impl fmt::Debug for StreamInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_kept_of_a_target_is_bounded() {
-        let kept = |target: String| StreamInfo::new(None, None, "GET", &target, Duration::ZERO).path().to_owned();
-        assert_eq!(kept("a".repeat(512)), "a".repeat(512));
-        assert_eq!(kept("a".repeat(60_000)), "a".repeat(512) + "…");
-        assert_eq!(kept("é".repeat(300)), "é".repeat(256) + "…");
-        assert_eq!(kept(format!("a{}", "é".repeat(300))), format!("a{}…", "é".repeat(255)));
-    }
 
     #[test]
     fn what_goes_in_comes_out() {

@@ -262,7 +262,8 @@ impl ClientConnection {
             }
         }
         loop {
-            if sys::peer_has_closed(self.id()) {
+            let Some(transport) = &self.transport else { return Poll::Ready(Err(taken_out())) };
+            if sys::peer_has_closed(transport.id()) {
                 return Poll::Ready(Ok(()));
             }
             let timer = self.end_poll.get_or_insert_with(|| Box::pin(sleep(END_POLL)));

@@ -17,7 +17,7 @@ use pingora::prelude::{Error, OrErr};
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::proxy::Session;
 
-use crate::driver::{Last, Socket, bound_send_queue, poll_send, reset_stream};
+use crate::driver::{Last, Socket, bound_page_queue, poll_send, reset_stream};
 
 /// A client, its request's head read.
 pub(super) struct Client<'s> {
@@ -172,7 +172,7 @@ impl<'s> Client<'s> {
     /// Lets little wait unsent for the client.
     pub(super) fn bound_queue(&self, limit: Option<Duration>) {
         if let Some(stream) = self.session.stream() {
-            bound_send_queue(stream, limit);
+            bound_page_queue(stream, limit);
         }
     }
 }

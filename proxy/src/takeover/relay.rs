@@ -1,21 +1,21 @@
 //! Carries an answer that is no event stream to the client, its framing taken off and put on again, while the rest of the
 //! request goes to the upstream.
 //!
-//! At most 16 KiB of a response wait here for a client that is behind; the upstream is not read meanwhile.
+//! At most one read of a response waits here for a client that is behind: 16 KiB, or 64 KiB where a large body has been
+//! flowing freely. The upstream is not read meanwhile.
 
-use std::future::poll_fn;
-use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use pingora::ErrorType;
 use pingora::http::Version;
 use pingora::prelude::{Error, OrErr, Result};
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::client::Client;
@@ -34,6 +34,12 @@ use crate::wire::trailers;
 
 /// Bytes of one read from the upstream, and so the most that waits for a client.
 const READ_BYTES: usize = 16 * 1024;
+
+/// The same while the client keeps up: fewer calls for each megabyte.
+const LARGE_READ_BYTES: usize = 64 * 1024;
+
+/// Reads in a row that have to fill their buffers, without the client falling behind, before they become large.
+const READS_TO_GROW: u32 = 16;
 
 /// Reads before others get their turn.
 const READS_PER_POLL: u32 = 16;
@@ -69,6 +75,7 @@ pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, ti
         body: beginning.body,
         excess: false,
         pending: Bytes::new(),
+        full_reads: 0,
         behind: false,
         trailers: Vec::new(),
         takes_trailers,
@@ -82,7 +89,7 @@ pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, ti
     page.client.bound_queue(timeouts.write);
     page.client.send_head(head, !beginning.has_body)?;
     match beginning.has_body {
-        true => page.decode(&beginning.leftover),
+        true => page.decode(beginning.leftover.into()),
         false => page.excess = !beginning.leftover.is_empty(),
     }
     poll_fn(|cx| page.poll(cx)).await?;
@@ -135,6 +142,8 @@ struct Page<'s, 't> {
     excess: bool,
     /// Body bytes that the client has not taken.
     pending: Bytes,
+    /// Reads in a row that have filled their buffers while the client kept up.
+    full_reads: u32,
     /// Whether the last of what was written has not been sent yet.
     behind: bool,
     /// The trailer section as it came.
@@ -258,7 +267,10 @@ impl Page<'_, '_> {
         let mut reads = 0;
         loop {
             if !self.pending.is_empty() {
-                ready!(self.client.poll_write(cx, &mut self.pending))?;
+                if self.client.poll_write(cx, &mut self.pending)?.is_pending() {
+                    self.full_reads = 0;
+                    return Poll::Pending;
+                }
                 self.progress += 1;
                 continue;
             }
@@ -270,7 +282,10 @@ impl Page<'_, '_> {
                 Phase::Body => {
                     // What it has not taken of the last read is all that waits for it.
                     self.behind = true;
-                    ready!(self.client.poll_flush(cx))?;
+                    if self.client.poll_flush(cx)?.is_pending() {
+                        self.full_reads = 0;
+                        return Poll::Pending;
+                    }
                     self.behind = false;
                     reads += 1;
                     ready!(self.read(cx));
@@ -298,12 +313,14 @@ impl Page<'_, '_> {
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut space = [MaybeUninit::uninit(); READ_BYTES];
-        let mut buffer = ReadBuf::uninit(&mut space);
-        match ready!(Pin::new(&mut self.connection).poll_read(cx, &mut buffer)) {
-            Ok(()) if !buffer.filled().is_empty() => self.decode(buffer.filled()),
-            Ok(()) if self.body.may_end_here() => self.phase = Phase::Ending,
-            Ok(()) => {
+        let mut buffer = BytesMut::with_capacity(self.read_bytes());
+        match ready!(pin!(self.connection.read_buf(&mut buffer)).poll(cx)) {
+            Ok(count @ 1..) => {
+                self.full_reads = if count < READ_BYTES { 0 } else { self.full_reads.saturating_add(1) };
+                self.decode(buffer.freeze());
+            }
+            Ok(_) if self.body.may_end_here() => self.phase = Phase::Ending,
+            Ok(_) => {
                 let what = "the upstream closed its connection within the response";
                 self.break_off(Error::explain(ErrorType::ConnectionClosed, what).into_up());
             }
@@ -315,11 +332,16 @@ impl Page<'_, '_> {
     }
 
     /// Takes the upstream's framing off.
-    fn decode(&mut self, mut input: &[u8]) {
-        let mut data = Vec::with_capacity(input.len());
+    fn decode(&mut self, bytes: Bytes) {
+        let mut input = &bytes[..];
+        // Without framing to take off, the bytes go on as they were read.
+        let framed = matches!(self.body, Body::Chunked(_));
+        let mut data = Vec::with_capacity(if framed { input.len() } else { 0 });
+        let mut whole = Bytes::new();
         loop {
             match self.body.next(&mut input) {
-                Ok(Some(Piece::Data(piece))) => data.extend_from_slice(piece),
+                Ok(Some(Piece::Data(piece))) if framed => data.extend_from_slice(piece),
+                Ok(Some(Piece::Data(piece))) => whole = bytes.slice_ref(piece),
                 Ok(Some(Piece::Trailer(line))) => self.trailers.extend_from_slice(line),
                 Ok(Some(Piece::End)) => {
                     self.phase = Phase::Ending;
@@ -337,7 +359,12 @@ impl Page<'_, '_> {
             self.phase = Phase::Ending;
         }
         self.excess |= self.phase == Phase::Ending && !input.is_empty();
-        self.pending = self.client.filter_body(data.into(), self.phase == Phase::Ending);
+        let data = if framed { data.into() } else { whole };
+        self.pending = self.client.filter_body(data, self.phase == Phase::Ending);
+    }
+
+    fn read_bytes(&self) -> usize {
+        if self.full_reads < READS_TO_GROW { READ_BYTES } else { LARGE_READ_BYTES }
     }
 
     fn break_off(&mut self, error: Box<Error>) {

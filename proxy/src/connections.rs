@@ -14,10 +14,11 @@ use h2::server::Connection;
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession};
-use pingora::protocols::{ALPN, Digest, Stream};
+use pingora::protocols::{ALPN, Digest, SocketDigest, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::time::timeout;
 
+use crate::driver::canonical;
 use crate::sys;
 
 /// What a client without TLS that speaks HTTP/2 sends first (RFC 9113 §3.4).
@@ -89,6 +90,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        canonical_client(&mut stream);
         if timeout(BEGINNING_LIMIT, self.speaks_http2(&mut stream)).await.ok()?? {
             // On the heap: an HTTP/1 request should not have to carry the room for it.
             Box::pin(self.serve_http2(stream, shutdown)).await;
@@ -99,6 +101,17 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
 
     async fn cleanup(&self) {
         self.app.http_cleanup().await;
+    }
+}
+
+/// Has the client's address written as what it is, also where the listener is on `[::]` and the client comes over IPv4.
+fn canonical_client(stream: &mut Stream) {
+    let digest = stream.get_socket_digest();
+    let Some(address) = digest.and_then(|digest| digest.peer_addr()?.as_inet().copied()) else { return };
+    if canonical(address) != address {
+        let digest = SocketDigest::from_raw_fd(stream.id());
+        let _ = digest.peer_addr.set(Some(canonical(address).into()));
+        stream.set_socket_digest(digest);
     }
 }
 

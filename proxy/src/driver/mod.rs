@@ -30,4 +30,4 @@ pub(crate) use drivers::BoundListener;
 pub(crate) use reactor::{ConnectionHandler, Pending, Step};
 pub(crate) use rewind::Rewind;
 pub(crate) use socket::{Socket, not_now};
-pub(crate) use transport::bound_send_queue;
+pub(crate) use transport::{bound_send_queue, canonical, keep_alive};

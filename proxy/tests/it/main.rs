@@ -15,6 +15,7 @@ mod conversations;
 mod dashboard;
 mod docs;
 mod drain;
+mod dual_stack;
 mod either_way;
 mod embed;
 mod ends;

@@ -30,3 +30,4 @@ mod process_log;
 mod real_world;
 mod support;
 mod timeouts;
+mod vanished;

@@ -16,12 +16,12 @@ use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
 use pingora::tls;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::{Admin, Listen, Tls};
-use crate::driver::descriptors;
+use crate::driver::{self, descriptors};
 use crate::threads::Essential;
 use crate::wire::request::HeadLimits;
 
@@ -125,8 +125,8 @@ pub fn h2_options(limits: &HeadLimits) -> H2Options {
 pub fn bind(listen: &Listen) -> Result<Bound, ListenError> {
     let tls = listen.tls.as_ref().map(tls_settings).transpose();
     let tls = tls.map_err(|problem| ListenError::Tls { address: listen.address.clone(), problem })?;
-    let (address, socket) = bind_socket(&listen.address, listen.reuse_port)
-        .map_err(|source| ListenError::Bind { address: listen.address.clone(), source })?;
+    let (address, socket) =
+        bind_socket(listen).map_err(|source| ListenError::Bind { address: listen.address.clone(), source })?;
     Ok(Bound { address, h2c: listen.h2c, tls, socket })
 }
 
@@ -138,16 +138,21 @@ pub fn bind_admin(admin: &Admin) -> Result<Bound, ListenError> {
     bind(&Listen { address: admin.address.clone(), ..Listen::default() })
 }
 
-fn bind_socket(address: &str, reuse_port: bool) -> io::Result<(SocketAddr, OwnedFd)> {
+fn bind_socket(listen: &Listen) -> io::Result<(SocketAddr, OwnedFd)> {
     let not_found = || io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    let address = address.to_socket_addrs()?.next().ok_or_else(not_found)?;
+    let address = listen.address.to_socket_addrs()?.next().ok_or_else(not_found)?;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)?;
+    socket.set_reuse_port(listen.reuse_port)?;
     socket.set_nonblocking(true)?;
     // What is accepted inherits it: a client that has vanished without a word is found in the end, also where nothing is
     // ever sent to it.
-    socket.set_keepalive(true)?;
+    if let Some(keep_alive) = listen.tcp_keepalive.get() {
+        driver::keep_alive(SockRef::from(&socket), keep_alive)?;
+        // Probes are for silent connections. What a client does not acknowledge ends its connection after the same time.
+        let patience = keep_alive.idle + keep_alive.interval * keep_alive.count;
+        socket.set_tcp_user_timeout(Some(patience))?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from(socket);

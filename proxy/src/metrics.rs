@@ -20,6 +20,9 @@ use crate::driver::{Ended, Observer, Route, StreamInfo};
 use crate::failure::Failure;
 use crate::stream::EndReason;
 
+/// Why the proxy closes HTTP/2 connections: a zero for each, so that rates are right from the first.
+pub const CLOSE_REASONS: [&str; 4] = ["http2_idle", "http2_vanished", "http2_slow", "http2_flood"];
+
 /// Every metric of the process.
 pub struct Metrics {
     registry: Registry,
@@ -101,6 +104,9 @@ impl Metrics {
         let closed_connections = Family::<RefusedLabels, Counter>::default();
         let help = "Client connections that the proxy closed, by reason";
         registry.register("closed_connections", help, closed_connections.clone());
+        for reason in CLOSE_REASONS {
+            let _ = closed_connections.get_or_create(&RefusedLabels { reason });
+        }
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);
         registry.register("build", "What is running", build);
         registry.register_collector(Box::new(RouteCollector(routes.clone())));

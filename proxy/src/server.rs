@@ -29,6 +29,7 @@ use crate::gateway::{Gateway, GatewayRoute};
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::logging::ProcessLog;
 use crate::metrics::Metrics;
+use crate::stream::Policy;
 use crate::sys;
 use crate::takeover::{RequestHandler, Takeover};
 use crate::threads::{self, Essential};
@@ -160,17 +161,23 @@ fn routes(config: &Config, observer: &Arc<StreamObserver>) -> Vec<GatewayRoute> 
     let upstreams: BTreeMap<&str, Arc<Upstream>> = config
         .upstreams
         .iter()
-        .map(|(name, upstream)| (name.as_str(), Arc::new(Upstream::new(upstream.servers.clone()))))
+        .map(|(name, upstream)| {
+            let keep_alive = upstream.tcp_keepalive.get();
+            (name.as_str(), Arc::new(Upstream::new(upstream.servers.clone()).with_keep_alive(keep_alive)))
+        })
         .collect();
     let routes = config.effective_routes();
     routes
         .iter()
         .filter_map(|route| {
+            let name = config.upstream_of(route)?;
+            let keep_alive = config.upstreams.get(name)?.tcp_keepalive.get();
+            let policy = Policy { keep_alive, ..route.policy() };
             Some(GatewayRoute {
                 path_prefix: route.matches.path_prefix.clone(),
                 stream: route.stream,
-                upstream: upstreams.get(config.upstream_of(route)?)?.clone(),
-                streams: Route::new(route.display_name(), route.policy(), observer.clone()),
+                upstream: upstreams.get(name)?.clone(),
+                streams: Route::new(route.display_name(), policy, observer.clone()),
             })
         })
         .collect()

@@ -71,6 +71,11 @@ impl Problem {
         self
     }
 
+    pub(super) fn with_remedy(mut self, remedy: &str) -> Self {
+        remedy.clone_into(&mut self.remedy);
+        self
+    }
+
     pub(super) fn in_file(self, path: &Path, text: &str) -> ConfigError {
         ConfigError::Value {
             path: path.to_owned(),

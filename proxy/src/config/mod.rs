@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::headers::TrustedProxies;
 use crate::sse::{Heartbeat, HeartbeatStyle};
-use crate::stream::{HeartbeatPolicy, Policy, Timeouts};
+use crate::stream::{HeartbeatPolicy, KeepAlive, Policy, Timeouts};
 use crate::takeover::ClientPolicy;
 use crate::wire::request::{HeadLimits, MAX_FIELDS};
 
@@ -26,6 +26,15 @@ const LONG_HEARTBEAT: Duration = Duration::from_secs(30);
 /// The smallest and the largest limit on the size of a head: what any client sends, and what Pingora reads.
 const MIN_HEAD: Size = Size::kib(1);
 const MAX_HEAD: Size = Size::kib(512);
+/// More threads than any machine has use for.
+const MAX_THREADS: usize = 1024;
+
+/// Longest name of a route or an upstream, in bytes: it labels each of its metrics.
+const MAX_NAME_BYTES: usize = 64;
+
+/// The kernel's limits on TCP keep-alive (`MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` in seconds, `MAX_TCP_KEEPCNT`).
+const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
+const MAX_KEEPALIVE_COUNT: u32 = 127;
 
 /// A whole configuration.
 #[derive(Clone, Debug, Deserialize)]
@@ -84,6 +93,21 @@ pub struct Listen {
     /// Whether several processes may listen on this address (`SO_REUSEPORT`); the kernel spreads connections.
     #[serde(default)]
     pub reuse_port: bool,
+    /// How clients that vanish without a word are found.
+    #[serde(default)]
+    pub tcp_keepalive: TcpKeepalive,
+}
+
+/// TCP keep-alive: how the other end of a silent connection is found to have vanished.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TcpKeepalive {
+    /// Silence before the first probe; 0 sends none.
+    pub idle: Limit,
+    /// From one probe to the next.
+    pub interval: Limit,
+    /// Probes without an answer until the connection is closed.
+    pub count: u32,
 }
 
 /// A certificate and its key.
@@ -110,6 +134,9 @@ pub struct Admin {
 pub struct Upstream {
     /// Its servers, taken in turn.
     pub servers: Vec<Server>,
+    /// How servers that vanish without a word are found.
+    #[serde(default)]
+    pub tcp_keepalive: TcpKeepalive,
 }
 
 /// A rule for some of the requests.
@@ -274,6 +301,54 @@ fn default_listen() -> Vec<Listen> {
     vec![Listen { address: "127.0.0.1:8080".to_owned(), ..Listen::default() }]
 }
 
+impl Default for TcpKeepalive {
+    fn default() -> Self {
+        Self { idle: Limit::seconds(60), interval: Limit::seconds(15), count: 4 }
+    }
+}
+
+impl TcpKeepalive {
+    /// What is asked of the kernel, if anything is.
+    pub fn get(&self) -> Option<KeepAlive> {
+        let (idle, interval) = (self.idle.get()?, self.interval.get()?);
+        Some(KeepAlive { idle, interval, count: self.count })
+    }
+
+    fn check(&self) -> Result<(), error::Problem> {
+        use error::Problem;
+        for (key, limit) in [("idle", self.idle), ("interval", self.interval)] {
+            let Some(limit) = limit.get() else { continue };
+            if limit.subsec_nanos() > 0 || limit > MAX_KEEPALIVE {
+                let what = format!("is {limit:?}");
+                let remedy = "write whole seconds, from 1s to 32767s: the kernel knows no others";
+                return Err(Problem::new(&["tcp_keepalive", key], what, remedy));
+            }
+        }
+        if self.interval.get().is_none() {
+            let remedy = "write at least 1s; idle: 0 is what switches keep-alive off";
+            return Err(Problem::new(&["tcp_keepalive", "interval"], "is 0", remedy));
+        }
+        if !(1..=MAX_KEEPALIVE_COUNT).contains(&self.count) {
+            let what = format!("is {}", self.count);
+            return Err(Problem::new(&["tcp_keepalive", "count"], what, "write a number from 1 to 127"));
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a name can stand in a metric's label and in a line of the log.
+fn check_name(key: &[&str], name: &str) -> Result<(), error::Problem> {
+    let is_plain = |letter: char| !letter.is_control() && !letter.is_whitespace() && !"\"'\\".contains(letter);
+    let what = match name.len() {
+        0 => "is empty".to_owned(),
+        length if length > MAX_NAME_BYTES => format!("is a name of {length} bytes"),
+        _ if !name.chars().all(is_plain) => format!("is {name:?}, which holds a space, a quote, a backslash or worse"),
+        _ => return Ok(()),
+    };
+    let remedy = format!("metrics and logs are labelled with it: use 1 to {MAX_NAME_BYTES} bytes without any of these");
+    Err(error::Problem::new(key, what, remedy))
+}
+
 impl Default for Match {
     fn default() -> Self {
         Self { path_prefix: "/".to_owned() }
@@ -393,7 +468,7 @@ impl Config {
     /// When one of the addresses is none; the message names the option.
     pub fn for_upstream(upstream: &str, listen: &str, admin: Option<&str>) -> Result<Self, String> {
         let server = upstream.parse().map_err(|error| format!("--upstream: {error}"))?;
-        let upstream = Upstream { servers: vec![server] };
+        let upstream = Upstream { servers: vec![server], tcp_keepalive: TcpKeepalive::default() };
         for (option, address) in [("--listen", Some(listen)), ("--admin", admin)] {
             if let Some(address) = address.filter(|address| !values::is_listen_address(address)) {
                 return Err(format!("{option}: `{address}` is no address: write host:port, such as 0.0.0.0:8080"));
@@ -445,6 +520,7 @@ impl Config {
                 let remedy = "leave h2c out: with TLS, clients choose HTTP/2 by themselves";
                 return Err(Problem::new(&["listen", &at.to_string(), "h2c"], what, remedy));
             }
+            listen.tcp_keepalive.check().map_err(|problem| problem.under(&["listen", &at.to_string()]))?;
         }
         if let Some(admin) = self.admin.as_ref().filter(|admin| !values::is_listen_address(&admin.address)) {
             return Err(bad_address(&["admin", "address"], &admin.address));
@@ -453,10 +529,16 @@ impl Config {
         if self.threads == Some(0) {
             return Err(Problem::new(&["threads"], "is 0", "leave it out for one thread per core"));
         }
+        if let Some(threads) = self.threads.filter(|threads| *threads > MAX_THREADS) {
+            let remedy = format!("write at most {MAX_THREADS}, or leave it out for one thread per core");
+            return Err(Problem::new(&["threads"], format!("is {threads}"), remedy));
+        }
         if self.upstreams.is_empty() {
             return Err(Problem::new(&["upstreams"], "is empty", "name at least one upstream with its servers"));
         }
         for (name, upstream) in &self.upstreams {
+            check_name(&["upstreams"], name)?;
+            upstream.tcp_keepalive.check().map_err(|problem| problem.under(&["upstreams", name]))?;
             if upstream.servers.is_empty() {
                 let remedy = "list at least one, such as [127.0.0.1:3000]";
                 return Err(Problem::new(&["upstreams", name, "servers"], "is empty", remedy));
@@ -499,6 +581,12 @@ impl Config {
         if !route.matches.path_prefix.starts_with('/') {
             let what = format!("is `{}`", route.matches.path_prefix);
             return Err(Problem::new(&["match", "path_prefix"], what, "begin it with a slash"));
+        }
+        match &route.name {
+            Some(name) => check_name(&["name"], name)?,
+            None => check_name(&["match", "path_prefix"], &route.matches.path_prefix).map_err(|problem| {
+                problem.with_remedy("give the route a name: for metrics and logs, which is the path prefix otherwise")
+            })?,
         }
         if let Err(source) = route.heartbeat.render() {
             return Err(Problem::new(&["heartbeat", "payload"], "does not fit the style", source.to_string()));
@@ -547,7 +635,7 @@ impl Route {
         self.name.as_deref().unwrap_or(&self.matches.path_prefix)
     }
 
-    /// The rules of this route's streams.
+    /// The rules of this route's streams, save what their upstream adds.
     pub fn policy(&self) -> Policy {
         let timeouts = &self.timeouts;
         let heartbeat = self.heartbeat.render().ok();
@@ -567,6 +655,7 @@ impl Route {
                 lifetime_jitter: timeouts.lifetime_jitter.0 / 100.0,
             },
             idle_ignores_comments: timeouts.idle_ignores_comments,
+            keep_alive: None,
         }
     }
 }

@@ -17,11 +17,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::http::v2::server::H2Options;
-use pingora::protocols::{ALPN, Ssl, Stream};
+use pingora::protocols::{ALPN, SocketDigest, Ssl, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::time::timeout;
 
-use crate::driver::ClientConnection;
+use crate::driver::{ClientConnection, canonical};
 use crate::metrics::Metrics;
 use crate::takeover::ClientPolicy;
 use crate::wire::frames::PREFACE;
@@ -94,12 +94,24 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
 
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        set_canonical_address(&mut stream);
         self.serve(ClientConnection::over(stream), shutdown).await;
         None
     }
 
     async fn cleanup(&self) {
         self.app.http_cleanup().await;
+    }
+}
+
+/// Replaces the IPv6 form of an IPv4 client's address, as a listener on `[::]` reports it.
+fn set_canonical_address(stream: &mut Stream) {
+    let digest = stream.get_socket_digest();
+    let Some(address) = digest.and_then(|digest| digest.peer_addr()?.as_inet().copied()) else { return };
+    if canonical(address) != address {
+        let digest = SocketDigest::from_raw_fd(stream.id());
+        let _ = digest.peer_addr.set(Some(canonical(address).into()));
+        stream.set_socket_digest(digest);
     }
 }

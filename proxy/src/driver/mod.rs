@@ -36,4 +36,4 @@ pub(crate) use drivers::BoundListener;
 pub(crate) use reactor::{ConnectionHandler, Pending, Step};
 pub(crate) use socket::{Socket, not_now, peeks};
 pub(crate) use task::{Last, poll_send};
-pub(crate) use transport::{bound_page_queue, reset_stream};
+pub(crate) use transport::{bound_page_queue, canonical, keep_alive, reset_stream};

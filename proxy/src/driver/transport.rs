@@ -1,17 +1,18 @@
 //! The two ends of a stream once HTTP is done with them: as bare as the connection allows.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as L4Stream;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 
 use super::client_connection::ClientConnection;
 use super::socket::reset;
+use crate::stream::KeepAlive;
 use crate::sys;
 
 /// Bytes that the kernel may hold unsent for one client before the stream counts as blocked. What has been sent and
@@ -90,4 +91,15 @@ pub(super) fn bound_queue_of(socket: SockRef<'_>, limit: Option<Duration>) {
     // Best effort: what a kernel lacks costs memory or promptness, not correctness.
     let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES);
     let _ = socket.set_tcp_user_timeout(limit);
+}
+
+/// A client's address as it is written: a listener on `[::]` accepts IPv4 clients as `::ffff:192.0.2.7`.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Has the kernel probe the peer of a silent connection; what a listener is told, its connections inherit.
+pub(crate) fn keep_alive(socket: SockRef<'_>, keep_alive: KeepAlive) -> io::Result<()> {
+    let KeepAlive { idle, interval, count } = keep_alive;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count))
 }

@@ -19,7 +19,7 @@ fn policy() -> Policy {
     Policy {
         heartbeat: Some(HeartbeatPolicy { interval: HEARTBEAT, heartbeat: Heartbeat::default() }),
         timeouts: Timeouts { idle: Some(IDLE), write: Some(WRITE), ..Timeouts::default() },
-        idle_ignores_comments: false,
+        ..Policy::default()
     }
 }
 

@@ -11,4 +11,4 @@ mod policy;
 pub use self::core::{Core, Counts, Framing, Opening, Progress};
 pub use self::deadlines::{Deadline, Deadlines, Millis};
 pub use self::end::{EndReason, Side};
-pub use self::policy::{HeartbeatPolicy, Policy, Timeouts};
+pub use self::policy::{HeartbeatPolicy, KeepAlive, Policy, Timeouts};

@@ -26,6 +26,19 @@ pub struct Policy {
     pub timeouts: Timeouts,
     /// Whether a comment from the upstream leaves `timeouts.idle` running: only events then show that it is alive.
     pub idle_ignores_comments: bool,
+    /// How a server that has vanished without a word is found; `None` leaves it to the limits.
+    pub keep_alive: Option<KeepAlive>,
+}
+
+/// Probes of a silent TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// Silence before the first probe, in whole seconds.
+    pub idle: Duration,
+    /// From one probe to the next, in whole seconds.
+    pub interval: Duration,
+    /// Probes without an answer until the connection has failed.
+    pub count: u32,
 }
 
 /// When a heartbeat is due, and what is written then.

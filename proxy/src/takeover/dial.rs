@@ -9,14 +9,17 @@ use std::time::Duration;
 use pingora::ErrorType;
 use pingora::connectors::TransportConnector;
 use pingora::prelude::{Error, HttpPeer};
+use pingora::protocols::TcpKeepalive;
 use pingora::upstreams::peer::{Peer, Scheme};
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::connection::Connection;
 use super::pool::Pool;
-use crate::driver::descriptors;
+use crate::driver::{self, descriptors};
 use crate::failure::Failure;
+use crate::stream::KeepAlive;
 
 /// Receive buffer of an upstream's socket, in bytes (the kernel doubles it for its bookkeeping). Setting it ends
 /// autotuning, which would let megabytes collect for a client that does not read.
@@ -103,7 +106,6 @@ fn plain_address(peer: &HttpPeer) -> Option<SocketAddr> {
         && peer.proxy.is_none()
         && options.bind_to.is_none()
         && options.custom_l4.is_none()
-        && options.tcp_keepalive.is_none()
         && options.dscp.is_none()
         && !options.tcp_fast_open
         && options.tracer.is_none()
@@ -120,6 +122,10 @@ async fn connect_plain(address: SocketAddr, peer: &HttpPeer, receive_bytes: usiz
         let receive_bytes = peer.options.tcp_recv_buf.unwrap_or(receive_bytes);
         socket.set_recv_buffer_size(u32::try_from(receive_bytes).unwrap_or(u32::MAX))?;
         socket.set_nodelay(true)?;
+        if let Some(TcpKeepalive { idle, interval, count, .. }) = peer.options.tcp_keepalive {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            driver::keep_alive(SockRef::from(&socket), KeepAlive { idle, interval, count })?;
+        }
         socket.connect(address).await
     };
     dial.await.map(|socket: TcpStream| Connection::Tcp(socket)).map_err(connect_error)

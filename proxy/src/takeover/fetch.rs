@@ -14,9 +14,9 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
 use super::dial::{UPSTREAM_RECEIVE_BYTES, connect_error};
 use super::head_reader::HeadReader;
-use crate::driver::{Route, Socket, descriptors, not_now};
+use crate::driver::{self, Route, Socket, descriptors, not_now};
 use crate::failure::Failure;
-use crate::stream::Millis;
+use crate::stream::{KeepAlive, Millis};
 
 /// A request on its way to an upstream, and the answer on its way back.
 pub(super) struct Fetch {
@@ -122,7 +122,9 @@ impl Fetch {
     fn dial(&mut self, mut failure: Failure, now: Millis) -> Fetched {
         for server in self.servers.by_ref() {
             self.server = Some(server);
-            match connect(server).and_then(|socket| Ok((write(&socket, &self.request)?, socket))) {
+            match connect(server, self.route.policy.keep_alive)
+                .and_then(|socket| Ok((write(&socket, &self.request)?, socket)))
+            {
                 Ok((count, socket)) => {
                     self.phase = Phase::Connecting;
                     self.due = self.route.policy.timeouts.connect.map(|limit| now.after(limit));
@@ -191,12 +193,15 @@ fn connect_failure(server: SocketAddr, error: io::Error) -> Failure {
 }
 
 /// A socket on its way to a server.
-fn connect(server: SocketAddr) -> io::Result<TcpStream> {
+fn connect(server: SocketAddr, keep_alive: Option<KeepAlive>) -> io::Result<TcpStream> {
     let socket = RawSocket::new(Domain::for_address(server), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if descriptors::is_reserved(socket.as_raw_fd()) {
         return Err(descriptors::none_left());
     }
     SockRef::from(&socket).set_recv_buffer_size(UPSTREAM_RECEIVE_BYTES)?;
+    if let Some(keep_alive) = keep_alive {
+        driver::keep_alive(SockRef::from(&socket), keep_alive)?;
+    }
     match socket.connect(&server.into()) {
         Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(error),
         _ => Ok(socket.into()),

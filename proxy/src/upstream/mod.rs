@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pingora::prelude::HttpPeer;
+use pingora::protocols::TcpKeepalive;
 
 use crate::config::Server;
+use crate::stream::KeepAlive;
 use resolve::Resolved;
 
 /// A backend's servers.
@@ -18,13 +20,21 @@ use resolve::Resolved;
 pub struct Upstream {
     servers: Vec<(Server, Resolved)>,
     turn: AtomicUsize,
+    keep_alive: Option<KeepAlive>,
 }
 
 impl Upstream {
     /// An upstream of the given servers, which are looked up when they are first needed.
     pub fn new(servers: Vec<Server>) -> Self {
         let servers = servers.into_iter().map(|server| (server, Resolved::default())).collect();
-        Self { servers, turn: AtomicUsize::new(0) }
+        Self { servers, turn: AtomicUsize::new(0), keep_alive: None }
+    }
+
+    /// The same, with probes of silent connections to its servers.
+    #[must_use]
+    pub fn with_keep_alive(mut self, keep_alive: Option<KeepAlive>) -> Self {
+        self.keep_alive = keep_alive;
+        self
     }
 
     /// Every address of every server, in the order to try them: the server whose turn it is first, and within each server
@@ -39,7 +49,7 @@ impl Upstream {
                 false => resolved.known(server),
             };
             let addresses = self.rotate(addresses, turn);
-            peers.extend(addresses.into_iter().map(|address| peer(server, address, connect)));
+            peers.extend(addresses.into_iter().map(|address| self.peer(server, address, connect)));
         }
         if !peers.is_empty() {
             return peers;
@@ -47,7 +57,7 @@ impl Upstream {
         for (server, resolved) in self.in_order(turn) {
             if let Ok(addresses) = resolved.wait(server).await {
                 let addresses = self.rotate(addresses, turn);
-                return addresses.into_iter().map(|address| peer(server, address, connect)).collect();
+                return addresses.into_iter().map(|address| self.peer(server, address, connect)).collect();
             }
         }
         peers
@@ -86,13 +96,19 @@ impl Upstream {
         }
         addresses
     }
-}
 
-fn peer(server: &Server, address: SocketAddr, connect: Option<Duration>) -> HttpPeer {
-    let mut peer = HttpPeer::new(address, server.tls, server.host.clone());
-    peer.options.connection_timeout = connect;
-    peer.options.total_connection_timeout = connect;
-    peer
+    fn peer(&self, server: &Server, address: SocketAddr, connect: Option<Duration>) -> HttpPeer {
+        let mut peer = HttpPeer::new(address, server.tls, server.host.clone());
+        peer.options.connection_timeout = connect;
+        peer.options.total_connection_timeout = connect;
+        peer.options.tcp_keepalive = self.keep_alive.map(|KeepAlive { idle, interval, count }| TcpKeepalive {
+            idle,
+            interval,
+            count: count as usize,
+            user_timeout: Duration::ZERO,
+        });
+        peer
+    }
 }
 
 #[cfg(test)]

@@ -129,11 +129,11 @@ fn a_long_target_costs_a_silent_stream_little_more_than_a_short_one() {
         let long = format!("/{}", "a".repeat(6000));
         // The first bring in what all of them share.
         let first = (open(100, "/a"), open(100, &long));
-        let before = proxy.memory();
+        let before = proxy.settled_memory();
         let short = open(STREAMS, "/a");
-        let between = proxy.memory();
+        let between = proxy.settled_memory();
         let longer = open(STREAMS, &long);
-        let (short_cost, long_cost) = (between.saturating_sub(before), proxy.memory().saturating_sub(between));
+        let (short_cost, long_cost) = (between.saturating_sub(before), proxy.settled_memory().saturating_sub(between));
         let more = long_cost.saturating_sub(short_cost) / STREAMS;
         // 1.3 KiB, and what a page more or less makes of it; all 6,000 bytes would show.
         assert!(more < 2560, "{driver}: {more} bytes more");

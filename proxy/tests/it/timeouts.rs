@@ -18,7 +18,7 @@ fn a_server_that_refuses_is_a_502_that_says_so() {
     assert!(body.contains("cannot connect to the upstream") && !body.contains(&unused.to_string()), "{body}");
     let metric = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"connect_failed\"}";
     assert_eq!(proxy.metric(metric), Some(1.0));
-    assert!(proxy.stderr().contains("side=upstream"), "{}", proxy.stderr());
+    eventually("the log says so", || proxy.stderr().contains("side=upstream").then_some(()));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use mio::{Interest, Registry, Token};
 use super::handle::Handle;
 use super::handler::ConnectionHandler;
 use crate::driver::descriptors;
+use crate::driver::transport::canonical;
 use crate::stream::Millis;
 
 /// Connections accepted before streams get their next.
@@ -87,7 +88,7 @@ impl Listeners {
         for listener in std::mem::take(self).listeners {
             for _ in 0..LONGEST_QUEUE {
                 let Ok((socket, address)) = listener.listener.accept() else { break };
-                own(Accepted { socket, address, handler: listener.handler.clone() });
+                own(Accepted { socket, address: canonical(address), handler: listener.handler.clone() });
             }
         }
     }
@@ -120,7 +121,7 @@ impl Listeners {
                     // Round robin: a burst on one listener does not delay the others.
                     self.ready.rotate_left(1);
                     self.next = (self.next + 1) % listener.reactors.len();
-                    let accepted = Accepted { socket, address, handler: listener.handler.clone() };
+                    let accepted = Accepted { socket, address: canonical(address), handler: listener.handler.clone() };
                     match self.next {
                         0 => own(accepted),
                         other => listener.reactors[other].send_connection(accepted),

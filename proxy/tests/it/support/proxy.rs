@@ -132,6 +132,19 @@ impl Proxy {
         line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
     }
 
+    /// The same once the allocator has given back what a burst needed: the least until it has not become less for a while.
+    pub fn settled_memory(&self) -> usize {
+        let (mut least, mut since) = (self.memory(), std::time::Instant::now());
+        while since.elapsed() < std::time::Duration::from_millis(1500) {
+            thread::sleep(std::time::Duration::from_millis(50));
+            let now = self.memory();
+            if now < least {
+                (least, since) = (now, std::time::Instant::now());
+            }
+        }
+        least
+    }
+
     /// Sets a limit of the running process, as `prlimit` writes it.
     pub fn limit(&self, limit: &str) {
         let status = Command::new("prlimit").args(["--pid", &self.pid().to_string(), limit]).status();

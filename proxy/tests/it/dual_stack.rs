@@ -1,0 +1,56 @@
+//! Listeners on `[::]`, which accept IPv4 clients as well.
+
+use std::process::Command;
+
+use crate::support::{Backend, Certificate, Client, Proxy, UNTIL_CLOSE};
+
+/// Invariant: a client has one address, whichever way it came in. Mechanism: the kernel writes an IPv4 client of a dual-stack
+/// listener as `::ffff:127.0.0.1`. Symptom: backends and log readers did not recognise it.
+#[test]
+fn an_ipv4_client_is_told_with_its_ipv4_address() {
+    let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
+    let certificate = Certificate::new();
+    let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
+    let forwarded = || {
+        let head = backend.request().to_lowercase();
+        head.lines().find_map(|line| line.strip_prefix("x-forwarded-for: ").map(str::to_owned)).unwrap()
+    };
+    for (driver, keys) in [
+        ("parked", String::new()),
+        ("task", String::new()),
+        ("parked", ", h2c: true".to_owned()),
+        ("parked", format!(", tls: {}", certificate.yaml())),
+    ] {
+        let proxy = Proxy::start_on(driver, &[], &format!("{{address: '[::]:0'{keys}}}"), &config);
+        let port = proxy.address.port();
+        let arguments: &[&[&str]] = match keys.as_str() {
+            "" => &[&["--http1.1"]],
+            ", h2c: true" => &[&["--http1.1"], &["--http2-prior-knowledge"]],
+            _ => &[&["--http1.1"], &["--http2"]],
+        };
+        let scheme = if keys.contains("tls") { "https" } else { "http" };
+        for (arguments, accept) in
+            arguments.iter().flat_map(|arguments| ["text/html", "text/event-stream"].map(|accept| (arguments, accept)))
+        {
+            let output = Command::new("curl")
+                .args(["-sk", "--max-time", "20", "-H", &format!("Accept: {accept}")])
+                .args(*arguments)
+                .arg(format!("{scheme}://127.0.0.1:{port}/"))
+                .output()
+                .unwrap();
+            assert_eq!(output.stdout, b"data: a\n\n", "{driver} {keys} {arguments:?} {accept}");
+            assert_eq!(forwarded(), "127.0.0.1", "{driver} {keys} {arguments:?} {accept}");
+            if accept == "text/event-stream" {
+                let client = proxy.log_line()["client"].as_str().unwrap().to_owned();
+                assert!(client.starts_with("127.0.0.1:"), "{driver} {keys} {arguments:?}: {client}");
+            }
+        }
+        if scheme == "http" {
+            let mut client = Client::connect(format!("[::1]:{port}").parse().unwrap());
+            client.send("GET / HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n");
+            assert_eq!(client.read_head().status, 200);
+            assert_eq!(forwarded(), "::1");
+            assert!(proxy.log_line()["client"].as_str().unwrap().starts_with("[::1]:"));
+        }
+    }
+}

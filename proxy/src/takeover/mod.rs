@@ -14,6 +14,9 @@ mod connection;
 mod dial;
 mod exchange;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hand_over;
 mod handoff;
 mod head_reader;

@@ -18,7 +18,6 @@ mod either_way;
 mod embed;
 mod ends;
 mod every_way;
-mod heartbeats;
 mod http2;
 mod in_front;
 mod non_streams;

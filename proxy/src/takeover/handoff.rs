@@ -11,10 +11,8 @@ use pingora::protocols::Stream;
 use pingora::proxy::Session;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::pending::PendingConnection;
-use crate::driver::{ConnectionHandler, Pending, Rewind, Route};
+use crate::driver::{Rewind, Route};
 use crate::failure::Failure;
-use crate::stream::Millis;
 
 /// Decides on requests that come in over a reactor's listener. Called on the reactor's thread: it must not block.
 pub(crate) trait Admission: Send + Sync {
@@ -84,7 +82,7 @@ pub(super) type EarlyAnswer = Result<(Vec<u8>, TcpStream), Failure>;
 
 /// What reactors meet clients with.
 #[derive(Clone)]
-pub(crate) struct RequestHandler(Arc<HandlerShared>);
+pub(crate) struct RequestHandler(pub(super) Arc<HandlerShared>);
 
 impl RequestHandler {
     /// Admits streams as `admission` says. Clients with anything else come out of the queue, for Pingora to serve.
@@ -97,12 +95,6 @@ impl RequestHandler {
     pub(crate) fn close(&self) {
         // Nobody listens any more when the process ends.
         let _ = self.0.handed_off.send(Handoff::Closed);
-    }
-}
-
-impl ConnectionHandler for RequestHandler {
-    fn connected(&self, client: SocketAddr, now: Millis) -> Box<dyn Pending> {
-        Box::new(PendingConnection::new(client, self.0.clone(), now))
     }
 }
 

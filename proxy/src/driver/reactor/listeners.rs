@@ -2,15 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 
-use super::handle::Handle;
-use super::handler::ConnectionHandler;
+use super::handle::{Accepted, ReactorListener};
 use crate::stream::Millis;
 
 /// Connections accepted before streams get their next.
@@ -24,21 +20,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// At most one log line about paused accepting in this interval.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// A listener, and where its connections go.
-pub(in crate::driver) struct ReactorListener {
-    pub(in crate::driver) listener: TcpListener,
-    pub(in crate::driver) handler: Arc<dyn ConnectionHandler>,
-    /// Every reactor, the accepting one first.
-    pub(in crate::driver) reactors: Arc<[Handle]>,
-}
-
-/// An accepted connection that no reactor has in its table yet.
-pub(in crate::driver) struct Accepted {
-    pub(super) socket: TcpStream,
-    pub(super) address: SocketAddr,
-    pub(super) handler: Arc<dyn ConnectionHandler>,
-}
 
 /// The listeners of one reactor.
 #[derive(Default)]

@@ -58,10 +58,22 @@ fn code(source: &str) -> String {
     let own = source.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or(source);
     let lines = own.lines().map(|line| line.split("//").next().unwrap_or(line));
     let text = lines.collect::<Vec<_>>().join("\n");
-    text.split("pub(in ").enumerate().fold(String::new(), |text, (at, part)| {
+    let text = text.split("pub(in ").enumerate().fold(String::new(), |text, (at, part)| {
         let part = if at == 0 { part } else { part.split_once(')').map_or("", |(_, rest)| rest) };
         text + part
-    })
+    });
+    with_own_modules(&text)
+}
+
+/// In a module that stands in the file, `super` is the file itself.
+fn with_own_modules(text: &str) -> String {
+    let mut inside = false;
+    let lines = text.lines().map(|line| {
+        let begins = line.trim_start_matches("pub(crate) ").starts_with("mod ") && line.ends_with('{');
+        inside = (inside && line != "}") || begins;
+        if inside { line.replace("super::", "self::") } else { line.to_owned() }
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// The single paths of a `use` tree: `a::{b, c::{d, e}}`.
@@ -99,7 +111,7 @@ fn paths(source: &str) -> BTreeSet<String> {
                 paths.extend(flat(tree));
                 rest.push_str(after);
             }
-            _ => rest.push_str(part),
+            _ => rest.push_str(&[if at > 0 { "use " } else { "" }, part].concat()),
         }
     }
     let is_path = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == ':';
@@ -222,7 +234,7 @@ fn the_check_sees_what_it_is_for() {
             source("fn f() -> crate::a::B { reuse super::b::g() }\n#[cfg(test)]\nmod tests {\nuse crate::d;}"),
         ),
         (module("d"), source("use crate::{a::{self, B}, e::f::G};")),
-        (module("e/f"), source("fn f() {}")),
+        (module("e/f"), source("mod own {\n    use super::*;\n    use super::super::f;\n}\nfn f() {}")),
     ]);
     let imports = imports(&files);
     let of = |path: &str| imports[&module(path)].iter().map(|other| other.join("/")).collect::<Vec<_>>();

@@ -20,7 +20,7 @@ use crate::driver::{Ended, Observer, Route, StreamInfo};
 use crate::failure::Failure;
 use crate::stream::EndReason;
 
-/// Why the proxy closes HTTP/2 connections: a zero for each, so that rates are right from the first.
+/// Why the proxy closes HTTP/2 connections: without streams, vanished, slow, flooding.
 pub const CLOSE_REASONS: [&str; 4] = ["http2_idle", "http2_vanished", "http2_slow", "http2_flood"];
 
 /// Every metric of the process.
@@ -104,6 +104,7 @@ impl Metrics {
         let closed_connections = Family::<RefusedLabels, Counter>::default();
         let help = "Client connections that the proxy closed, by reason";
         registry.register("closed_connections", help, closed_connections.clone());
+        // A zero for each, so that rates are right from the first.
         for reason in CLOSE_REASONS {
             let _ = closed_connections.get_or_create(&RefusedLabels { reason });
         }

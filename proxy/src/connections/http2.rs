@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Connections;
 use super::http2_transport::{Activity, Http2Transport};
 use crate::driver::ClientConnection;
-use crate::metrics::Metrics;
+use crate::metrics::{CLOSE_REASONS, Metrics};
 use crate::sys;
 use crate::takeover::ClientPolicy;
 use crate::wire::frames::Unfinished;
@@ -113,13 +113,9 @@ enum Close {
 }
 
 impl Close {
+    /// The name in metrics and logs.
     fn as_str(self) -> &'static str {
-        match self {
-            Self::Idle => "http2_idle",
-            Self::Vanished => "http2_vanished",
-            Self::Slow => "http2_slow",
-            Self::Flood => "http2_flood",
-        }
+        CLOSE_REASONS[self as usize]
     }
 }
 

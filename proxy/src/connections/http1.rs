@@ -10,7 +10,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use tokio::time::timeout;
 
-use super::{Connections, FOREVER};
+use super::application::{Connections, FOREVER};
 use crate::driver::{ClientConnection, NextHead};
 use crate::wire::request::Refusal;
 

@@ -6,57 +6,26 @@
 //! it moves to a task of its own as soon as it speaks. Its requests, and those of connections that speak HTTP/1, are the
 //! application's as ever.
 
+mod application;
 mod http1;
 mod http2;
 mod http2_transport;
+mod limits;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::http::v2::server::H2Options;
 use pingora::protocols::{ALPN, SocketDigest, Ssl, Stream};
 use pingora::server::ShutdownWatch;
-use tokio::time::timeout;
 
 use crate::driver::{ClientConnection, canonical};
-use crate::metrics::Metrics;
-use crate::takeover::ClientPolicy;
 use crate::wire::frames::PREFACE;
-use crate::wire::request::Refusal;
 
-/// Stands for no limit: longer than any process lives.
-const FOREVER: Duration = Duration::from_secs(1 << 32);
-
-/// An application whose connections are driven here.
-pub struct Connections<A> {
-    app: Arc<A>,
-    options: H2Options,
-    h2c: bool,
-    unacknowledged: Option<Duration>,
-    policy: ClientPolicy,
-    http2: Arc<http2::Limits>,
-    metrics: Arc<Metrics>,
-}
+pub use application::Connections;
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
-    /// Gives requests to `app`, which has nothing to do with HTTP/2 options of its own any more. `h2c` says whether
-    /// HTTP/2 is looked for on connections without TLS; what a client leaves `unacknowledged` for so long, a closed receive
-    /// window included, ends its connection with all its streams.
-    pub fn new(
-        app: A,
-        options: H2Options,
-        h2c: bool,
-        unacknowledged: Option<Duration>,
-        policy: ClientPolicy,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let http2 = Arc::new(http2::Limits::new(&policy, unacknowledged, metrics.clone()));
-        Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics }
-    }
-
     /// Serves a connection to its end, or until it has moved to a task of its own.
     pub(crate) async fn serve(&self, mut client: ClientConnection, shutdown: &ShutdownWatch) {
         match self.limited(self.speaks_http2(&mut client)).await {
@@ -78,17 +47,6 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
             }
         }
         Ok(self.h2c && client.held().starts_with(PREFACE))
-    }
-
-    /// Bounds what has to be there before a request can be read.
-    async fn limited<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-        let late = |_| Err(io::ErrorKind::TimedOut.into());
-        timeout(self.policy.header.unwrap_or(FOREVER), work).await.unwrap_or_else(late)
-    }
-
-    fn count_refusal(&self, refusal: Refusal) {
-        self.metrics.refused(refusal.as_str());
-        self.metrics.request(refusal.status());
     }
 }
 

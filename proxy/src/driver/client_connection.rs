@@ -22,7 +22,6 @@ use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 
 use super::client_transport::{ClientTransport, delegate_digests};
 use super::scratch;
-use super::transport::Transport;
 use crate::sys;
 use crate::wire::request::{HeadLimits, MAX_FIELDS, Refusal, RequestHead};
 use crate::wire::request_body::RequestBody;
@@ -202,16 +201,7 @@ impl ClientConnection {
         }
     }
 
-    /// The transport alone. What has been received and not given out is lost.
-    pub(super) fn into_transport(mut self) -> io::Result<Transport> {
-        match self.transport.take() {
-            Some(ClientTransport::Tcp { socket, .. }) => Ok(Transport::Tcp(socket.into_std()?)),
-            Some(ClientTransport::Pingora(stream)) => Transport::bare(stream),
-            None => Err(taken_out()),
-        }
-    }
-
-    /// What has been received and not given out, and the transport; for another protocol than HTTP/1.
+    /// What has been received and not given out, and the transport; `None` once that has been taken out.
     pub(crate) fn into_parts(mut self) -> Option<(Vec<u8>, ClientTransport)> {
         let mut held = std::mem::take(&mut self.held);
         held.drain(..self.given);

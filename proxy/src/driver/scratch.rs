@@ -12,20 +12,41 @@ pub(super) struct Scratch {
     pub(super) output: Vec<u8>,
 }
 
-/// Lends this thread's buffers. `output` is empty on entry; its capacity is kept within bounds on exit.
+impl Scratch {
+    fn new() -> Self {
+        Self { input: vec![0; READ_BYTES].into_boxed_slice(), output: Vec::with_capacity(READ_BYTES) }
+    }
+}
+
+/// Lends this thread's buffers. `output` is empty on entry; its capacity is kept within bounds on exit. A call within another
+/// gets buffers of its own: a stream whose client is read through a session reads while it is being driven.
 pub(super) fn with<T>(borrow: impl FnOnce(&mut Scratch) -> T) -> T {
     thread_local! {
-        static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-            input: vec![0; READ_BYTES].into_boxed_slice(),
-            output: Vec::with_capacity(READ_BYTES),
+        static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
+    }
+    SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+        Ok(mut scratch) => {
+            scratch.output.clear();
+            let result = borrow(&mut scratch);
+            scratch.output.clear();
+            // One byte per chunk makes six bytes of output for each byte of input: rare, and not worth keeping.
+            scratch.output.shrink_to(2 * READ_BYTES);
+            result
+        }
+        Err(_) => borrow(&mut Scratch::new()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_within_another_has_buffers_of_its_own() {
+        with(|outer| {
+            outer.output.push(1);
+            with(|inner| assert!(inner.output.is_empty()));
+            assert_eq!(outer.output, [1]);
         });
     }
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.output.clear();
-        let result = borrow(scratch);
-        scratch.output.clear();
-        // One byte per chunk makes six bytes of output for each byte of input: rare, and not worth keeping.
-        scratch.output.shrink_to(2 * READ_BYTES);
-        result
-    })
 }

@@ -11,6 +11,7 @@ use pingora::protocols::l4::stream::Stream as L4Stream;
 use socket2::{SockRef, TcpKeepalive};
 
 use super::client_connection::ClientConnection;
+use super::client_transport::ClientTransport;
 use super::socket::reset;
 use crate::stream::KeepAlive;
 use crate::sys;
@@ -41,7 +42,11 @@ impl Transport {
     pub fn bare(stream: Stream) -> io::Result<Self> {
         if stream.as_any().is::<ClientConnection>() {
             return match stream.into_any().downcast::<ClientConnection>() {
-                Ok(connection) => connection.into_transport(),
+                Ok(connection) => match connection.into_parts() {
+                    Some((_, ClientTransport::Tcp { socket, .. })) => Ok(Self::Tcp(socket.into_std()?)),
+                    Some((_, ClientTransport::Pingora(stream))) => Self::bare(stream),
+                    None => Err(io::Error::other("the transport has been taken out")),
+                },
                 Err(_) => Err(io::Error::other("a connection is not what it was")),
             };
         }

@@ -119,6 +119,29 @@ impl Takeover {
         &self.trusted_proxies
     }
 
+    /// The number of streams that are running.
+    pub fn active(&self) -> usize {
+        self.registry().active()
+    }
+
+    /// Asks every stream, running or still to come, to end at the end of the event under way, and waits until all have ended or
+    /// `limit` has passed. What is left then is cut.
+    ///
+    /// Call it once the listeners accept no more: streams that begin during a drain end at once.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, the drain goes on: streams still end at their next event, or are cut when `limit` has passed.
+    ///
+    /// ```no_run
+    /// # async fn shut_down(takeover: &sse_proxy::Takeover) {
+    /// let drained = takeover.drain(std::time::Duration::from_secs(30)).await;
+    /// println!("{} streams ended, {} were cut", drained.ended, drained.cut);
+    /// # }
+    /// ```
+    pub async fn drain(&self, limit: Duration) -> Drained {
+        drain::drain(self.registry(), limit).await
+    }
+
     /// The streams that are running, and the way to drain them.
     pub(crate) fn registry(&self) -> &Arc<Registry> {
         self.drivers.registry()

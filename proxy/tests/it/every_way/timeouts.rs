@@ -62,7 +62,7 @@ fn a_silent_upstream_is_cut_though_heartbeats_flow_and_the_client_can_tell() {
 fn comments_keep_a_stream_alive_unless_told_otherwise() {
     let setup = Setup::new(|mut connection| {
         connection.send(UNTIL_CLOSE);
-        for _ in 0..40 {
+        for _ in 0..120 {
             connection.send(b": here\n\n");
             std::thread::sleep(Duration::from_millis(25));
         }

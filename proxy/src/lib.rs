@@ -93,6 +93,8 @@ mod stream;
 #[cfg(not(feature = "server"))]
 mod takeover;
 #[cfg(not(feature = "server"))]
+mod threads;
+#[cfg(not(feature = "server"))]
 mod wire;
 
 mod sys;

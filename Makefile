@@ -11,10 +11,13 @@ BENCH_REPORT := target/report/bench.json
 STREAMS ?= 5000
 # Further arguments: of `sse-loadgen compare` for demo, of `sse-loadgen bench` for bench, of the test runner for test.
 ARGS    ?=
+# How often `make test-soak` runs the tests, and how long `make fuzz` runs each target.
+SOAK_RUNS    ?= 3
+FUZZ_SECONDS ?= 60
 
 # `check` is `lint`, then `test`, in this order.
 .NOTPARALLEL:
-.PHONY: help setup demo bench test check lint build compose-check observe-check
+.PHONY: help setup demo bench test test-soak fuzz check lint build compose-check observe-check
 
 help:
 	@echo 'make demo           build everything and compare direct, nginx, sse-proxy and nginx + sse-proxy'
@@ -24,6 +27,10 @@ help:
 	@echo '                      make bench ARGS=--quick                    (two minutes, into target/report)'
 	@echo 'make test           build everything and run every test'
 	@echo '                      make test ARGS=heartbeat                   (only what has this in its name)'
+	@echo 'make test-soak      the tests again and again, also with busy cores and one by one: which fail how often'
+	@echo '                      make test-soak SOAK_RUNS=10 ARGS=heartbeat'
+	@echo 'make fuzz           each fuzz target for a minute'
+	@echo '                      make fuzz FUZZ_SECONDS=600 ARGS=chunked'
 	@echo 'make check          what CI runs: format, lints, documentation, dependencies, then every test'
 	@echo 'make build          release binaries, in $(TARGET_DIR)/release'
 	@echo 'make setup          install what these need and this machine lacks (apt-get; the others do it by themselves)'
@@ -52,6 +59,14 @@ bench:
 test:
 	@scripts/setup test
 	@scripts/test $(ARGS)
+
+test-soak:
+	@scripts/setup test
+	@scripts/soak-tests $(SOAK_RUNS) $(ARGS)
+
+fuzz:
+	@scripts/setup build
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz $(ARGS)
 
 lint:
 	@scripts/setup check

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Deadline, Deadlines, EndReason, Millis, Policy};
+use super::deadlines::{Deadline, Deadlines, Millis};
+use super::end::EndReason;
+use super::policy::Policy;
 use crate::sse::{BOM, Boundary};
 use crate::wire::body::Body;
 use crate::wire::chunked::{self, Piece};

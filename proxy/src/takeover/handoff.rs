@@ -11,11 +11,9 @@ use pingora::proxy::Session;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::client_policy::ClientPolicy;
-use super::pending::PendingConnection;
-use crate::driver::{ClientConnection, ConnectionHandler, Pending, Route};
+use crate::driver::{ClientConnection, Route};
 use crate::failure::Failure;
 use crate::headers::TrustedProxies;
-use crate::stream::Millis;
 
 /// Decides on requests that come in over a reactor's listener. Called on the reactor's thread: it must not block.
 pub(crate) trait Admission: Send + Sync {
@@ -92,7 +90,7 @@ pub(crate) type EarlyAnswer = Result<(Vec<u8>, TcpStream), Failure>;
 
 /// What reactors meet clients with.
 #[derive(Clone)]
-pub(crate) struct RequestHandler(Arc<HandlerShared>);
+pub(crate) struct RequestHandler(pub(super) Arc<HandlerShared>);
 
 impl RequestHandler {
     /// Admits streams as `admission` says, of clients within the limits of `policy`. Clients with anything else come out of the queue, for Pingora to serve.
@@ -105,12 +103,6 @@ impl RequestHandler {
     pub(crate) fn close(&self) {
         // Nobody listens any more when the process ends.
         let _ = self.0.handed_off.send(Handoff::Closed);
-    }
-}
-
-impl ConnectionHandler for RequestHandler {
-    fn connected(&self, client: SocketAddr, now: Millis) -> Box<dyn Pending> {
-        Box::new(PendingConnection::new(client, self.0.clone(), now))
     }
 }
 

@@ -19,6 +19,9 @@ mod dial;
 mod drain;
 mod exchange;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hand_over;
 mod handoff;
 mod head_reader;

@@ -17,9 +17,9 @@ use pingora::protocols::http::v1::client::http_req_header_to_wire;
 use super::answer::{Beginning, Kind};
 use super::fetch::{Fetch, Fetched};
 use super::hand_over;
-use super::handoff::{HandedOff, HandlerShared, InFlight};
+use super::handoff::{HandedOff, HandlerShared, InFlight, RequestHandler};
 use super::whole_request::WholeRequest;
-use crate::driver::{MAX_AHEAD_BYTES, Pending, Socket, Start, Step, StreamInfo, not_now};
+use crate::driver::{ConnectionHandler, MAX_AHEAD_BYTES, Pending, Socket, Start, Step, StreamInfo, not_now};
 use crate::failure::Failure;
 use crate::headers;
 use crate::stream::{Framing, Millis};
@@ -61,8 +61,14 @@ enum Outcome {
     Failed(Failure),
 }
 
+impl ConnectionHandler for RequestHandler {
+    fn connected(&self, client: SocketAddr, now: Millis) -> Box<dyn Pending> {
+        Box::new(PendingConnection::new(client, self.0.clone(), now))
+    }
+}
+
 impl PendingConnection {
-    pub(super) fn new(address: SocketAddr, handler: Arc<HandlerShared>, now: Millis) -> Self {
+    fn new(address: SocketAddr, handler: Arc<HandlerShared>, now: Millis) -> Self {
         let silent_until = handler.policy.header.map(|limit| now.after(limit));
         Self { address, handler, silent_until, held: Vec::new(), request: None, outcome: None }
     }

@@ -37,10 +37,18 @@ pub(super) async fn stand_in(session: &ServerSession, response: Box<ResponseHead
     Ok(stand_in)
 }
 
+/// A connection that gives these bytes and takes all that is written to it.
 #[derive(Debug)]
-struct Replay {
+pub(super) struct Replay {
     request: Bytes,
     digest: Option<Arc<SocketDigest>>,
+}
+
+#[cfg(feature = "fuzzing")]
+impl Replay {
+    pub(super) fn of(request: Bytes) -> Self {
+        Self { request, digest: None }
+    }
 }
 
 impl AsyncRead for Replay {

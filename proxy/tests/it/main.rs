@@ -20,7 +20,6 @@ mod embed;
 mod ends;
 mod every_way;
 mod forwarded;
-mod heartbeats;
 mod http2;
 mod http2_limits;
 mod in_front;

@@ -1,8 +1,8 @@
-//! Every upstream byte reaches the client once, in order, unchanged, and at once.
+//! Every upstream byte reaches the client once, in order, unchanged, and at once: what is said in bytes of HTTP/1.1.
 
 use std::time::Duration;
 
-use crate::support::{Backend, CHUNKED, Client, Proxy, UNTIL_CLOSE, body_of, chunk, dechunk, eventually};
+use crate::support::{Backend, CHUNKED, Client, Proxy, UNTIL_CLOSE, body_of, chunk, dechunk};
 
 /// No heartbeat comes into these streams.
 const QUIET: &str = "    heartbeat: {interval: 0}";
@@ -32,47 +32,6 @@ fn chunked_bodies_pass_whole_at_every_split() {
 }
 
 #[test]
-fn counted_and_close_delimited_bodies_pass_whole() {
-    let counted =
-        format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {}\r\n\r\n", EVENTS.len());
-    for head in [counted.as_str(), UNTIL_CLOSE, "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"] {
-        let backend = Backend::answering(vec![head.into(), EVENTS[..5].into(), EVENTS[5..].into()]);
-        let proxy = Proxy::start(backend.address, QUIET);
-        let mut client = proxy.stream("/events");
-        let answer = client.read_head();
-        assert_eq!(answer.header("transfer-encoding").as_deref(), Some("chunked"));
-        assert_eq!(answer.header("content-length"), None);
-        assert_eq!(body_of(&client.read_to_end().unwrap()), EVENTS, "{head}");
-        assert_eq!(proxy.log_line()["end"], "upstream_end");
-    }
-}
-
-#[test]
-fn half_an_event_is_on_its_way_before_the_rest_exists() {
-    let backend = Backend::start(|mut connection| {
-        connection.send(CHUNKED);
-        connection.send(chunk(b"id: 7\n"));
-        // The rest is sent only once the client has seen the first half: it says so by what it asks next.
-        connection.read_until(|_| false);
-    });
-    let proxy = Proxy::start(backend.address, QUIET);
-    let mut client = proxy.stream("/events");
-    assert_eq!(client.read_head().status, 200);
-    assert_eq!(client.read_until_body_has("id: 7\n"), "id: 7\n");
-}
-
-#[test]
-fn trailers_pass() {
-    let wire = [CHUNKED.as_bytes(), &chunk(b"data: a\n\n"), b"0\r\nChecksum: 7\r\n\r\n"].concat();
-    let backend = Backend::answering(vec![wire]);
-    let proxy = Proxy::start(backend.address, QUIET);
-    let mut client = proxy.stream("/events");
-    client.read_head();
-    let (body, end) = dechunk(&client.read_to_end().unwrap());
-    assert_eq!((body.as_slice(), end.as_deref()), (&b"data: a\n\n"[..], Some(&b"Checksum: 7\r\n\r\n"[..])));
-}
-
-#[test]
 fn an_http_1_0_client_gets_no_chunks() {
     let backend = Backend::answering(vec![CHUNKED.into(), chunk(EVENTS), b"0\r\n\r\n".to_vec()]);
     let proxy = Proxy::start(backend.address, QUIET);
@@ -82,20 +41,6 @@ fn an_http_1_0_client_gets_no_chunks() {
     assert_eq!(head.header("transfer-encoding"), None);
     assert_eq!(head.header("connection").as_deref(), Some("close"));
     assert_eq!(client.read_to_end().unwrap(), EVENTS);
-}
-
-#[test]
-fn encoded_bodies_pass_untouched_and_without_heartbeats() {
-    let encoded = b"\x1f\x8b\x08\n\n\n\nnot really gzip";
-    let backend = Backend::start(move |mut connection| {
-        connection.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n");
-        connection.send(encoded);
-        std::thread::sleep(Duration::from_millis(200));
-    });
-    let proxy = Proxy::start(backend.address, "    heartbeat: {interval: 20ms}");
-    let mut client = proxy.stream("/events");
-    assert_eq!(client.read_head().header("content-encoding").as_deref(), Some("gzip"));
-    assert_eq!(body_of(&client.read_to_end().unwrap()), encoded);
 }
 
 #[test]
@@ -152,21 +97,6 @@ fn a_post_streams_its_body_and_its_expectation_is_answered() {
 }
 
 #[test]
-fn a_counted_post_keeps_its_length() {
-    let backend = Backend::start(|mut connection| {
-        connection.read_until(|rest| rest.len() == 5);
-        connection.send(UNTIL_CLOSE);
-        connection.send([b"data: ", connection.rest.clone().as_slice(), b"\n\n"].concat());
-    });
-    let proxy = Proxy::start(backend.address, "    stream: always\n    heartbeat: {interval: 0}");
-    let mut client = proxy.connect();
-    client.send("POST /chat HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello");
-    client.read_head();
-    assert_eq!(body_of(&client.read_to_end().unwrap()), b"data: hello\n\n");
-    assert!(backend.request().to_lowercase().contains("content-length: 5"));
-}
-
-#[test]
 fn a_large_burst_passes_a_slow_reader_in_order() {
     const COUNT: usize = 100_000;
     let backend = Backend::start(|mut connection| {
@@ -184,32 +114,4 @@ fn a_large_burst_passes_a_slow_reader_in_order() {
     assert!(ids.iter().enumerate().all(|(at, id)| id.parse() == Ok(at)), "in order, once");
     let log = proxy.log_line();
     assert_eq!((log["events"].as_u64(), log["end"].as_str()), (Some(COUNT as u64), Some("upstream_end")));
-}
-
-#[test]
-fn early_hints_reach_the_client_before_the_stream() {
-    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
-    let backend = Backend::answering(vec![hints.into(), UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
-    let proxy = Proxy::start(backend.address, QUIET);
-    let mut client = proxy.stream("/events");
-    assert_eq!(client.read_head().status, 103);
-    assert_eq!(client.read_head().status, 200);
-    assert_eq!(body_of(&client.read_to_end().unwrap()), b"data: a\n\n");
-}
-
-#[test]
-fn streams_are_counted_while_they_run() {
-    let backend = Backend::start(|mut connection| {
-        connection.send(UNTIL_CLOSE);
-        connection.send("data: a\n\ndata: b\n\n");
-        connection.hang();
-    });
-    let proxy = Proxy::start(backend.address, QUIET);
-    let mut client = proxy.stream("/events");
-    client.read_head();
-    client.read_until_body_has("data: b\n\n");
-    eventually("the running stream's events", || {
-        (proxy.metric("sse_proxy_events_total{route=\"/\"}") == Some(2.0)).then_some(())
-    });
-    assert_eq!(proxy.metric("sse_proxy_streams_active{route=\"/\"}"), Some(1.0));
 }

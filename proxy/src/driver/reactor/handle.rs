@@ -1,13 +1,14 @@
-//! The way into a reactor's thread from other threads.
+//! The way into a reactor's thread from other threads, and what goes it: streams, connections, listeners.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
-use mio::net::TcpStream;
+use mio::net::{TcpListener, TcpStream};
 
-use super::listeners::{Accepted, ReactorListener};
+use super::handler::ConnectionHandler;
 use crate::driver::drive::Running;
 
 /// What a reactor is asked to do.
@@ -25,6 +26,21 @@ pub(in crate::driver) struct NewStream {
     pub(in crate::driver) running: Running,
     pub(in crate::driver) client: TcpStream,
     pub(in crate::driver) upstream: TcpStream,
+}
+
+/// A listener, and where its connections go.
+pub(in crate::driver) struct ReactorListener {
+    pub(in crate::driver) listener: TcpListener,
+    pub(in crate::driver) handler: Arc<dyn ConnectionHandler>,
+    /// Every reactor, the accepting one first.
+    pub(in crate::driver) reactors: Arc<[Handle]>,
+}
+
+/// An accepted connection that no reactor has in its table yet.
+pub(in crate::driver) struct Accepted {
+    pub(super) socket: TcpStream,
+    pub(super) address: SocketAddr,
+    pub(super) handler: Arc<dyn ConnectionHandler>,
 }
 
 /// Sends commands to one reactor.

@@ -2,16 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::time::Duration;
 
-use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 
-use super::handle::Handle;
-use super::handler::ConnectionHandler;
+use super::handle::{Accepted, ReactorListener};
 use crate::driver::descriptors;
 use crate::stream::Millis;
 
@@ -23,21 +19,6 @@ const LONGEST_QUEUE: usize = 1 << 16;
 
 /// How long accepting pauses once the system has run out of a resource, usually descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A listener, and where its connections go.
-pub(in crate::driver) struct ReactorListener {
-    pub(in crate::driver) listener: TcpListener,
-    pub(in crate::driver) handler: Arc<dyn ConnectionHandler>,
-    /// Every reactor, the accepting one first.
-    pub(in crate::driver) reactors: Arc<[Handle]>,
-}
-
-/// An accepted connection that no reactor has in its table yet.
-pub(in crate::driver) struct Accepted {
-    pub(super) socket: TcpStream,
-    pub(super) address: SocketAddr,
-    pub(super) handler: Arc<dyn ConnectionHandler>,
-}
 
 /// The listeners of one reactor.
 #[derive(Default)]

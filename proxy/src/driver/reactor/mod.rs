@@ -11,7 +11,6 @@ mod table;
 mod timer_fd;
 mod timer_queue;
 
-pub(super) use handle::{Command, Handle, NewStream};
+pub(super) use handle::{Command, Handle, NewStream, ReactorListener};
 pub(crate) use handler::{ConnectionHandler, Pending, Step};
-pub(super) use listeners::ReactorListener;
 pub(super) use table::Reactor;

@@ -7,8 +7,8 @@ use mio::{Interest, Token, event};
 use socket2::SockRef;
 
 use super::edge::{Edge, Readable};
+use super::handle::Accepted;
 use super::handler::{Pending, Step};
-use super::listeners::Accepted;
 use crate::driver::drive::{Next, Running};
 use crate::driver::registry::Registry;
 use crate::driver::scratch::Scratch;

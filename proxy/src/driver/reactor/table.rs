@@ -267,9 +267,8 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
-    use crate::driver::reactor::handle::Handle;
+    use crate::driver::reactor::handle::{Handle, ReactorListener};
     use crate::driver::reactor::handler::{ConnectionHandler, Pending, Step};
-    use crate::driver::reactor::listeners::ReactorListener;
     use crate::driver::socket::Socket;
 
     type Heard = Arc<Mutex<Vec<String>>>;

@@ -1,4 +1,5 @@
-//! What concerns running streams, once more on the driver that gives each a task.
+//! What is said in bytes of HTTP/1.1 about running streams, once more on the driver that gives each a task. The rest is in
+//! `every_way`.
 
 #[path = "../conversations.rs"]
 mod conversations;
@@ -6,8 +7,6 @@ mod conversations;
 mod drain;
 #[path = "../ends.rs"]
 mod ends;
-#[path = "../heartbeats.rs"]
-mod heartbeats;
 #[path = "../non_streams.rs"]
 mod non_streams;
 #[path = "../passthrough.rs"]

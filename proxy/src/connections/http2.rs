@@ -17,18 +17,11 @@ use pingora::server::ShutdownWatch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Connections;
+use super::http2_limits::Limits;
 use super::http2_transport::{Activity, Http2Transport};
 use crate::driver::ClientConnection;
-use crate::metrics::Metrics;
 use crate::sys;
-use crate::takeover::ClientPolicy;
 use crate::wire::frames::Unfinished;
-
-/// Stands for no limit, in milliseconds.
-const NEVER: u64 = u64::MAX;
-
-/// How long a client may take to answer a PING where no route limits how long it may take to acknowledge data.
-const PONG_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a client may take to close a connection once it has been asked to.
 const CLOSING_LIMIT_MS: u64 = 5_000;
@@ -64,38 +57,6 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
             }
             Err(error) => log::debug!("HTTP/2 handshake failed: side=downstream: {error}"),
         }
-    }
-}
-
-/// How long each kind of waiting may last, in milliseconds.
-pub(super) struct Limits {
-    header: u64,
-    body: u64,
-    keepalive: u64,
-    ping: u64,
-    pong: u64,
-    metrics: Arc<Metrics>,
-}
-
-impl Limits {
-    pub(super) fn new(policy: &ClientPolicy, unacknowledged: Option<Duration>, metrics: Arc<Metrics>) -> Self {
-        let millis =
-            |limit: Option<Duration>| limit.map_or(NEVER, |limit| u64::try_from(limit.as_millis()).unwrap_or(NEVER));
-        Self {
-            header: millis(policy.header),
-            body: millis(policy.body),
-            keepalive: millis(policy.keepalive),
-            ping: millis(policy.ping),
-            pong: millis(unacknowledged.or(Some(PONG_LIMIT))),
-            metrics,
-        }
-    }
-
-    /// How often to look: limits are kept to a quarter of them.
-    fn interval(&self) -> Duration {
-        let shortest =
-            [self.header, self.body, self.keepalive, self.ping, self.pong].into_iter().min().unwrap_or(NEVER);
-        Duration::from_millis((shortest / 4).clamp(10, 20_000))
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod http1;
 mod http2;
+mod http2_limits;
 mod http2_transport;
 
 use std::io;
@@ -37,7 +38,7 @@ pub struct Connections<A> {
     h2c: bool,
     unacknowledged: Option<Duration>,
     policy: ClientPolicy,
-    http2: Arc<http2::Limits>,
+    http2: Arc<http2_limits::Limits>,
     metrics: Arc<Metrics>,
 }
 
@@ -53,7 +54,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         policy: ClientPolicy,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let http2 = Arc::new(http2::Limits::new(&policy, unacknowledged, metrics.clone()));
+        let http2 = Arc::new(http2_limits::Limits::new(&policy, unacknowledged, metrics.clone()));
         Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics }
     }
 

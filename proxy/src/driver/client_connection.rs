@@ -22,7 +22,6 @@ use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 
 use super::client_transport::{ClientTransport, delegate_digests};
 use super::scratch;
-use super::transport::Transport;
 use crate::sys;
 use crate::wire::request::{HeadLimits, MAX_FIELDS, Refusal, RequestHead};
 use crate::wire::request_body::RequestBody;
@@ -203,12 +202,8 @@ impl ClientConnection {
     }
 
     /// The transport alone. What has been received and not given out is lost.
-    pub(super) fn into_transport(mut self) -> io::Result<Transport> {
-        match self.transport.take() {
-            Some(ClientTransport::Tcp { socket, .. }) => Ok(Transport::Tcp(socket.into_std()?)),
-            Some(ClientTransport::Pingora(stream)) => Transport::bare(stream),
-            None => Err(taken_out()),
-        }
+    pub(super) fn into_transport(mut self) -> io::Result<ClientTransport> {
+        self.transport.take().ok_or_else(taken_out)
     }
 
     /// What has been received and not given out, and the transport; for another protocol than HTTP/1.

@@ -11,6 +11,7 @@ use pingora::protocols::l4::stream::Stream as L4Stream;
 use socket2::SockRef;
 
 use super::client_connection::ClientConnection;
+use super::client_transport::ClientTransport;
 use super::socket::reset;
 use crate::sys;
 
@@ -37,7 +38,10 @@ impl Transport {
     pub fn bare(stream: Stream) -> io::Result<Self> {
         if stream.as_any().is::<ClientConnection>() {
             return match stream.into_any().downcast::<ClientConnection>() {
-                Ok(connection) => connection.into_transport(),
+                Ok(connection) => match connection.into_transport()? {
+                    ClientTransport::Tcp { socket, .. } => Ok(Self::Tcp(socket.into_std()?)),
+                    ClientTransport::Pingora(stream) => Self::bare(stream),
+                },
                 Err(_) => Err(io::Error::other("a connection is not what it was")),
             };
         }

@@ -2,17 +2,7 @@
 
 use std::time::Duration;
 
-use super::Takeover;
-
-/// What came of a drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Drained {
-    /// Streams that ended at the end of an event, or by themselves, within the limit.
-    pub ended: usize,
-    /// Streams that did not reach the end of an event in time and were cut: their clients see a broken response.
-    pub cut: usize,
-}
+use super::{Drained, Takeover};
 
 /// Past the limit, what is being cut gets this long.
 const MARGIN: Duration = Duration::from_secs(1);

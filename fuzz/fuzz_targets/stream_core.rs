@@ -8,7 +8,7 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use sse_proxy::sse::{Heartbeat, HeartbeatStyle};
-use sse_proxy::stream::{Core, EndReason, Framing, HeartbeatPolicy, Millis, Opening, Policy, Timeouts};
+use sse_proxy::stream::{Core, EndReason, Framing, HeartbeatPolicy, Millis, Opening, Policy};
 use sse_proxy::wire::body::Body;
 use sse_proxy::wire::chunked::Decoder;
 use sse_proxy_fuzz::{chunked, whatwg};
@@ -102,16 +102,12 @@ impl Model {
         let heartbeat = Heartbeat::new(HeartbeatStyle::Comment, "BEAT").expect("valid");
         let beat = heartbeat.bytes().to_vec();
         let after = |tenths: Option<u8>| tenths.map(|tenths| Duration::from_millis(millis(tenths)));
-        let policy = Policy {
-            heartbeat: after(input.heartbeat).map(|interval| HeartbeatPolicy { interval, heartbeat }),
-            timeouts: Timeouts {
-                idle: after(input.idle),
-                write: after(input.write),
-                lifetime: after(input.lifetime),
-                ..Timeouts::default()
-            },
-            idle_ignores_comments: input.ignores_comments,
-        };
+        let mut policy = Policy::default();
+        policy.heartbeat = after(input.heartbeat).map(|interval| HeartbeatPolicy::new(interval, heartbeat));
+        policy.timeouts.idle = after(input.idle);
+        policy.timeouts.write = after(input.write);
+        policy.timeouts.lifetime = after(input.lifetime);
+        policy.idle_ignores_comments = input.ignores_comments;
         let body = match input.body {
             Delimited::UntilClose => Body::UntilClose,
             Delimited::Length(length) => Body::Length(u64::from(length)),
@@ -179,13 +175,11 @@ impl Model {
                 Operation::UpstreamCloses | Operation::UpstreamFails => {}
                 Operation::ClientGone => {
                     self.core.client_gone();
-                    self.ended = None;
-                    self.check_end(&[EndReason::ClientGone]);
+                    self.check_abandoned(EndReason::ClientGone);
                 }
                 Operation::ClientStalled => {
                     self.core.client_stalled();
-                    self.ended = None;
-                    self.check_end(&[EndReason::WriteTimeout]);
+                    self.check_abandoned(EndReason::WriteTimeout);
                 }
             }
             if self.core.abandoned() {
@@ -221,6 +215,8 @@ impl Model {
             self.close_from.get_or_insert(self.passed.len());
         }
         self.core.close(EndReason::Drain, Duration::from_millis(limit), Millis(self.now));
+        // Where events cannot be told apart there is no better moment.
+        self.check_end(if self.input.identity { &[] } else { &[EndReason::Drain] });
     }
 
     /// Lets time pass; with a driver that looks in whenever something is due, or only at the end.
@@ -376,6 +372,13 @@ impl Model {
     /// What the scanner has seen: a byte order mark that was dropped is a place like any other.
     fn seen(&self) -> &[u8] {
         &self.passed
+    }
+
+    /// The client's connection has failed: that is the end, unless it had ended and taken everything.
+    fn check_abandoned(&mut self, reason: EndReason) {
+        let known = self.ended.filter(|_| self.behind_since.is_none());
+        assert_eq!(self.core.ended(), known.or(Some(reason)));
+        assert!(self.core.abandoned());
     }
 
     fn check_end(&mut self, allowed: &[EndReason]) {

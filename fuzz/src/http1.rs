@@ -124,7 +124,7 @@ fn framing(fields: &[Field], otherwise: Framing, reading: Reading) -> Result<Fra
         return Err("an empty transfer coding".into());
     }
     let lengths_in_lists = list(fields, "content-length");
-    if reading == Reading::Received && lengths_in_lists.windows(2).all(|pair| pair[0] == pair[1]) {
+    if reading == Reading::Received && lengths_in_lists.windows(2).all(|pair| same_number(pair[0], pair[1])) {
         lengths =
             lengths_in_lists.into_iter().take(1).chain(lengths.into_iter().filter(|value| value.is_empty())).collect();
     }
@@ -140,6 +140,12 @@ fn framing(fields: &[Field], otherwise: Framing, reading: Reading) -> Result<Fra
         ([_, ..], []) => Err("a coding other than chunked".into()),
         ([_, ..], [_, ..]) => Err("a coding and a length".into()),
     }
+}
+
+/// Whether two lengths are told as the same number, however many zeros each begins with.
+fn same_number(one: &[u8], other: &[u8]) -> bool {
+    let number = |digits: &[u8]| std::str::from_utf8(digits).ok().and_then(|text| text.parse::<u64>().ok());
+    one == other || number(one).is_some_and(|one| number(other) == Some(one))
 }
 
 fn check_host(host: &[u8]) -> Result<(), Refusal> {
@@ -225,9 +231,12 @@ pub fn response(bytes: &[u8], reading: Reading) -> Result<Response<'_>, Refusal>
     let received = reading == Reading::Received;
     let mut fields = fields(&lines[1..], received, received)?;
     if received {
-        // "Transfer-Encoding overrides the Content-Length" (RFC 9112 §6.3). A backend that says `identity` says nothing.
-        let says_nothing =
-            |(name, value): &Field| name == "transfer-encoding" && value.eq_ignore_ascii_case(b"identity");
+        // "Transfer-Encoding overrides the Content-Length" (RFC 9112 §6.3). A backend that says `identity`, or nothing,
+        // says nothing.
+        let is_nothing = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
+        let says_nothing = |(name, value): &Field| {
+            name == "transfer-encoding" && value.split(|byte| *byte == b',').all(|member| is_nothing(trim(member)))
+        };
         fields.retain(|field| !says_nothing(field));
         if !all(&fields, "transfer-encoding").is_empty() {
             fields.retain(|(name, _)| name != "content-length");

@@ -9,6 +9,7 @@
 mod application;
 mod http1;
 mod http2;
+mod http2_limits;
 mod http2_transport;
 mod limits;
 

@@ -2,6 +2,7 @@
 //! Only with the feature `fuzzing`; nothing here is part of the library.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr};
 
 use pingora::http::{Method, RequestHeader};
@@ -15,6 +16,8 @@ use super::whole_request::WholeRequest;
 use crate::headers;
 use crate::wire::body::Body;
 use crate::wire::chunked;
+use crate::wire::request::{HeadLimits, MAX_FIELDS, RequestHead};
+use crate::wire::request_body::RequestBody;
 
 /// The peer of every connection here.
 pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
@@ -22,16 +25,29 @@ pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 /// What a reactor sends to the upstream of a stream for these bytes of a client, head and body. `None` where it leaves
 /// them to Pingora.
 pub fn request_by_reactor(bytes: &[u8]) -> Option<Vec<u8>> {
-    let WholeRequest { mut head, body } = WholeRequest::parse(bytes)?;
+    let WholeRequest { mut head, body, .. } = WholeRequest::parse(bytes, &HeadLimits::default())?;
     headers::normalize_request(&mut head).ok()?;
     let mut wire = upstream_head(&head, !body.is_empty())?.1;
     wire.extend_from_slice(&body);
     Some(wire)
 }
 
+/// One request at the front of `bytes` as [`crate::driver`] gives it to Pingora's session: checked, and whole.
+fn as_given_to_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let head = RequestHead::parse(bytes, &HeadLimits::default(), &mut fields).ok()??;
+    let (mut body, rest) = (RequestBody::new(head.body), &bytes[head.length..]);
+    let length = body.take(rest).ok().filter(|_| body.is_done())?;
+    let mut given = Vec::new();
+    head.write(&mut given);
+    given.extend_from_slice(&rest[..length]);
+    Some(given)
+}
+
 /// What goes to the upstream of a stream for these bytes where Pingora's session reads them. `None` where the request is
 /// refused, is incomplete, or is one that is never taken over.
 pub fn request_by_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
+    let given = as_given_to_pingora(bytes)?;
     thread_local! {
         static RUNTIME: RefCell<tokio::runtime::Runtime> = RefCell::new(
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
@@ -39,11 +55,12 @@ pub fn request_by_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
     }
     RUNTIME.with_borrow(|runtime| {
         runtime.block_on(async {
-            let mut session = ServerSession::new_http1(Box::new(Replay::of(bytes.to_vec().into())));
+            let mut session = ServerSession::new_http1(Box::new(Replay::of(given.into())));
             if !session.read_request().await.ok()? {
                 return None;
             }
             headers::normalize_request(session.req_header_mut()).ok()?;
+            headers::drop_ignored_upgrade(session.req_header_mut());
             if matches!(session.req_header().method, Method::HEAD | Method::CONNECT) || session.is_upgrade_req() {
                 return None;
             }
@@ -65,8 +82,8 @@ pub fn request_by_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn upstream_head(request: &RequestHeader, has_body: bool) -> Option<(RequestHeader, Vec<u8>)> {
-    let mut upstream = headers::stream_request(request, has_body).ok()?;
-    headers::add_forwarded(&mut upstream, Some(CLIENT), false).ok()?;
+    let mut upstream = headers::stream_request(request, has_body, Some("upstream")).ok()?;
+    headers::set_forwarded(&mut upstream, Some(CLIENT), false, &headers::TrustedProxies::default()).ok()?;
     let wire = Vec::from(http_req_header_to_wire(&upstream)?);
     Some((upstream, wire))
 }
@@ -95,15 +112,16 @@ pub fn response(bytes: &[u8]) -> Option<ForwardedResponse> {
             Kind::Continue => {}
             Kind::Switching => return None,
             Kind::Interim => {
-                headers::strip_response(&mut head);
+                headers::interim_response(&mut head);
                 write(&head);
             }
             Kind::Final => {
-                let stream = match Beginning::of(&head, reader).ok()? {
-                    Beginning::Stream { body, leftover } => Some((body, leftover)),
+                let beginning = Beginning::of(&head, reader, false, true).ok()?;
+                if !beginning.is_stream {
                     // Pingora's session writes those.
-                    Beginning::Other(_) => return Some(ForwardedResponse { heads, stream: None }),
-                };
+                    return Some(ForwardedResponse { heads, stream: None });
+                }
+                let stream = Some((beginning.body, beginning.leftover));
                 headers::stream_response(&mut head, true).ok()?;
                 write(&head);
                 return Some(ForwardedResponse { heads, stream });

@@ -1,0 +1,45 @@
+//! How long each kind of waiting may last on HTTP/2 connections; the connections of one listener share it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::metrics::Metrics;
+use crate::takeover::ClientPolicy;
+
+/// Stands for no limit, in milliseconds.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// How long a client may take to answer a PING where no route limits how long it may take to acknowledge data.
+const PONG_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long each kind of waiting may last, in milliseconds.
+pub(super) struct Limits {
+    pub(super) header: u64,
+    pub(super) body: u64,
+    pub(super) keepalive: u64,
+    pub(super) ping: u64,
+    pub(super) pong: u64,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Limits {
+    pub(super) fn new(policy: &ClientPolicy, unacknowledged: Option<Duration>, metrics: Arc<Metrics>) -> Self {
+        let millis =
+            |limit: Option<Duration>| limit.map_or(NEVER, |limit| u64::try_from(limit.as_millis()).unwrap_or(NEVER));
+        Self {
+            header: millis(policy.header),
+            body: millis(policy.body),
+            keepalive: millis(policy.keepalive),
+            ping: millis(policy.ping),
+            pong: millis(unacknowledged.or(Some(PONG_LIMIT))),
+            metrics,
+        }
+    }
+
+    /// How often to look: limits are kept to a quarter of them.
+    pub(super) fn interval(&self) -> Duration {
+        let shortest =
+            [self.header, self.body, self.keepalive, self.ping, self.pong].into_iter().min().unwrap_or(NEVER);
+        Duration::from_millis((shortest / 4).clamp(10, 20_000))
+    }
+}

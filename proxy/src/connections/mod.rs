@@ -9,7 +9,6 @@
 mod application;
 mod http1;
 mod http2;
-mod http2_limits;
 mod http2_transport;
 mod limits;
 

@@ -54,6 +54,7 @@ pub use crate::failure::Failure;
 pub use crate::headers::{TrustedProxies, accepts_event_stream};
 
 pub use client_policy::ClientPolicy;
+pub use drain::Drained;
 pub use hooks::Hooks;
 pub use refuse::Refusal;
 
@@ -64,16 +65,6 @@ use head_reader::HeadReader;
 use upload::Upload;
 
 pub(crate) use handoff::{Admission, Admitted, Arrived, HandedOff, Handoff, InFlight, RequestHandler};
-
-/// What came of a drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Drained {
-    /// Streams that ended at the end of an event, or by themselves, within the limit.
-    pub ended: usize,
-    /// Streams that did not reach the end of an event in time and were cut: their clients see a broken response.
-    pub cut: usize,
-}
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 pub struct Takeover {

@@ -18,7 +18,9 @@ use crate::driver;
 use crate::failure::{connect_status, is_malformed_body};
 use crate::headers::{self, TrustedProxies};
 use crate::metrics::Metrics;
-use crate::takeover::{Admission, Admitted, Arrived, ClientPolicy, InFlight, Refusal, Takeover, accepts_event_stream};
+use crate::takeover::{
+    Admission, Admitted, ClientPolicy, InFlight, PriorOutcome, Refusal, Takeover, accepts_event_stream,
+};
 use crate::upstream::Upstream;
 
 /// A route, ready to serve.
@@ -46,7 +48,7 @@ pub struct Gateway {
 /// One request's state.
 pub struct RequestContext {
     /// Set before anything else looks at the request, and needed to send it anywhere.
-    arrived: Option<Arrived>,
+    prior_outcome: Option<PriorOutcome>,
     route: Option<usize>,
     /// Where an upgrade goes: the servers that have not failed, the next one first. Empty until the first is asked for.
     candidates: VecDeque<HttpPeer>,
@@ -142,11 +144,11 @@ impl ProxyHttp for Gateway {
 
     fn new_ctx(&self) -> RequestContext {
         let in_flight = InFlight::enter(&self.in_flight);
-        RequestContext { arrived: None, route: None, candidates: VecDeque::new(), _in_flight: in_flight }
+        RequestContext { prior_outcome: None, route: None, candidates: VecDeque::new(), _in_flight: in_flight }
     }
 
     async fn early_request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<()> {
-        context.arrived = Some(Arrived::take(session));
+        context.prior_outcome = Some(PriorOutcome::take(session));
         Ok(())
     }
 
@@ -184,10 +186,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
-        let arrived = context.arrived.take();
-        let arrived = arrived.ok_or_else(|| Error::explain(ErrorType::InternalError, "a request of unknown origin"))?;
+        let prior_outcome = context.prior_outcome.take();
+        let prior_outcome =
+            prior_outcome.ok_or_else(|| Error::explain(ErrorType::InternalError, "a request of unknown origin"))?;
         let route = self.route(context)?;
-        if let Some(answer) = arrived.into_answer() {
+        if let Some(answer) = prior_outcome.into_answer() {
             self.takeover.resume(session, answer, &route.streams).await?;
             return Ok(false);
         }

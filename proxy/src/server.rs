@@ -22,7 +22,9 @@ use crate::admin::Admin;
 use crate::config::{Config, DriverConfig};
 use crate::connections::Connections;
 use crate::driver::descriptors;
-use crate::driver::{BoundListener, Driver, Drivers, Ended, Observer, Registry, Route, StreamInfo, reactor_threads};
+use crate::driver::{
+    BoundListener, Driver, Drivers, Ended, Observer, Route, StreamInfo, StreamRegistry, reactor_threads,
+};
 use crate::failure::Failure;
 use crate::fallback::Fallback;
 use crate::gateway::{Gateway, GatewayRoute};
@@ -261,7 +263,7 @@ struct SignalWatch {
     listeners: Mutex<Vec<BoundListener>>,
     handlers: Vec<RequestHandler>,
     draining: Arc<AtomicBool>,
-    registry: Arc<Registry>,
+    registry: Arc<StreamRegistry>,
     limit: Duration,
     in_flight: Arc<AtomicUsize>,
     finished: Sender<()>,
@@ -315,7 +317,7 @@ impl ShutdownSignalWatch for SignalWatch {
 }
 
 struct Drain {
-    registry: Arc<Registry>,
+    registry: Arc<StreamRegistry>,
     in_flight: Arc<AtomicUsize>,
     until: Instant,
     finished: Sender<()>,

@@ -52,7 +52,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         if !client.has_begun() {
             let mut shutdown = shutdown.clone();
             let begun = async {
-                while !client.has_begun() && client.held().len() < self.policy.head.head_bytes {
+                while !client.has_begun() && client.received().len() < self.policy.head.head_bytes {
                     if client.receive().await? == 0 {
                         return Ok(false);
                     }

@@ -28,16 +28,16 @@ use crate::wire::frames::Unfinished;
 const CLOSING_LIMIT_MS: u64 = 5_000;
 
 /// How long a client may take to receive that its connection is closed.
-const GOODBYE: Duration = Duration::from_secs(1);
+const GOAWAY_LIMIT: Duration = Duration::from_secs(1);
 
 /// Malformed requests that one connection may send before it is closed: as many as Pingora allows.
 const MALFORMED_REQUESTS: usize = 32;
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     pub(super) async fn serve_http2(&self, client: ClientConnection, shutdown: &ShutdownWatch) {
-        let Some((held, transport)) = client.into_parts() else { return };
+        let Some((received, transport)) = client.into_parts() else { return };
         let activity = Activity::new();
-        let stream: Stream = Box::new(Http2Transport::new(held, transport, activity.clone()));
+        let stream: Stream = Box::new(Http2Transport::new(received, transport, activity.clone()));
         let digest = Digest {
             ssl_digest: stream.get_ssl_digest(),
             timing_digest: stream.get_timing_digest(),
@@ -95,7 +95,7 @@ struct Watch {
 
 impl Watch {
     /// Looks what is due.
-    fn look(&mut self, has_streams: bool, limits: &Limits) -> Option<Close> {
+    fn check(&mut self, has_streams: bool, limits: &Limits) -> Option<Close> {
         let now = self.activity.now();
         let limit = |what| if what == Unfinished::Data { limits.body } else { limits.header };
         if self.activity.unfinished().is_some_and(|(what, since)| now >= since.saturating_add(limit(what))) {
@@ -151,7 +151,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
                     self.limits.metrics.closed_connection(close.as_str());
                 }
                 log::debug!("side=downstream: an HTTP/2 connection is closed: {}", close.as_str());
-                self.say_goodbye(close).await;
+                self.send_goaway(close).await;
             }
         }
     }
@@ -175,7 +175,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
                 () = over_budget => return Some(Close::Flood),
                 accepted = HttpSession::from_h2_conn(&mut self.connection, self.digest.clone()) => accepted,
                 () = &mut timer => {
-                    match self.watch.look(self.connection.has_streams(), &self.limits) {
+                    match self.watch.check(self.connection.has_streams(), &self.limits) {
                         // A request may be on its way: it is still served, for a while.
                         Some(Close::Idle) if self.watch.closing.is_none() => {
                             self.connection.graceful_shutdown();
@@ -210,13 +210,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
     }
 
     /// Tells the client why, if it listens.
-    async fn say_goodbye(&mut self, close: Close) {
+    async fn send_goaway(&mut self, close: Close) {
         self.connection.abrupt_shutdown(match close {
             Close::Flood => Reason::ENHANCE_YOUR_CALM,
             _ => Reason::NO_ERROR,
         });
         let closed = poll_fn(|cx| self.connection.poll_closed(cx));
-        let _ = timeout(GOODBYE, closed).await;
+        let _ = timeout(GOAWAY_LIMIT, closed).await;
     }
 }
 

@@ -18,7 +18,7 @@ use crate::wire::frames::{FrameWatch, Unfinished};
 pub(super) struct Http2Transport {
     transport: ClientTransport,
     /// Read already, and not given out.
-    held: Vec<u8>,
+    received: Vec<u8>,
     frames: FrameWatch,
     activity: Arc<Activity>,
 }
@@ -71,7 +71,7 @@ impl Activity {
         self.over_budget.load(Relaxed)
     }
 
-    fn note(&self, unfinished: Option<(Unfinished, u64)>, now: u64) {
+    fn record(&self, unfinished: Option<(Unfinished, u64)>, now: u64) {
         self.received.store(now, Relaxed);
         let (what, since) = match unfinished {
             None => (0, now),
@@ -84,19 +84,19 @@ impl Activity {
 }
 
 impl Http2Transport {
-    pub(super) fn new(held: Vec<u8>, transport: ClientTransport, activity: Arc<Activity>) -> Self {
-        Self { transport, held, frames: FrameWatch::new(activity.now()), activity }
+    pub(super) fn new(received: Vec<u8>, transport: ClientTransport, activity: Arc<Activity>) -> Self {
+        Self { transport, received, frames: FrameWatch::new(activity.now()), activity }
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.held.is_empty() {
+        if self.received.is_empty() {
             return Pin::new(&mut self.transport).poll_read(cx, buffer);
         }
-        let count = buffer.remaining().min(self.held.len());
-        buffer.put_slice(&self.held[..count]);
-        self.held.drain(..count);
-        if self.held.is_empty() {
-            self.held = Vec::new();
+        let count = buffer.remaining().min(self.received.len());
+        buffer.put_slice(&self.received[..count]);
+        self.received.drain(..count);
+        if self.received.is_empty() {
+            self.received = Vec::new();
         }
         Poll::Ready(Ok(()))
     }
@@ -116,7 +116,7 @@ impl AsyncRead for Http2Transport {
         ready!(this.poll_more(cx, buffer))?;
         let now = this.activity.now();
         let within_budget = this.frames.received(&buffer.filled()[start..], now);
-        this.activity.note(this.frames.unfinished(), now);
+        this.activity.record(this.frames.unfinished(), now);
         if !within_budget {
             this.activity.over_budget.store(true, Relaxed);
             // The connection's task, which this is called from, has to look at it.

@@ -41,12 +41,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
             return Ok(transport.selected_alpn_proto() == Some(ALPN::H2));
         }
         // The first bytes tell it from all of HTTP/1; a request may be shorter than the preface.
-        while self.h2c && PREFACE.starts_with(client.held()) {
+        while self.h2c && PREFACE.starts_with(client.received()) {
             if client.receive().await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        Ok(self.h2c && client.held().starts_with(PREFACE))
+        Ok(self.h2c && client.received().starts_with(PREFACE))
     }
 }
 

@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 
 use tokio::time::Sleep;
 
-use super::drive::{Next, Running};
-use super::registry::Registry;
+use super::drive::{ActiveStream, DriveOutcome};
+use super::registry::StreamRegistry;
 use super::socket::Socket;
 use super::start::Start;
 use super::task::NEVER;
@@ -19,15 +19,15 @@ use super::{clock, scratch};
 
 /// A stream driven by its caller's task.
 pub(crate) struct Attached {
-    running: Running,
+    stream: ActiveStream,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Attached {
     /// Counted as open from here. Has to be called on a tokio runtime.
-    pub(crate) fn begin(start: Start, registry: Arc<Registry>) -> Self {
-        let running = Running::begin(start, registry, clock::now());
-        Self { running, timer: Box::pin(tokio::time::sleep_until(clock::instant(NEVER))) }
+    pub(crate) fn begin(start: Start, registry: Arc<StreamRegistry>) -> Self {
+        let stream = ActiveStream::begin(start, registry, clock::now());
+        Self { stream, timer: Box::pin(tokio::time::sleep_until(clock::instant(NEVER))) }
     }
 
     /// Does everything that can be done now; is ready once the stream has ended. `upstream` becomes `None` as soon as
@@ -38,13 +38,13 @@ impl Attached {
         client: &mut C,
         upstream: &mut Option<U>,
     ) -> Poll<()> {
-        self.running.guard().register(cx.waker());
-        let next = scratch::with(|scratch| self.running.turn(client, upstream, clock::now(), scratch));
+        self.stream.guard().register(cx.waker());
+        let next = scratch::with(|scratch| self.stream.drive(client, upstream, clock::now(), scratch));
         match next {
-            Next::Done => return Poll::Ready(()),
-            Next::Again => cx.waker().wake_by_ref(),
-            Next::Wait => {
-                let due = self.running.core.next_deadline().unwrap_or(NEVER);
+            DriveOutcome::Done => return Poll::Ready(()),
+            DriveOutcome::Again => cx.waker().wake_by_ref(),
+            DriveOutcome::Wait => {
+                let due = self.stream.core.next_deadline().unwrap_or(NEVER);
                 self.timer.as_mut().reset(clock::instant(due.coarse(clock::now())));
                 if self.timer.as_mut().poll(cx).is_ready() {
                     cx.waker().wake_by_ref();
@@ -56,11 +56,11 @@ impl Attached {
 
     /// The request cannot be sent to its end: the stream breaks off.
     pub(crate) fn request_failed(&mut self) {
-        self.running.core.upstream_failed(clock::now());
+        self.stream.core.upstream_failed(clock::now());
     }
 
     /// The client is gone, or broke its request off.
     pub(crate) fn client_gone(&mut self) {
-        self.running.core.client_gone();
+        self.stream.core.client_gone();
     }
 }

@@ -9,9 +9,9 @@ use std::thread;
 
 use socket2::SockRef;
 
-use super::drive::Running;
+use super::drive::ActiveStream;
 use super::reactor::{Command, ConnectionHandler, Handle, NewStream, Reactor, ReactorListener};
-use super::registry::Registry;
+use super::registry::StreamRegistry;
 use super::start::Start;
 use super::transport::Transport;
 use super::{clock, task};
@@ -31,9 +31,9 @@ pub enum Driver {
 pub struct Drivers {
     driver: Driver,
     threads: usize,
-    registry: Arc<Registry>,
+    registry: Arc<StreamRegistry>,
     reactors: OnceLock<Arc<[Handle]>>,
-    turn: AtomicUsize,
+    next_reactor: AtomicUsize,
 }
 
 impl Default for Drivers {
@@ -59,12 +59,12 @@ impl Drivers {
             threads: threads.max(1),
             registry: Arc::default(),
             reactors: OnceLock::new(),
-            turn: AtomicUsize::new(0),
+            next_reactor: AtomicUsize::new(0),
         }
     }
 
     /// The streams that are running, and the way to drain them.
-    pub fn registry(&self) -> &Arc<Registry> {
+    pub fn registry(&self) -> &Arc<StreamRegistry> {
         &self.registry
     }
 
@@ -74,20 +74,20 @@ impl Drivers {
     /// When the stream cannot be waited for; it is counted as dropped then.
     pub fn start(&self, start: Start, client: Transport, upstream: Transport) -> io::Result<()> {
         client.bound_send_queue(start.opening.policy.timeouts.write);
-        let running = Running::begin(start, self.registry.clone(), clock::now());
+        let stream = ActiveStream::begin(start, self.registry.clone(), clock::now());
         let reactors = match self.driver {
             Driver::Parked => self.reactors(),
             Driver::Task => &[],
         };
         match (client, upstream) {
             (Transport::Tcp(client), Transport::Tcp(upstream)) if !reactors.is_empty() => {
-                let next = self.turn.fetch_add(1, Ordering::Relaxed);
+                let next = self.next_reactor.fetch_add(1, Ordering::Relaxed);
                 let client = mio::net::TcpStream::from_std(client);
                 let upstream = mio::net::TcpStream::from_std(upstream);
-                let stream = Box::new(NewStream { running, client, upstream });
+                let stream = Box::new(NewStream { stream, client, upstream });
                 reactors[next % reactors.len()].send(Command::Stream(stream))
             }
-            (client, upstream) => task::spawn(running, client, upstream),
+            (client, upstream) => task::spawn(stream, client, upstream),
         }
     }
 

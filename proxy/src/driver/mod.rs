@@ -24,16 +24,16 @@ mod transport;
 
 pub use drivers::{Driver, Drivers, reactor_threads};
 pub use observer::{Ended, Observer, Route, Totals};
-pub use registry::Registry;
+pub use registry::StreamRegistry;
 pub use start::Start;
 pub use stream_info::StreamInfo;
 pub use transport::Transport;
 
 pub(crate) use attached::Attached;
-pub(crate) use client_connection::{ClientConnection, MAX_AHEAD_BYTES, NextHead};
+pub(crate) use client_connection::{ClientConnection, MAX_PIPELINED_BYTES, NextHead};
 pub(crate) use client_transport::{ClientTransport, delegate_digests};
 pub(crate) use drivers::BoundListener;
 pub(crate) use reactor::{ConnectionHandler, Pending, Step};
-pub(crate) use socket::{Socket, not_now, peeks};
-pub(crate) use task::{Last, poll_send};
+pub(crate) use socket::{Socket, has_readable_bytes, would_block};
+pub(crate) use task::{PendingReset, poll_send};
 pub(crate) use transport::{bound_page_queue, canonical, keep_alive, reset_stream};

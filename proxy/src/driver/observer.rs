@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::clock;
-use super::registry::Registry;
+use super::registry::StreamRegistry;
 use super::stream_info::StreamInfo;
 use crate::failure::Failure;
 use crate::stream::{Counts, EndReason, Millis, Policy, Progress};
@@ -139,7 +139,7 @@ impl Totals {
 /// One stream's entry in its route's books.
 pub(super) struct StreamGuard {
     route: Arc<Route>,
-    registry: Arc<Registry>,
+    registry: Arc<StreamRegistry>,
     info: StreamInfo,
     /// The place of a stream that has a task in the registry.
     task: Option<u32>,
@@ -147,10 +147,10 @@ pub(super) struct StreamGuard {
 }
 
 impl StreamGuard {
-    pub(super) fn open(route: Arc<Route>, registry: Arc<Registry>, info: StreamInfo) -> Self {
+    pub(super) fn open(route: Arc<Route>, registry: Arc<StreamRegistry>, info: StreamInfo) -> Self {
         route.totals.opened.fetch_add(1, Ordering::Relaxed);
         route.totals.active.fetch_add(1, Ordering::Relaxed);
-        registry.enter();
+        registry.stream_opened();
         route.observer.opened(&route.name, &info);
         Self { route, registry, info, task: None, opened: clock::now() }
     }
@@ -183,6 +183,6 @@ impl StreamGuard {
         if let Some(task) = self.task {
             self.registry.remove_task(task as usize);
         }
-        self.registry.leave();
+        self.registry.stream_ended();
     }
 }

@@ -13,7 +13,7 @@ const NOT_DRAINING: u64 = u64::MAX;
 
 /// The running streams and the drain they may be under.
 #[derive(Debug)]
-pub struct Registry {
+pub struct StreamRegistry {
     active: AtomicUsize,
     drain_limit_ms: AtomicU64,
     /// Who to tell of a drain: the streams that have a task, and the threads of those that have none.
@@ -22,7 +22,7 @@ pub struct Registry {
     emptied: Notify,
 }
 
-impl Default for Registry {
+impl Default for StreamRegistry {
     fn default() -> Self {
         Self {
             active: AtomicUsize::new(0),
@@ -34,7 +34,7 @@ impl Default for Registry {
     }
 }
 
-impl Registry {
+impl StreamRegistry {
     /// Asks every stream, running or still to come, to end at its next event boundary, and cuts those that have not
     /// reached one after `limit`.
     pub fn drain(&self, limit: Duration) {
@@ -63,18 +63,18 @@ impl Registry {
         self.active.load(Ordering::Acquire)
     }
 
-    pub(super) fn enter(&self) {
+    pub(super) fn stream_opened(&self) {
         self.active.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) fn leave(&self) {
+    pub(super) fn stream_ended(&self) {
         if self.active.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.emptied.notify_waiters();
         }
     }
 
     /// Waits until no stream is running. Cancel-safe.
-    pub(crate) async fn emptied(&self) {
+    pub(crate) async fn all_ended(&self) {
         loop {
             let emptied = self.emptied.notified();
             tokio::pin!(emptied);
@@ -115,18 +115,18 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_for_the_last_stream_ends_with_it() {
-        let registry = Arc::<Registry>::default();
-        registry.emptied().await;
-        registry.enter();
-        registry.enter();
+        let registry = Arc::<StreamRegistry>::default();
+        registry.all_ended().await;
+        registry.stream_opened();
+        registry.stream_opened();
         let waiting = tokio::spawn({
             let registry = registry.clone();
-            async move { registry.emptied().await }
+            async move { registry.all_ended().await }
         });
-        registry.leave();
+        registry.stream_ended();
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished(), "one is left");
-        registry.leave();
+        registry.stream_ended();
         waiting.await.expect("it ends");
     }
 }

@@ -36,12 +36,12 @@ pub(crate) trait Socket {
 }
 
 /// Whether an error only says "not now".
-pub(crate) fn not_now(error: &io::Error) -> bool {
+pub(crate) fn would_block(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 
 /// Whether a plain socket has bytes that wait to be read.
-pub(crate) fn peeks(socket: SockRef<'_>) -> bool {
+pub(crate) fn has_readable_bytes(socket: SockRef<'_>) -> bool {
     socket.peek(&mut [MaybeUninit::uninit()]).is_ok_and(|count| count > 0)
 }
 

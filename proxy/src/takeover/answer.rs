@@ -9,7 +9,7 @@ use crate::wire::body::Body;
 
 /// What is to be done with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum HeadKind {
     /// 100: for the proxy, which answers expectations itself.
     Continue,
     /// 101: for nobody, since nobody asked for another protocol.
@@ -22,7 +22,7 @@ pub(super) enum Kind {
 
 /// What a final head begins, and the bytes of the body that came with it. They have not been interpreted.
 #[derive(Debug)]
-pub(super) struct Beginning {
+pub(super) struct BodyStart {
     /// Whether it is the stream that was asked for.
     pub(super) is_stream: bool,
     pub(super) body: Body,
@@ -31,7 +31,7 @@ pub(super) struct Beginning {
     pub(super) leftover: Vec<u8>,
 }
 
-impl Kind {
+impl HeadKind {
     pub(super) fn of(head: &ResponseHeader) -> Self {
         match head.status.as_u16() {
             100 => Self::Continue,
@@ -42,7 +42,7 @@ impl Kind {
     }
 }
 
-impl Beginning {
+impl BodyStart {
     /// `reader` has given out `head`, and holds what came behind it.
     ///
     /// # Errors

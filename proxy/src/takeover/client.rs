@@ -17,7 +17,7 @@ use pingora::prelude::{Error, OrErr};
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::proxy::Session;
 
-use crate::driver::{Last, Socket, bound_page_queue, poll_send, reset_stream};
+use crate::driver::{PendingReset, Socket, bound_page_queue, poll_send, reset_stream};
 
 /// A client, its request's head read.
 pub(super) struct Client<'s> {
@@ -25,14 +25,14 @@ pub(super) struct Client<'s> {
     /// The response's body over HTTP/2, once its head is written.
     body: Option<SendStream<Bytes>>,
     /// What a broken end over HTTP/2 waits for.
-    last: Option<Box<Last>>,
+    pending_reset: Option<Box<PendingReset>>,
     ended: bool,
     broken: bool,
 }
 
 impl<'s> Client<'s> {
     pub(super) fn new(session: &'s mut Session) -> Self {
-        Self { session, body: None, last: None, ended: false, broken: false }
+        Self { session, body: None, pending_reset: None, ended: false, broken: false }
     }
 
     pub(super) fn is_http2(&self) -> bool {
@@ -45,7 +45,7 @@ impl<'s> Client<'s> {
     }
 
     /// Is ready once the client has gone. The request's body has been read.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         if let Some(body) = &mut self.body {
             return body.poll_reset(cx).map(|_| Error::explain(ErrorType::ConnectionClosed, "the stream was reset"));
         }
@@ -135,7 +135,7 @@ impl<'s> Client<'s> {
 
     /// Makes the client see that its response is not complete. Ready once what was written before has been sent. The
     /// connection must be closed afterwards.
-    pub(super) fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.broken = true;
         let Some(body) = &mut self.body else {
             // What cannot be written any more breaks off by itself. Where the head has promised that the connection closes,
@@ -146,7 +146,7 @@ impl<'s> Client<'s> {
             }
             return Poll::Ready(());
         };
-        ready!(self.last.get_or_insert_with(|| Last::send(body, cx.waker())).poll(cx));
+        ready!(self.pending_reset.get_or_insert_with(|| PendingReset::send(body, cx.waker())).poll(cx));
         body.send_reset(Reason::INTERNAL_ERROR);
         Poll::Ready(())
     }
@@ -182,10 +182,10 @@ pub(super) struct ClientSocket<'a, 's, 'c> {
     pub(super) client: &'a mut Client<'s>,
     pub(super) cx: &'a mut Context<'c>,
     /// Whether the request's body is done, so that what can still be read is the client's end.
-    pub(super) listening: bool,
+    pub(super) request_read: bool,
 }
 
-fn now<T>(poll: Poll<Result<T, Box<Error>>>) -> io::Result<T> {
+fn or_would_block<T>(poll: Poll<Result<T, Box<Error>>>) -> io::Result<T> {
     match poll {
         Poll::Ready(result) => result.map_err(io::Error::other),
         Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
@@ -194,7 +194,7 @@ fn now<T>(poll: Poll<Result<T, Box<Error>>>) -> io::Result<T> {
 
 impl Socket for ClientSocket<'_, '_, '_> {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        match self.listening && self.client.poll_gone(self.cx).is_ready() {
+        match self.request_read && self.client.poll_closed(self.cx).is_ready() {
             true => Ok(0),
             false => Err(io::ErrorKind::WouldBlock.into()),
         }
@@ -205,18 +205,18 @@ impl Socket for ClientSocket<'_, '_, '_> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        now(self.client.poll_flush(self.cx))?;
+        or_would_block(self.client.poll_flush(self.cx))?;
         let mut piece = Bytes::copy_from_slice(bytes);
-        now(self.client.poll_write(self.cx, &mut piece))?;
+        or_would_block(self.client.poll_write(self.cx, &mut piece))?;
         Ok(bytes.len() - piece.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        now(self.client.poll_flush(self.cx))
+        or_would_block(self.client.poll_flush(self.cx))
     }
 
     fn shutdown(&mut self) -> io::Result<()> {
-        now(self.client.poll_end(self.cx, None))
+        or_would_block(self.client.poll_end(self.cx, None))
     }
 
     fn reset_on_close(&mut self, abandoned: bool) -> io::Result<()> {
@@ -224,6 +224,6 @@ impl Socket for ClientSocket<'_, '_, '_> {
             self.client.reset();
             return Ok(());
         }
-        now(self.client.poll_break(self.cx).map(Ok))
+        or_would_block(self.client.poll_abort(self.cx).map(Ok))
     }
 }

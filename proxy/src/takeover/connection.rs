@@ -9,18 +9,18 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::driver::{Socket, Transport, peeks};
+use crate::driver::{Socket, Transport, has_readable_bytes};
 
 /// A connection to an upstream.
 #[derive(Debug)]
-pub(super) enum Connection {
+pub(super) enum UpstreamConnection {
     /// Plain TCP without anything around it: Pingora's stream would bring buffers of 64 KiB.
     Tcp(TcpStream),
     /// What Pingora's connector made: TLS, or a peer with options of its own.
     Pingora(Stream),
 }
 
-impl Connection {
+impl UpstreamConnection {
     /// The connection for a driver. Nothing may be buffered in it.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for UpstreamConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buffer),
@@ -49,7 +49,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for UpstreamConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
@@ -88,12 +88,12 @@ impl AsyncWrite for Connection {
 }
 
 /// An upstream's connection in the shape of non-blocking calls, and who to wake when it is ready.
-pub(super) struct ConnectionSocket<'a, 'c> {
-    pub(super) connection: &'a mut Connection,
+pub(super) struct UpstreamSocket<'a, 'c> {
+    pub(super) connection: &'a mut UpstreamConnection,
     pub(super) cx: &'a mut Context<'c>,
 }
 
-impl Socket for ConnectionSocket<'_, '_> {
+impl Socket for UpstreamSocket<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(buffer);
         match Pin::new(&mut *self.connection).poll_read(self.cx, &mut buffer) {
@@ -104,8 +104,8 @@ impl Socket for ConnectionSocket<'_, '_> {
 
     fn has_unread(&mut self) -> bool {
         match self.connection {
-            Connection::Tcp(socket) => peeks(SockRef::from(&*socket)),
-            Connection::Pingora(_) => true,
+            UpstreamConnection::Tcp(socket) => has_readable_bytes(SockRef::from(&*socket)),
+            UpstreamConnection::Pingora(_) => true,
         }
     }
 

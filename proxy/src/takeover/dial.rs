@@ -15,7 +15,7 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::connection::Connection;
+use super::connection::UpstreamConnection;
 use super::pool::Pool;
 use crate::driver::{self, descriptors};
 use crate::failure::Failure;
@@ -29,8 +29,8 @@ pub(super) const UPSTREAM_RECEIVE_BYTES: usize = 64 * 1024;
 const PAGE_RECEIVE_BYTES: usize = 256 * 1024;
 
 /// A connection to one of the servers.
-pub(super) struct Dialled {
-    pub(super) connection: Connection,
+pub(super) struct Connected {
+    pub(super) connection: UpstreamConnection,
     /// The server that it leads to.
     pub(super) peer: HttpPeer,
     /// Whether it has carried a request before: then its server may be closing it at this moment.
@@ -54,16 +54,16 @@ pub(super) async fn connect(
     peers: &mut std::slice::Iter<'_, HttpPeer>,
     purpose: Purpose,
     limit: Option<Duration>,
-) -> Result<Dialled, Failure> {
+) -> Result<Connected, Failure> {
     let mut failure = Failure::NoServer;
     for peer in peers.by_ref() {
         if purpose == (Purpose::Page { idle: true })
             && let Some(connection) = pool.take(peer.reuse_hash()).await
         {
-            return Ok(Dialled { connection, peer: peer.clone(), reused: true });
+            return Ok(Connected { connection, peer: peer.clone(), reused: true });
         }
-        match fresh(connector, peer, purpose, limit).await {
-            Ok(dialled) => return Ok(dialled),
+        match connect_new(connector, peer, purpose, limit).await {
+            Ok(connected) => return Ok(connected),
             Err(error) => failure = error,
         }
     }
@@ -71,19 +71,19 @@ pub(super) async fn connect(
 }
 
 /// A new connection to one server.
-pub(super) async fn fresh(
+pub(super) async fn connect_new(
     connector: &TransportConnector,
     peer: &HttpPeer,
     purpose: Purpose,
     limit: Option<Duration>,
-) -> Result<Dialled, Failure> {
+) -> Result<Connected, Failure> {
     let receive_bytes = if purpose == Purpose::Stream { UPSTREAM_RECEIVE_BYTES } else { PAGE_RECEIVE_BYTES };
     let connected = match plain_address(peer) {
         Some(address) => within(limit, connect_plain(address, peer, receive_bytes)).await,
         None => within(limit, connect_with_options(connector, peer, receive_bytes)).await,
     };
     match connected {
-        Ok(Ok(connection)) => Ok(Dialled { connection, peer: peer.clone(), reused: false }),
+        Ok(Ok(connection)) => Ok(Connected { connection, peer: peer.clone(), reused: false }),
         Ok(Err(source)) => Err(Failure::Connect { peer: peer.address().to_string(), source }),
         Err(limit) => Err(Failure::ConnectTimeout { peer: peer.address().to_string(), limit }),
     }
@@ -93,10 +93,10 @@ async fn connect_with_options(
     connector: &TransportConnector,
     peer: &HttpPeer,
     receive_bytes: usize,
-) -> Result<Connection, Box<Error>> {
+) -> Result<UpstreamConnection, Box<Error>> {
     let mut peer = peer.clone();
     peer.options.tcp_recv_buf.get_or_insert(receive_bytes);
-    connector.new_stream(&peer).await.map(Connection::Pingora)
+    connector.new_stream(&peer).await.map(UpstreamConnection::Pingora)
 }
 
 /// The address of a peer that wants nothing but a TCP connection.
@@ -113,7 +113,11 @@ fn plain_address(peer: &HttpPeer) -> Option<SocketAddr> {
     peer.address().as_inet().copied().filter(|_| is_plain)
 }
 
-async fn connect_plain(address: SocketAddr, peer: &HttpPeer, receive_bytes: usize) -> Result<Connection, Box<Error>> {
+async fn connect_plain(
+    address: SocketAddr,
+    peer: &HttpPeer,
+    receive_bytes: usize,
+) -> Result<UpstreamConnection, Box<Error>> {
     let dial = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         if descriptors::is_reserved(socket.as_raw_fd()) {
@@ -128,7 +132,7 @@ async fn connect_plain(address: SocketAddr, peer: &HttpPeer, receive_bytes: usiz
         }
         socket.connect(address).await
     };
-    dial.await.map(|socket: TcpStream| Connection::Tcp(socket)).map_err(connect_error)
+    dial.await.map(|socket: TcpStream| UpstreamConnection::Tcp(socket)).map_err(connect_error)
 }
 
 /// What the system says of a connection that cannot be had, in Pingora's words.

@@ -14,10 +14,10 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::Peer;
 use tokio::time::Sleep;
 
-use super::answer::{Beginning, Kind};
+use super::answer::{BodyStart, HeadKind};
 use super::client::Client;
-use super::connection::Connection;
-use super::dial::{self, Dialled, Purpose};
+use super::connection::UpstreamConnection;
+use super::dial::{self, Connected, Purpose};
 use super::head_reader::HeadReader;
 use super::pool::Pool;
 use super::upload::{self, Upload, WaitsFor};
@@ -28,8 +28,8 @@ use crate::stream::Timeouts;
 /// An answer of which no more than the head has been interpreted, and everything that it comes over.
 pub(super) struct Answer {
     pub(super) head: Box<ResponseHeader>,
-    pub(super) beginning: Beginning,
-    pub(super) connection: Connection,
+    pub(super) body_start: BodyStart,
+    pub(super) connection: UpstreamConnection,
     /// What is left of the request.
     pub(super) upload: Upload,
     /// The server's address, where it is known.
@@ -66,13 +66,13 @@ pub(super) async fn exchange(
     // Each phase on its own heap allocation: tens of thousands may wait for their heads, and what connecting needed has to
     // be gone by then.
     let connecting = dial::connect(&upstreams.connector, &upstreams.pool, &mut peers, purpose, timeouts.connect);
-    let dialled = Box::pin(connecting).await?;
-    let (peer, reused) = (dialled.peer.clone(), dialled.reused);
-    match Box::pin(converse(session, dialled, request, has_body, is_stream, timeouts, body_limit)).await {
+    let connected = Box::pin(connecting).await?;
+    let (peer, reused) = (connected.peer.clone(), connected.reused);
+    match Box::pin(exchange_with(session, connected, request, has_body, is_stream, timeouts, body_limit)).await {
         Err((Failure::Broken { .. }, false)) if reused => {
-            let fresh = dial::fresh(&upstreams.connector, &peer, purpose, timeouts.connect);
-            let dialled = match Box::pin(fresh).await {
-                Ok(dialled) => dialled,
+            let fresh = dial::connect_new(&upstreams.connector, &peer, purpose, timeouts.connect);
+            let connected = match Box::pin(fresh).await {
+                Ok(connected) => connected,
                 // The others have not been tried.
                 Err(_) if peers.len() > 0 => {
                     let purpose = Purpose::Page { idle: false };
@@ -82,17 +82,17 @@ pub(super) async fn exchange(
                 }
                 Err(failure) => return Err(failure),
             };
-            let conversing = converse(session, dialled, request, has_body, is_stream, timeouts, body_limit);
-            Box::pin(conversing).await.map_err(|(failure, _)| failure)
+            let exchanging = exchange_with(session, connected, request, has_body, is_stream, timeouts, body_limit);
+            Box::pin(exchanging).await.map_err(|(failure, _)| failure)
         }
         answer => answer.map_err(|(failure, _)| failure),
     }
 }
 
 /// Sends the request and reads up to the final response head. A failure comes with whether the upstream had said anything.
-async fn converse(
+async fn exchange_with(
     session: &mut Session,
-    dialled: Dialled,
+    connected: Connected,
     request: &RequestHeader,
     has_body: bool,
     is_stream: bool,
@@ -101,45 +101,45 @@ async fn converse(
 ) -> Result<Answer, (Failure, bool)> {
     let expected = upload::expects_continue(session.req_header());
     let is_head = session.req_header().method == pingora::http::Method::HEAD;
-    let mut conversation = Conversation {
+    let mut exchange = Exchange {
         takes_interim: session.req_header().version >= Version::HTTP_11,
         client: Client::new(session),
-        connection: dialled.connection,
+        connection: connected.connection,
         upload: Upload::new(request, has_body, expected, body_limit).map_err(|failure| (failure, false))?,
         reader: HeadReader::default(),
         refused: None,
-        upstream_clock: Clock::new(),
-        write_clock: Clock::new(),
+        upstream_timer: WaitTimer::new(),
+        write_timer: WaitTimer::new(),
         steps: 0,
         writing: false,
         timeouts,
     };
-    let head = poll_fn(|cx| conversation.poll_head(cx)).await;
-    let head = head.map_err(|failure| (failure, !conversation.reader.is_untouched()))?;
-    let Conversation { connection, upload, reader, .. } = conversation;
-    let peer = &dialled.peer;
-    let beginning = Beginning::of(&head, reader, is_head, is_stream).map_err(|failure| (failure, true))?;
+    let head = poll_fn(|cx| exchange.poll_head(cx)).await;
+    let head = head.map_err(|failure| (failure, !exchange.reader.is_untouched()))?;
+    let Exchange { connection, upload, reader, .. } = exchange;
+    let peer = &connected.peer;
+    let body_start = BodyStart::of(&head, reader, is_head, is_stream).map_err(|failure| (failure, true))?;
     let server = peer.address().as_inet().copied();
     // A stream's request has asked for its connection to be closed.
     let key = (!is_stream).then(|| peer.reuse_hash());
-    Ok(Answer { head, beginning, connection, upload, server, key })
+    Ok(Answer { head, body_start, connection, upload, server, key })
 }
 
 /// A request and the heads of its answer, whichever way they overlap: an upstream may answer before it has taken the whole
 /// request.
-struct Conversation<'s, 't> {
+struct Exchange<'s, 't> {
     client: Client<'s>,
     /// HTTP/1.0 does not know interim responses (RFC 9110 §15.2).
     takes_interim: bool,
-    connection: Connection,
+    connection: UpstreamConnection,
     upload: Upload,
     reader: HeadReader,
     /// Why the upstream takes no more of the request. It may have said why: its answer counts, if there is one.
     refused: Option<Failure>,
     /// Of the request and its answer.
-    upstream_clock: Clock,
+    upstream_timer: WaitTimer,
     /// Of interim responses on their way to the client.
-    write_clock: Clock,
+    write_timer: WaitTimer,
     /// Of the upload, when the upstream's clock was set.
     steps: u64,
     /// Whether an interim response waits for the client.
@@ -147,7 +147,7 @@ struct Conversation<'s, 't> {
     timeouts: &'t Timeouts,
 }
 
-impl Conversation<'_, '_> {
+impl Exchange<'_, '_> {
     /// Is ready with the final head. `timeouts.first_byte` runs while the upstream has to take the request or to answer it;
     /// nothing that the client sends beyond its request sets it back.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<ResponseHeader>, Failure>> {
@@ -156,14 +156,14 @@ impl Conversation<'_, '_> {
         }
         if self.upload.steps() != self.steps {
             self.steps = self.upload.steps();
-            self.upstream_clock.restart();
+            self.upstream_timer.restart();
         }
         if self.writing
-            && let Poll::Ready(limit) = self.write_clock.poll(cx, self.timeouts.write)
+            && let Poll::Ready(limit) = self.write_timer.poll(cx, self.timeouts.write)
         {
             return Poll::Ready(Err(Failure::WriteTimeout { limit }));
         }
-        self.upstream_clock.poll(cx, self.limit()).map(|limit| Err(self.overdue(limit)))
+        self.upstream_timer.poll(cx, self.limit()).map(|limit| Err(self.overdue(limit)))
     }
 
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Result<Option<Box<ResponseHeader>>, Failure> {
@@ -177,7 +177,7 @@ impl Conversation<'_, '_> {
         }
         if self.upload.is_over()
             && self.refused.is_none()
-            && let Poll::Ready(source) = self.client.poll_gone(cx)
+            && let Poll::Ready(source) = self.client.poll_closed(cx)
         {
             return Err(Failure::ClientGone { source });
         }
@@ -185,7 +185,7 @@ impl Conversation<'_, '_> {
             let flushed = self.client.poll_flush(cx).map_err(|source| Failure::ClientGone { source })?;
             if self.writing != flushed.is_pending() {
                 self.writing = flushed.is_pending();
-                self.write_clock.restart();
+                self.write_timer.restart();
             }
             if self.writing {
                 return Ok(None);
@@ -196,20 +196,20 @@ impl Conversation<'_, '_> {
                 // What kept it from taking the request says more than that it then closed.
                 Poll::Ready(Err(source)) => return Err(self.refused.take().unwrap_or(Failure::Broken { source })),
             };
-            match Kind::of(&head) {
-                Kind::Continue => {}
-                Kind::Switching => return Err(Failure::Switched),
-                Kind::Final => return Ok(Some(head)),
-                Kind::Interim if self.takes_interim && !self.client.is_http2() => {
+            match HeadKind::of(&head) {
+                HeadKind::Continue => {}
+                HeadKind::Switching => return Err(Failure::Switched),
+                HeadKind::Final => return Ok(Some(head)),
+                HeadKind::Interim if self.takes_interim && !self.client.is_http2() => {
                     let mut head = head;
                     headers::interim_response(&mut head);
                     self.client.send_head(head, false).map_err(|source| Failure::ClientGone { source })?;
                 }
-                Kind::Interim => {}
+                HeadKind::Interim => {}
             }
             // Interim responses, one after another, must not keep the deadline from being looked at.
             if let Some(limit) = self.limit()
-                && self.upstream_clock.is_over(limit)
+                && self.upstream_timer.is_over(limit)
             {
                 return Err(self.overdue(limit));
             }
@@ -220,7 +220,7 @@ impl Conversation<'_, '_> {
     fn limit(&self) -> Option<Duration> {
         match self.upload.waits_for() {
             WaitsFor::Client => self.upload.silence_limit(),
-            WaitsFor::Upstream | WaitsFor::Nobody => self.timeouts.first_byte,
+            WaitsFor::Upstream | WaitsFor::Nothing => self.timeouts.first_byte,
         }
     }
 
@@ -234,12 +234,12 @@ impl Conversation<'_, '_> {
 }
 
 /// Measures how long something has been waited for.
-pub(super) struct Clock {
+pub(super) struct WaitTimer {
     since: Instant,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl Clock {
+impl WaitTimer {
     pub(super) fn new() -> Self {
         Self { since: Instant::now(), sleep: None }
     }

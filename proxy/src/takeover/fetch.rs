@@ -14,12 +14,12 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
 use super::dial::{UPSTREAM_RECEIVE_BYTES, connect_error};
 use super::head_reader::HeadReader;
-use crate::driver::{self, Route, Socket, descriptors, not_now};
+use crate::driver::{self, Route, Socket, descriptors, would_block};
 use crate::failure::Failure;
 use crate::stream::{KeepAlive, Millis};
 
 /// A request on its way to an upstream, and the answer on its way back.
-pub(super) struct Fetch {
+pub(super) struct ReactorExchange {
     route: Arc<Route>,
     /// Those that have not been tried.
     servers: std::vec::IntoIter<SocketAddr>,
@@ -42,19 +42,19 @@ enum Phase {
 }
 
 /// What came of a turn.
-pub(super) enum Fetched {
+pub(super) enum ExchangeStep {
     /// Nothing yet.
     Wait,
     /// A socket to go on with; whether it matters when it can be written to.
-    Dialled(TcpStream, bool),
+    Connected(TcpStream, bool),
     /// A response head, interim or final.
     Head(Box<ResponseHeader>),
     /// None of the servers, or not this one, has given an answer.
     Failed(Failure),
 }
 
-impl Fetch {
-    /// Nothing is done before the first [`Fetch::turn`].
+impl ReactorExchange {
+    /// Nothing is done before the first [`ReactorExchange::drive`].
     pub(super) fn new(route: Arc<Route>, servers: Vec<SocketAddr>, request: Vec<u8>) -> Self {
         Self {
             route,
@@ -89,27 +89,27 @@ impl Fetch {
     }
 
     /// Does everything that can be done now with the socket dialled last, if there is one.
-    pub(super) fn turn(&mut self, upstream: Option<&mut dyn Socket>, now: Millis, input: &mut [u8]) -> Fetched {
+    pub(super) fn drive(&mut self, upstream: Option<&mut dyn Socket>, now: Millis, input: &mut [u8]) -> ExchangeStep {
         let Some(upstream) = upstream else { return self.dial(Failure::NoServer, now) };
         if let Some(outcome) = self.send(upstream, now) {
             return outcome;
         }
         loop {
             match self.reader.take() {
-                Ok(Some(head)) => return Fetched::Head(head),
+                Ok(Some(head)) => return ExchangeStep::Head(head),
                 Ok(None) => {}
-                Err(source) => return Fetched::Failed(Failure::Broken { source }),
+                Err(source) => return ExchangeStep::Failed(Failure::Broken { source }),
             }
             match upstream.read(input) {
                 Ok(0) => return self.broken(self.reader.cut_short()),
                 Ok(count) => self.reader.feed(&input[..count]),
-                Err(error) if not_now(&error) => break,
+                Err(error) if would_block(&error) => break,
                 Err(error) => {
                     return self.broken(Error::because(ErrorType::ReadError, "reading the response head", error));
                 }
             }
         }
-        self.overdue(now).map_or(Fetched::Wait, Fetched::Failed)
+        self.overdue(now).map_or(ExchangeStep::Wait, ExchangeStep::Failed)
     }
 
     /// What it means for a request that has been sent when its deadline has come.
@@ -119,7 +119,7 @@ impl Fetch {
     }
 
     /// Tries the servers that are left, in their order. Nothing has been sent yet, so trying the next is always safe.
-    fn dial(&mut self, mut failure: Failure, now: Millis) -> Fetched {
+    fn dial(&mut self, mut failure: Failure, now: Millis) -> ExchangeStep {
         for server in self.servers.by_ref() {
             self.server = Some(server);
             match connect(server, self.route.policy.keep_alive)
@@ -136,29 +136,29 @@ impl Fetch {
                         // What is written later in parts must not wait for acknowledgements of what went before.
                         let _ = socket.set_nodelay(true);
                     }
-                    return Fetched::Dialled(socket, more);
+                    return ExchangeStep::Connected(socket, more);
                 }
                 Err(error) => failure = connect_failure(server, error),
             }
         }
-        Fetched::Failed(failure)
+        ExchangeStep::Failed(failure)
     }
 
     /// Sends what the upstream takes. Returns what else there is to be done first.
-    fn send(&mut self, upstream: &mut dyn Socket, now: Millis) -> Option<Fetched> {
+    fn send(&mut self, upstream: &mut dyn Socket, now: Millis) -> Option<ExchangeStep> {
         while matches!(self.phase, Phase::Connecting | Phase::Sending) {
             let is_connecting = matches!(self.phase, Phase::Connecting);
             match (upstream.write(&self.request[self.sent..]), self.server) {
                 (Ok(count), _) => self.advance(count, now),
-                (Err(error), Some(server)) if is_connecting && !not_now(&error) => {
+                (Err(error), Some(server)) if is_connecting && !would_block(&error) => {
                     return Some(self.dial(connect_failure(server, error), now));
                 }
                 (Err(_), Some(server)) if is_connecting && self.due.is_some_and(|due| due <= now) => {
                     let limit = self.route.policy.timeouts.connect.unwrap_or_default();
                     return Some(self.dial(Failure::ConnectTimeout { peer: server.to_string(), limit }, now));
                 }
-                (Err(_), _) if is_connecting => return Some(Fetched::Wait),
-                (Err(error), _) if not_now(&error) => return None,
+                (Err(_), _) if is_connecting => return Some(ExchangeStep::Wait),
+                (Err(error), _) if would_block(&error) => return None,
                 (Err(error), _) => {
                     self.phase = Phase::Refused(Error::because(ErrorType::WriteError, "writing the request", error));
                 }
@@ -179,12 +179,12 @@ impl Fetch {
     }
 
     /// The upstream has nothing more to say. What kept it from taking the request says more than that it then closed.
-    fn broken(&mut self, source: Box<Error>) -> Fetched {
+    fn broken(&mut self, source: Box<Error>) -> ExchangeStep {
         let source = match std::mem::replace(&mut self.phase, Phase::Sent) {
             Phase::Refused(error) => error,
             _ => source,
         };
-        Fetched::Failed(Failure::Broken { source })
+        ExchangeStep::Failed(Failure::Broken { source })
     }
 }
 
@@ -213,7 +213,7 @@ fn connect(server: SocketAddr, keep_alive: Option<KeepAlive>) -> io::Result<TcpS
 fn write(mut socket: &TcpStream, request: &[u8]) -> io::Result<Option<usize>> {
     match socket.write(request) {
         Ok(count) => Ok(Some(count)),
-        Err(error) if not_now(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(error) if would_block(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
         Err(error) => Err(error),
     }
 }

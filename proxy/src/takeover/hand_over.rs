@@ -36,7 +36,7 @@ pub(super) async fn hand_over(
         Version::HTTP_2 => Framing::Http2,
         _ => Framing::Plain,
     };
-    let opening = opening(&route, framing, stream.beginning.body, &stream.head);
+    let opening = opening(&route, framing, stream.body_start.body, &stream.head);
     let mut response = stream.head;
     hooks.stream_response(session, &mut response)?;
     headers::stream_response(&mut response, framing == Framing::Chunked)?;
@@ -62,7 +62,7 @@ pub(super) async fn hand_over(
     };
     let upstream = stream.connection.into_transport();
     let upstream = upstream.or_err(ErrorType::InternalError, "taking the upstream's connection over")?;
-    let start = Start { opening, unsent: Vec::new(), leftover: stream.beginning.leftover, route, info };
+    let start = Start { opening, unsent: Vec::new(), leftover: stream.body_start.leftover, route, info };
     drivers.start(start, client, upstream).or_err(ErrorType::InternalError, "starting the stream")?;
     Ok(None)
 }

@@ -80,7 +80,7 @@ pub(crate) enum Handoff {
 pub(crate) struct HandedOff {
     client: TcpStream,
     address: SocketAddr,
-    held: Vec<u8>,
+    received: Vec<u8>,
     answer: Option<EarlyAnswer>,
 }
 
@@ -116,8 +116,8 @@ impl HandlerShared {
 }
 
 impl HandedOff {
-    pub(super) fn new(client: TcpStream, address: SocketAddr, held: Vec<u8>, answer: Option<EarlyAnswer>) -> Self {
-        Self { client, address, held, answer }
+    pub(super) fn new(client: TcpStream, address: SocketAddr, received: Vec<u8>, answer: Option<EarlyAnswer>) -> Self {
+        Self { client, address, received, answer }
     }
 
     /// The connection as Pingora takes it, everything that has been read put back. Has to be called on a tokio runtime.
@@ -126,22 +126,22 @@ impl HandedOff {
     /// When it cannot be registered with the runtime.
     pub(crate) fn into_connection(self) -> io::Result<ClientConnection> {
         let client = tokio::net::TcpStream::from_std(self.client)?;
-        let note = self.answer.map(|answer| Box::new(answer) as Box<dyn Any + Send>);
-        Ok(ClientConnection::tcp(self.held, client, self.address, note))
+        let extension = self.answer.map(|answer| Box::new(answer) as Box<dyn Any + Send>);
+        Ok(ClientConnection::tcp(self.received, client, self.address, extension))
     }
 }
 
-/// A request as Pingora has read it, together with what had become of it before. Only [`Arrived::take`] makes one, and
+/// A request as Pingora has read it, together with what had become of it before. Only [`PriorOutcome::take`] makes one, and
 /// takes it off the connection: it is the first thing that is done with a request, so that whoever answers the request
 /// in whatever way cannot leave the answer for the next request on the connection.
-pub(crate) struct Arrived(Option<EarlyAnswer>);
+pub(crate) struct PriorOutcome(Option<EarlyAnswer>);
 
-impl Arrived {
+impl PriorOutcome {
     /// Takes what a reactor has left for the request that `session` has just read.
     pub(crate) fn take(session: &Session) -> Self {
         let take = || {
             let connection: &ClientConnection = session.stream()?.as_any().downcast_ref()?;
-            connection.take_note()?.downcast().ok().map(|answer| *answer)
+            connection.take_extension()?.downcast().ok().map(|answer| *answer)
         };
         Self(take())
     }

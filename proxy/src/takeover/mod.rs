@@ -47,7 +47,7 @@ use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
 use pingora::upstreams::peer::Peer;
 
-use crate::driver::{BoundListener, Driver, Drivers, Registry, Route, StreamInfo};
+use crate::driver::{BoundListener, Driver, Drivers, Route, StreamInfo, StreamRegistry};
 use crate::headers;
 
 pub use crate::failure::Failure;
@@ -58,13 +58,13 @@ pub use drain::Drained;
 pub use hooks::Hooks;
 pub use refuse::Refusal;
 
-use answer::Beginning;
-use connection::Connection;
+use answer::BodyStart;
+use connection::UpstreamConnection;
 use exchange::{Answer, Upstreams};
 use head_reader::HeadReader;
 use upload::Upload;
 
-pub(crate) use handoff::{Admission, Admitted, Arrived, HandedOff, Handoff, InFlight, RequestHandler};
+pub(crate) use handoff::{Admission, Admitted, HandedOff, Handoff, InFlight, PriorOutcome, RequestHandler};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 pub struct Takeover {
@@ -143,7 +143,7 @@ impl Takeover {
     }
 
     /// The streams that are running, and the way to drain them.
-    pub(crate) fn registry(&self) -> &Arc<Registry> {
+    pub(crate) fn registry(&self) -> &Arc<StreamRegistry> {
         self.drivers.registry()
     }
 
@@ -192,7 +192,7 @@ impl Takeover {
         }
         // What a client sends behind its request waits for its turn instead of ending the request.
         session.downstream_session.set_pipelining_enabled(true);
-        self.carry(session, peers, route, true, hooks).await?;
+        self.forward(session, peers, route, true, hooks).await?;
         Ok(false)
     }
 
@@ -205,11 +205,11 @@ impl Takeover {
         if !Self::can_pass(session) {
             return Ok(true);
         }
-        self.carry(session, peers, route, false, &()).await?;
+        self.forward(session, peers, route, false, &()).await?;
         Ok(false)
     }
 
-    async fn carry(
+    async fn forward(
         &self,
         session: &mut Session,
         peers: &[HttpPeer],
@@ -231,7 +231,7 @@ impl Takeover {
         let exchange =
             exchange::exchange(&self.upstreams, session, peers, &request, may_be_stream, timeouts, self.body_limit);
         match Box::pin(exchange).await {
-            Ok(answer) if answer.beginning.is_stream => {
+            Ok(answer) if answer.body_start.is_stream => {
                 drop(request);
                 self.begin(session, answer, route, client, started, hooks).await
             }
@@ -255,7 +255,7 @@ impl Takeover {
         let info = StreamInfo::new(client, answer.server, request.method.as_str(), &target, started.elapsed());
         let (route, drivers) = (route.clone(), &self.drivers);
         if !answer.upload.is_done() {
-            return Box::pin(overlap::carry(session, answer, route, drivers, info, hooks)).await;
+            return Box::pin(overlap::run(session, answer, route, drivers, info, hooks)).await;
         }
         match Box::pin(hand_over::hand_over(session, answer, route.clone(), drivers, info, hooks)).await? {
             Some(failure) => Self::refuse(session, failure, &route).await,
@@ -282,9 +282,9 @@ impl Takeover {
             let mut reader = HeadReader::default();
             reader.feed(&bytes);
             let head = reader.take().map_err(broken)?.ok_or_else(|| broken(HeadReader::default().cut_short()))?;
-            let beginning = Beginning::of(&head, reader, false, false)?;
-            let connection = Connection::Tcp(upstream);
-            Ok(Answer { head, beginning, connection, upload: Upload::done(), server: None, key: None })
+            let body_start = BodyStart::of(&head, reader, false, false)?;
+            let connection = UpstreamConnection::Tcp(upstream);
+            Ok(Answer { head, body_start, connection, upload: Upload::done(), server: None, key: None })
         });
         match answer {
             Ok(answer) => self.pass_on(session, answer, route).await,

@@ -12,8 +12,8 @@ use pingora::prelude::Result;
 use pingora::proxy::Session;
 
 use super::client::{Client, ClientSocket};
-use super::connection::{Connection, ConnectionSocket};
-use super::exchange::{Answer, Clock};
+use super::connection::{UpstreamConnection, UpstreamSocket};
+use super::exchange::{Answer, WaitTimer};
 use super::hand_over;
 use super::hooks::Hooks;
 use super::linger;
@@ -28,7 +28,7 @@ use crate::stream::Framing;
 ///
 /// # Errors
 /// When the head cannot be written.
-pub(super) async fn carry(
+pub(super) async fn run(
     session: &mut Session,
     answer: Answer,
     route: Arc<Route>,
@@ -36,9 +36,9 @@ pub(super) async fn carry(
     info: StreamInfo,
     hooks: &dyn Hooks,
 ) -> Result<()> {
-    let Answer { mut head, beginning, connection, upload, .. } = answer;
+    let Answer { mut head, body_start, connection, upload, .. } = answer;
     // The session frames what is written to it.
-    let opening = hand_over::opening(&route, Framing::Plain, beginning.body, &head);
+    let opening = hand_over::opening(&route, Framing::Plain, body_start.body, &head);
     hooks.stream_response(session, &mut head)?;
     headers::stream_response(&mut head, session.req_header().version == Version::HTTP_11)?;
     session.set_keepalive(None);
@@ -47,17 +47,17 @@ pub(super) async fn carry(
     let mut client = Client::new(session);
     client.bound_queue(route.policy.timeouts.write);
     client.send_head(head, false)?;
-    let start = Start { opening, unsent: Vec::new(), leftover: beginning.leftover, route, info };
+    let start = Start { opening, unsent: Vec::new(), leftover: body_start.leftover, route, info };
     let mut stream = Attached::begin(start, drivers.registry().clone());
-    let mut request = Request { upload, read: false, clock: Clock::new(), steps: 0 };
+    let mut request = Request { upload, read: false, timer: WaitTimer::new(), steps: 0 };
     let mut connection = Some(connection);
     poll_fn(|cx| {
         request.poll(cx, &mut client, &mut connection, &mut stream);
         // The waker is the same for all; each needs a borrow of its own.
         let waker = cx.waker().clone();
         let [mut first, mut second] = [(); 2].map(|()| Context::from_waker(&waker));
-        let mut upstream = connection.as_mut().map(|connection| ConnectionSocket { connection, cx: &mut first });
-        let mut downstream = ClientSocket { client: &mut client, cx: &mut second, listening: request.read };
+        let mut upstream = connection.as_mut().map(|connection| UpstreamSocket { connection, cx: &mut first });
+        let mut downstream = ClientSocket { client: &mut client, cx: &mut second, request_read: request.read };
         let ended = stream.poll(cx, &mut downstream, &mut upstream);
         if upstream.is_none() {
             connection = None;
@@ -85,7 +85,7 @@ struct Request {
     upload: Upload,
     /// Whether nothing of it is left to be read from the client.
     read: bool,
-    clock: Clock,
+    timer: WaitTimer,
     /// Of the upload, when the clock was set.
     steps: u64,
 }
@@ -97,7 +97,7 @@ impl Request {
         &mut self,
         cx: &mut Context<'_>,
         client: &mut Client<'_>,
-        connection: &mut Option<Connection>,
+        connection: &mut Option<UpstreamConnection>,
         stream: &mut Attached,
     ) {
         if self.read {
@@ -128,10 +128,10 @@ impl Request {
         }
         if self.upload.steps() != self.steps {
             self.steps = self.upload.steps();
-            self.clock.restart();
+            self.timer.restart();
         }
         let limit = self.upload.silence_limit().filter(|_| self.upload.waits_for() == WaitsFor::Client);
-        if self.clock.poll(cx, limit).is_ready() {
+        if self.timer.poll(cx, limit).is_ready() {
             self.give_up(Attached::request_failed, stream);
         }
     }

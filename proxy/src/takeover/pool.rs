@@ -7,7 +7,7 @@ use std::time::Duration;
 use pingora_pool::{ConnectionMeta, ConnectionPool};
 use tokio::sync::Mutex;
 
-use super::connection::Connection;
+use super::connection::UpstreamConnection;
 
 /// Idle connections that are kept, over all upstreams; the least recently used goes first.
 const MOST_IDLE: usize = 128;
@@ -16,7 +16,7 @@ const MOST_IDLE: usize = 128;
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The idle connections of a process.
-pub(super) struct Pool(Arc<ConnectionPool<Arc<Mutex<Connection>>>>);
+pub(super) struct Pool(Arc<ConnectionPool<Arc<Mutex<UpstreamConnection>>>>);
 
 impl Default for Pool {
     fn default() -> Self {
@@ -26,7 +26,7 @@ impl Default for Pool {
 
 impl Pool {
     /// An idle connection to the server that `key` stands for. Its end has not been seen yet; it may be on its way.
-    pub(super) async fn take(&self, key: u64) -> Option<Connection> {
+    pub(super) async fn take(&self, key: u64) -> Option<UpstreamConnection> {
         while let Some(idle) = self.0.get(&key) {
             // The task that watches it lets go of it.
             drop(idle.lock().await);
@@ -41,13 +41,13 @@ impl Pool {
 
     /// Keeps a connection, whose last response has been read to its end, for the next request to the same server. Closes
     /// it when the server does, and after a while. Has to be called on a tokio runtime.
-    pub(super) fn put(&self, key: u64, mut connection: Connection) {
+    pub(super) fn put(&self, key: u64, mut connection: UpstreamConnection) {
         if !connection.is_quiet() {
             return;
         }
         let id = match &connection {
-            Connection::Tcp(socket) => socket.as_raw_fd(),
-            Connection::Pingora(stream) => stream.id(),
+            UpstreamConnection::Tcp(socket) => socket.as_raw_fd(),
+            UpstreamConnection::Pingora(stream) => stream.id(),
         };
         let meta = ConnectionMeta::new(key, id);
         let connection = Arc::new(Mutex::new(connection));

@@ -19,8 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::client::Client;
-use super::connection::Connection;
-use super::exchange::{Answer, Clock};
+use super::connection::UpstreamConnection;
+use super::exchange::{Answer, WaitTimer};
 use super::linger;
 use super::pool::Pool;
 use super::stand_in::stand_in;
@@ -54,43 +54,43 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// When either side fails or takes too long; the error tells which side. The client sees then that its response is not
 /// complete.
 pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, timeouts: &Timeouts) -> Result<()> {
-    let Answer { mut head, beginning, connection, upload, key, .. } = answer;
-    let framing = framing(session, beginning.has_body, &beginning.body);
+    let Answer { mut head, body_start, connection, upload, key, .. } = answer;
+    let framing = framing(session, body_start.has_body, &body_start.body);
     let is_http2 = session.as_http2().is_some();
-    let takes_trailers = beginning.has_body
-        && matches!(beginning.body, Body::Chunked(_))
+    let takes_trailers = body_start.has_body
+        && matches!(body_start.body, Body::Chunked(_))
         && (framing == PageFraming::Chunked || is_http2);
     if framing == PageFraming::UntilEnd || (takes_trailers && head.headers.contains_key("trailer")) {
         // Over HTTP/1 trailers end the connection, see `end_with_trailers`.
         session.set_keepalive(None);
     }
-    let keeps_connection = headers::keeps_connection(&head) && is_delimited(head.status.as_u16(), &beginning);
+    let keeps_connection = headers::keeps_connection(&head) && is_delimited(head.status.as_u16(), &body_start);
     headers::page_response(&mut head, framing, takes_trailers)?;
-    session.downstream_modules_ctx.response_header_filter(&mut head, !beginning.has_body).await?;
+    session.downstream_modules_ctx.response_header_filter(&mut head, !body_start.has_body).await?;
 
     let mut page = Page {
         client: Client::new(session),
         connection,
         upload,
-        body: beginning.body,
+        body: body_start.body,
         excess: false,
         pending: Bytes::new(),
         full_reads: 0,
         behind: false,
         trailers: Vec::new(),
         takes_trailers,
-        phase: if beginning.has_body { Phase::Body } else { Phase::Ending },
+        phase: if body_start.has_body { Phase::Body } else { Phase::Ending },
         broken: None,
         progress: 0,
         seen: (0, 0, None),
-        clock: Clock::new(),
+        timer: WaitTimer::new(),
         timeouts,
     };
     page.client.bound_queue(timeouts.write);
-    page.client.send_head(head, !beginning.has_body)?;
-    match beginning.has_body {
-        true => page.decode(beginning.leftover.into()),
-        false => page.excess = !beginning.leftover.is_empty(),
+    page.client.send_head(head, !body_start.has_body)?;
+    match body_start.has_body {
+        true => page.decode(body_start.leftover.into()),
+        false => page.excess = !body_start.leftover.is_empty(),
     }
     poll_fn(|cx| page.poll(cx)).await?;
 
@@ -125,8 +125,8 @@ fn framing(session: &Session, has_body: bool, body: &Body) -> PageFraming {
 
 /// Whether it can be told where the response ends, so that another may follow it. What a 205 brings in spite of its status
 /// is not read.
-fn is_delimited(status: u16, beginning: &super::answer::Beginning) -> bool {
-    match (beginning.has_body, &beginning.body) {
+fn is_delimited(status: u16, body_start: &super::answer::BodyStart) -> bool {
+    match (body_start.has_body, &body_start.body) {
         (true, body) => !matches!(body, Body::UntilClose),
         (false, body) => status != 205 || matches!(body, Body::Length(0)),
     }
@@ -135,7 +135,7 @@ fn is_delimited(status: u16, beginning: &super::answer::Beginning) -> bool {
 /// A response on its way to the client, and what is left of its request on the way to the upstream.
 struct Page<'s, 't> {
     client: Client<'s>,
-    connection: Connection,
+    connection: UpstreamConnection,
     upload: Upload,
     body: Body,
     /// Whether bytes have come behind the body.
@@ -156,7 +156,7 @@ struct Page<'s, 't> {
     progress: u64,
     /// What had moved, and what was waited for, when the clock was set.
     seen: (u64, u64, Option<Waits>),
-    clock: Clock,
+    timer: WaitTimer,
     timeouts: &'t Timeouts,
 }
 
@@ -194,14 +194,14 @@ impl Page<'_, '_> {
         let seen = (self.progress, self.upload.steps(), Some(waits));
         if self.seen != seen {
             self.seen = seen;
-            self.clock.restart();
+            self.timer.restart();
         }
         let limit = match waits {
             Waits::Upstream => self.timeouts.read,
             Waits::Client => self.timeouts.write,
             Waits::Request => self.upload.silence_limit(),
         };
-        let limit = ready!(self.clock.poll(cx, limit));
+        let limit = ready!(self.timer.poll(cx, limit));
         match (waits, self.phase) {
             (_, Phase::Uploading) => Poll::Ready(Ok(())),
             (Waits::Client, _) => {
@@ -256,7 +256,7 @@ impl Page<'_, '_> {
                 }
             }
         }
-        match self.client.poll_gone(cx) {
+        match self.client.poll_closed(cx) {
             Poll::Ready(error) => Err(error.into_down()),
             Poll::Pending => Ok(()),
         }
@@ -303,7 +303,7 @@ impl Page<'_, '_> {
                 Phase::Uploading if !self.upload.is_over() => return Poll::Pending,
                 Phase::Uploading => self.phase = Phase::Done,
                 Phase::Breaking => {
-                    ready!(self.client.poll_break(cx));
+                    ready!(self.client.poll_abort(cx));
                     let error = self.broken.take();
                     return Poll::Ready(error.map_or(Ok(()), Err));
                 }

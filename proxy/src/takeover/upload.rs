@@ -12,7 +12,7 @@ use pingora::protocols::http::v1::client::http_req_header_to_wire;
 use tokio::io::AsyncWrite;
 
 use super::client::Client;
-use super::connection::Connection;
+use super::connection::UpstreamConnection;
 use crate::failure::Failure;
 use crate::wire::chunked;
 
@@ -56,7 +56,7 @@ pub(super) enum WaitsFor {
     Client,
     Upstream,
     /// There is nothing more to send.
-    Nobody,
+    Nothing,
 }
 
 impl Upload {
@@ -113,7 +113,7 @@ impl Upload {
     pub(super) fn waits_for(&self) -> WaitsFor {
         match self.state {
             _ if !self.pending.is_empty() => WaitsFor::Upstream,
-            State::Done | State::Abandoned => WaitsFor::Nobody,
+            State::Done | State::Abandoned => WaitsFor::Nothing,
             State::Body | State::Continue => WaitsFor::Client,
             State::Head { .. } | State::LastChunk | State::Flush => WaitsFor::Upstream,
         }
@@ -145,7 +145,7 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
         client: &mut Client<'_>,
-        upstream: &mut Connection,
+        upstream: &mut UpstreamConnection,
     ) -> Result<(), Failure> {
         for _ in 0..STEPS_PER_POLL {
             if self.is_over() {
@@ -165,7 +165,7 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
         client: &mut Client<'_>,
-        upstream: &mut Connection,
+        upstream: &mut UpstreamConnection,
     ) -> Poll<Result<(), Failure>> {
         if !self.pending.is_empty() {
             let written = ready!(Pin::new(&mut *upstream).poll_write(cx, &self.pending));
@@ -183,13 +183,13 @@ impl Upload {
                 ready!(Pin::new(&mut *upstream).poll_flush(cx))
                     .or_err(ErrorType::WriteError, "writing the request")
                     .map_err(broken)?;
-                let head = ResponseHeader::build(100, Some(0)).map_err(gone)?;
-                client.send_head(Box::new(head), false).map_err(gone)?;
+                let head = ResponseHeader::build(100, Some(0)).map_err(client_gone)?;
+                client.send_head(Box::new(head), false).map_err(client_gone)?;
                 self.state = State::Continue;
             }
             State::Head { body: true, expected: false } => self.state = State::Body,
             State::Continue => {
-                ready!(client.poll_flush(cx)).map_err(gone)?;
+                ready!(client.poll_flush(cx)).map_err(client_gone)?;
                 self.state = State::Body;
             }
             State::Body if self.remaining == Some(0) => self.state = State::Flush,
@@ -251,7 +251,7 @@ fn broken(source: Box<Error>) -> Failure {
     Failure::Broken { source }
 }
 
-fn gone(source: Box<Error>) -> Failure {
+fn client_gone(source: Box<Error>) -> Failure {
     Failure::ClientGone { source }
 }
 

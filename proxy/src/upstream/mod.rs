@@ -19,7 +19,7 @@ use resolve::Resolved;
 #[derive(Debug)]
 pub struct Upstream {
     servers: Vec<(Server, Resolved)>,
-    turn: AtomicUsize,
+    rotation: AtomicUsize,
     keep_alive: Option<KeepAlive>,
 }
 
@@ -27,7 +27,7 @@ impl Upstream {
     /// An upstream of the given servers, which are looked up when they are first needed.
     pub fn new(servers: Vec<Server>) -> Self {
         let servers = servers.into_iter().map(|server| (server, Resolved::default())).collect();
-        Self { servers, turn: AtomicUsize::new(0), keep_alive: None }
+        Self { servers, rotation: AtomicUsize::new(0), keep_alive: None }
     }
 
     /// The same, with probes of silent connections to its servers.
@@ -41,22 +41,22 @@ impl Upstream {
     /// the address whose turn it is first. Waits for names that have never been looked up, and, where no address is known
     /// at all, for the others. Servers whose names do not resolve are left out; failures are logged.
     pub async fn peers(&self, connect: Option<Duration>) -> Vec<HttpPeer> {
-        let turn = self.next_turn();
+        let rotation = self.next_rotation();
         let mut peers = Vec::with_capacity(self.servers.len());
-        for (server, resolved) in self.in_order(turn) {
+        for (server, resolved) in self.in_order(rotation) {
             let addresses = match resolved.is_new(server) {
                 true => resolved.wait(server).await.unwrap_or_default(),
                 false => resolved.known(server),
             };
-            let addresses = self.rotate(addresses, turn);
+            let addresses = self.rotate(addresses, rotation);
             peers.extend(addresses.into_iter().map(|address| self.peer(server, address, connect)));
         }
         if !peers.is_empty() {
             return peers;
         }
-        for (server, resolved) in self.in_order(turn) {
+        for (server, resolved) in self.in_order(rotation) {
             if let Ok(addresses) = resolved.wait(server).await {
-                let addresses = self.rotate(addresses, turn);
+                let addresses = self.rotate(addresses, rotation);
                 return addresses.into_iter().map(|address| self.peer(server, address, connect)).collect();
             }
         }
@@ -73,25 +73,25 @@ impl Upstream {
         if known.iter().all(Vec::is_empty) {
             return None;
         }
-        let turn = self.next_turn();
+        let rotation = self.next_rotation();
         let count = known.len();
-        let in_order = (0..count).map(|at| std::mem::take(&mut known[(turn + at) % count]));
-        Some(in_order.flat_map(|addresses| self.rotate(addresses, turn)).collect())
+        let in_order = (0..count).map(|at| std::mem::take(&mut known[(rotation + at) % count]));
+        Some(in_order.flat_map(|addresses| self.rotate(addresses, rotation)).collect())
     }
 
-    fn next_turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed)
+    fn next_rotation(&self) -> usize {
+        self.rotation.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The servers from the one whose turn it is on.
-    fn in_order(&self, turn: usize) -> impl Iterator<Item = &(Server, Resolved)> {
-        (0..self.servers.len()).map(move |at| &self.servers[(turn + at) % self.servers.len()])
+    fn in_order(&self, rotation: usize) -> impl Iterator<Item = &(Server, Resolved)> {
+        (0..self.servers.len()).map(move |at| &self.servers[(rotation + at) % self.servers.len()])
     }
 
     /// A server's addresses from the one whose turn it is on: the next one each time the server comes first.
-    fn rotate(&self, mut addresses: Vec<SocketAddr>, turn: usize) -> Vec<SocketAddr> {
+    fn rotate(&self, mut addresses: Vec<SocketAddr>, rotation: usize) -> Vec<SocketAddr> {
         if addresses.len() > 1 {
-            let first = (turn / self.servers.len()) % addresses.len();
+            let first = (rotation / self.servers.len()) % addresses.len();
             addresses.rotate_left(first);
         }
         addresses

@@ -30,7 +30,7 @@ pub(super) struct Resolved {
 #[derive(Debug, Default)]
 struct State {
     addresses: Vec<SocketAddr>,
-    asked: Option<Instant>,
+    looked_up: Option<Instant>,
     failure: Option<String>,
 }
 
@@ -43,13 +43,13 @@ impl Resolved {
             return vec![SocketAddr::new(ip, server.port)];
         }
         if !self.is_fresh()
-            && let Ok(turn) = self.lookup.clone().try_lock_owned()
+            && let Ok(guard) = self.lookup.clone().try_lock_owned()
         {
             let (this, server) = (self.clone(), server.clone());
             if let Some(runtime) = Handle::try_current().ok().or_else(|| self.runtime.get().cloned()) {
                 runtime.spawn(async move {
-                    this.ask(&server).await;
-                    drop(turn);
+                    this.look_up(&server).await;
+                    drop(guard);
                 });
             }
         }
@@ -58,7 +58,7 @@ impl Resolved {
 
     /// Whether this is a name that has never been looked up.
     pub(super) fn is_new(&self, server: &Server) -> bool {
-        server.ip().is_none() && self.state().asked.is_none()
+        server.ip().is_none() && self.state().looked_up.is_none()
     }
 
     /// The addresses of a name that has none yet. Those who come while it is being looked up share the answer.
@@ -66,11 +66,11 @@ impl Resolved {
     /// # Errors
     /// What the name service said, if it has failed within the last seconds.
     pub(super) async fn wait(&self, server: &Server) -> Result<Vec<SocketAddr>, String> {
-        let turn = self.lookup.lock().await;
+        let guard = self.lookup.lock().await;
         if !self.is_fresh() {
-            self.ask(server).await;
+            self.look_up(server).await;
         }
-        drop(turn);
+        drop(guard);
         let state = self.state();
         match &state.failure {
             Some(failure) if state.addresses.is_empty() => Err(failure.clone()),
@@ -78,7 +78,7 @@ impl Resolved {
         }
     }
 
-    async fn ask(&self, server: &Server) {
+    async fn look_up(&self, server: &Server) {
         self.runtime.get_or_init(Handle::current);
         let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
         let found = match tokio::time::timeout(LOOKUP_LIMIT, lookup).await {
@@ -86,7 +86,7 @@ impl Resolved {
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the name service did not answer")),
         };
         let mut state = self.state();
-        state.asked = Some(Instant::now());
+        state.looked_up = Some(Instant::now());
         match found {
             Ok(addresses) if !addresses.is_empty() => {
                 state.addresses = addresses;
@@ -105,11 +105,11 @@ impl Resolved {
     #[cfg(test)]
     pub(super) fn set(&self, addresses: Vec<SocketAddr>) {
         let mut state = self.state();
-        (state.addresses, state.asked) = (addresses, Some(Instant::now()));
+        (state.addresses, state.looked_up) = (addresses, Some(Instant::now()));
     }
 
     fn is_fresh(&self) -> bool {
-        self.state().asked.is_some_and(|asked| asked.elapsed() < FRESH)
+        self.state().looked_up.is_some_and(|looked_up| looked_up.elapsed() < FRESH)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -127,9 +127,9 @@ mod tests {
         let resolved = Resolved::default();
         assert!(resolved.known(&server).is_empty());
         let first = resolved.wait(&server).await.expect_err("no such name");
-        let asked = resolved.state().asked;
+        let looked_up = resolved.state().looked_up;
         assert_eq!(resolved.wait(&server).await, Err(first));
-        assert_eq!(resolved.state().asked, asked, "answered from memory");
+        assert_eq!(resolved.state().looked_up, looked_up, "answered from memory");
     }
 
     #[tokio::test]
@@ -137,7 +137,7 @@ mod tests {
         let server: Server = "localhost:80".parse().expect("server");
         let resolved = Resolved::default();
         let addresses = resolved.wait(&server).await.expect("localhost resolves");
-        resolved.state().asked = Instant::now().checked_sub(FRESH);
+        resolved.state().looked_up = Instant::now().checked_sub(FRESH);
         let busy = resolved.lookup.clone().try_lock_owned().expect("nobody is asking");
         assert_eq!(resolved.known(&server), addresses, "though the answer is old and somebody is asking");
         drop(busy);
@@ -151,9 +151,9 @@ mod tests {
         let server: Server = "localhost:80".parse().expect("server");
         let resolved = Resolved::default();
         let addresses = resolved.wait(&server).await.expect("localhost resolves");
-        resolved.state().asked = Instant::now().checked_sub(FRESH);
-        let (asking, name) = (resolved.clone(), server.clone());
-        let known = std::thread::spawn(move || asking.known(&name)).join().expect("no panic");
+        resolved.state().looked_up = Instant::now().checked_sub(FRESH);
+        let (resolving, name) = (resolved.clone(), server.clone());
+        let known = std::thread::spawn(move || resolving.known(&name)).join().expect("no panic");
         assert_eq!(known, addresses, "old, and used");
         // The lookup holds the lock until it is done.
         drop(resolved.lookup.lock().await);

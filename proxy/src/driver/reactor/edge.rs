@@ -6,7 +6,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use socket2::SockRef;
 
-use crate::driver::socket::{Socket, not_now, peeks, reset};
+use crate::driver::socket::{Socket, has_readable_bytes, reset, would_block};
 
 /// What the kernel has said of a socket and has not been acted on. It says each thing once.
 #[derive(Clone, Copy, Default)]
@@ -18,17 +18,17 @@ pub(super) struct Readable {
 
 impl Readable {
     /// Of a socket that something may have come to before there was anybody to be told.
-    pub(super) fn perhaps() -> Self {
+    pub(super) fn assumed() -> Self {
         Self { now: true, ended: false }
     }
 
     /// Has the next read ask the kernel.
-    pub(super) fn presume(&mut self) {
+    pub(super) fn assume(&mut self) {
         self.now = true;
     }
 
     /// Takes down what the kernel says.
-    pub(super) fn note(&mut self, event: &Event) {
+    pub(super) fn record(&mut self, event: &Event) {
         let ended = event.is_read_closed() || event.is_error();
         self.now |= event.is_readable() || ended;
         self.ended |= ended;
@@ -53,7 +53,7 @@ impl Socket for Edge<'_> {
                     // Less than there was room for is all there was. What comes later is reported again, but an end
                     // that has been reported already has still to be read.
                     let all = result.as_ref().is_ok_and(|count| *count < buffer.len()) && !self.readable.ended;
-                    if all || result.as_ref().is_err_and(not_now) {
+                    if all || result.as_ref().is_err_and(would_block) {
                         self.readable.now = false;
                     }
                     return result;
@@ -63,7 +63,7 @@ impl Socket for Edge<'_> {
     }
 
     fn has_unread(&mut self) -> bool {
-        peeks(SockRef::from(self.socket))
+        has_readable_bytes(SockRef::from(self.socket))
     }
 
     fn peer_has_closed(&mut self) -> bool {

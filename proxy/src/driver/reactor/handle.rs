@@ -9,7 +9,7 @@ use std::sync::mpsc::Sender;
 use mio::net::{TcpListener, TcpStream};
 
 use super::handler::ConnectionHandler;
-use crate::driver::drive::Running;
+use crate::driver::drive::ActiveStream;
 
 /// What a reactor is asked to do.
 pub(in crate::driver) enum Command {
@@ -23,7 +23,7 @@ pub(in crate::driver) enum Command {
 
 /// A stream that no reactor has in its table yet.
 pub(in crate::driver) struct NewStream {
-    pub(in crate::driver) running: Running,
+    pub(in crate::driver) stream: ActiveStream,
     pub(in crate::driver) client: TcpStream,
     pub(in crate::driver) upstream: TcpStream,
 }

@@ -19,7 +19,7 @@ pub(crate) trait ConnectionHandler: Send + Sync {
 pub(crate) trait Pending: Send {
     /// Does everything that can be done now. Called when a socket is ready, when the deadline has come, and after each
     /// [`Step::Upstream`]. `input` is to read into.
-    fn turn(
+    fn drive(
         &mut self,
         client: &mut dyn Socket,
         upstream: Option<&mut dyn Socket>,

@@ -9,8 +9,8 @@ use socket2::SockRef;
 use super::edge::{Edge, Readable};
 use super::handle::Accepted;
 use super::handler::{Pending, Step};
-use crate::driver::drive::{Next, Running};
-use crate::driver::registry::Registry;
+use crate::driver::drive::{ActiveStream, DriveOutcome};
+use crate::driver::registry::StreamRegistry;
 use crate::driver::scratch::Scratch;
 use crate::driver::socket::Socket;
 use crate::driver::transport::bound_queue_of;
@@ -31,7 +31,7 @@ pub(super) struct Slot {
 
 #[allow(clippy::large_enum_variant, reason = "nearly all are streams: a box would cost each of them an allocation")]
 enum State {
-    Stream(Running),
+    Stream(ActiveStream),
     Pending(Box<dyn Pending>),
 }
 
@@ -73,15 +73,15 @@ impl SlotRef<'_> {
 impl Slot {
     /// A stream's. Both of its sockets are watched from here on.
     pub(super) fn of_stream(
-        running: Running,
+        stream: ActiveStream,
         client: TcpStream,
         upstream: TcpStream,
         slot_ref: SlotRef<'_>,
     ) -> std::io::Result<Self> {
-        let mut slot = Self::new(State::Stream(running), client, slot_ref)?;
+        let mut slot = Self::new(State::Stream(stream), client, slot_ref)?;
         slot.watch_upstream(upstream, Interest::READABLE, slot_ref)?;
         // Something may have come before there was anybody to be told.
-        slot.upstream_readable = Readable::perhaps();
+        slot.upstream_readable = Readable::assumed();
         Ok(slot)
     }
 
@@ -109,22 +109,22 @@ impl Slot {
     pub(super) const NEVER: Millis = Millis(u64::MAX);
 
     /// Takes down what the kernel says of one of its sockets.
-    pub(super) fn note(&mut self, event: &event::Event) {
+    pub(super) fn record(&mut self, event: &event::Event) {
         match event.token().0.is_multiple_of(2) {
-            true => self.client_readable.note(event),
-            false => self.upstream_readable.note(event),
+            true => self.client_readable.record(event),
+            false => self.upstream_readable.record(event),
         }
     }
 
     /// Has the client read even if the kernel has not reported anything yet.
-    pub(super) fn presume_readable(&mut self) {
-        self.client_readable.presume();
+    pub(super) fn assume_readable(&mut self) {
+        self.client_readable.assume();
     }
 
     /// When it wants its turn, whatever the sockets do.
     pub(super) fn due(&self) -> Option<Millis> {
         match &self.state {
-            State::Stream(running) => running.core.next_deadline(),
+            State::Stream(stream) => stream.core.next_deadline(),
             State::Pending(pending) => pending.deadline(),
         }
     }
@@ -135,22 +135,22 @@ impl Slot {
     }
 
     /// Does everything that can be done now.
-    pub(super) fn turn(
+    pub(super) fn drive(
         &mut self,
         slot_ref: SlotRef<'_>,
-        books: &Arc<Registry>,
+        streams: &Arc<StreamRegistry>,
         now: Millis,
         scratch: &mut Scratch,
     ) -> Action {
         loop {
             let step = match &mut self.state {
-                State::Stream(_) => return self.stream_turn(now, scratch),
+                State::Stream(_) => return self.drive_stream(now, scratch),
                 State::Pending(pending) => {
                     let mut client = Edge { socket: &self.client, readable: &mut self.client_readable };
                     let mut upstream =
                         self.upstream.as_ref().map(|socket| Edge { socket, readable: &mut self.upstream_readable });
                     let upstream = upstream.as_mut().map(|upstream| upstream as &mut dyn Socket);
-                    pending.turn(&mut client, upstream, now, &mut scratch.input)
+                    pending.drive(&mut client, upstream, now, &mut scratch.input)
                 }
             };
             match step {
@@ -166,9 +166,9 @@ impl Slot {
                 }
                 Step::Stream(start) => {
                     bound_queue_of(SockRef::from(&self.client), start.opening.policy.timeouts.write);
-                    let running = Running::begin(*start, books.clone(), now);
+                    let stream = ActiveStream::begin(*start, streams.clone(), now);
                     // The pending counts as a request in flight until here.
-                    self.state = State::Stream(running);
+                    self.state = State::Stream(stream);
                 }
                 Step::HandOff => return Action::HandOff,
                 Step::Close => return Action::Remove,
@@ -176,18 +176,18 @@ impl Slot {
         }
     }
 
-    fn stream_turn(&mut self, now: Millis, scratch: &mut Scratch) -> Action {
-        let State::Stream(running) = &mut self.state else { return Action::Wait };
+    fn drive_stream(&mut self, now: Millis, scratch: &mut Scratch) -> Action {
+        let State::Stream(stream) = &mut self.state else { return Action::Wait };
         let mut client = Edge { socket: &self.client, readable: &mut self.client_readable };
         let mut upstream = self.upstream.as_ref().map(|socket| Edge { socket, readable: &mut self.upstream_readable });
-        let next = running.turn(&mut client, &mut upstream, now, scratch);
+        let next = stream.drive(&mut client, &mut upstream, now, scratch);
         if upstream.is_none() {
             self.upstream = None;
         }
         match next {
-            Next::Wait => Action::Wait,
-            Next::Again => Action::Again,
-            Next::Done => Action::Remove,
+            DriveOutcome::Wait => Action::Wait,
+            DriveOutcome::Again => Action::Again,
+            DriveOutcome::Done => Action::Remove,
         }
     }
 

@@ -19,7 +19,7 @@ use super::listeners::Listeners;
 use super::slot::{Action, Slot, SlotRef};
 use super::timer_fd::TimerFd;
 use super::timer_queue::TimerQueue;
-use crate::driver::registry::Registry;
+use crate::driver::registry::StreamRegistry;
 use crate::driver::scratch::Scratch;
 use crate::driver::{clock, scratch};
 use crate::stream::Millis;
@@ -40,20 +40,20 @@ pub(in crate::driver) struct Reactor {
     /// When to look at which slot. An entry whose time is no longer its slot's `timer_at` is stale and skipped.
     deadlines: TimerQueue,
     /// Places that had more to do when their turn was over.
-    again: Vec<usize>,
+    runnable: Vec<usize>,
     commands: Receiver<Command>,
     /// Set by whoever sends an command, cleared before they are taken in.
     woken: Arc<AtomicBool>,
-    registry: Arc<Registry>,
+    registry: Arc<StreamRegistry>,
     /// The limit of the drain that the streams have been told of.
-    drained_to: Option<Duration>,
+    drain_limit: Option<Duration>,
 }
 
 impl Reactor {
     pub(in crate::driver) fn new(
         commands: Receiver<Command>,
         woken: Arc<AtomicBool>,
-        registry: Arc<Registry>,
+        registry: Arc<StreamRegistry>,
     ) -> io::Result<(Self, mio::Waker)> {
         let poll = Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), WAKE)?;
@@ -64,11 +64,11 @@ impl Reactor {
             listeners: Listeners::default(),
             slots: Slab::new(),
             deadlines: TimerQueue::default(),
-            again: Vec::new(),
+            runnable: Vec::new(),
             commands,
             woken,
             registry,
-            drained_to: None,
+            drain_limit: None,
         };
         Ok((reactor, waker))
     }
@@ -77,8 +77,8 @@ impl Reactor {
     pub(in crate::driver) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_WAIT);
         loop {
-            let patience = self.patience();
-            match self.poll.poll(&mut events, patience) {
+            let poll_timeout = self.poll_timeout();
+            match self.poll.poll(&mut events, poll_timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
@@ -87,16 +87,16 @@ impl Reactor {
                 }
             }
             let now = clock::now();
-            scratch::with(|scratch| self.round(&events, now, scratch));
+            scratch::with(|scratch| self.run_once(&events, now, scratch));
         }
     }
 
-    fn round(&mut self, events: &Events, now: Millis, scratch: &mut Scratch) {
-        for index in std::mem::take(&mut self.again) {
+    fn run_once(&mut self, events: &Events, now: Millis, scratch: &mut Scratch) {
+        for index in std::mem::take(&mut self.runnable) {
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.queued = false;
             }
-            self.turn(index, now, scratch);
+            self.drive_slot(index, now, scratch);
         }
         for event in events {
             match event.token() {
@@ -106,16 +106,16 @@ impl Reactor {
                 token => {
                     let index = SlotRef::slot_of(token);
                     if let Some(slot) = self.slots.get_mut(index) {
-                        slot.note(event);
+                        slot.record(event);
                     }
-                    self.turn(index, now, scratch);
+                    self.drive_slot(index, now, scratch);
                 }
             }
         }
         while let Some((at, index)) = self.deadlines.take_due(now) {
             if let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.timer_at == at) {
                 slot.timer_at = Slot::NEVER;
-                self.turn(index, now, scratch);
+                self.drive_slot(index, now, scratch);
             }
         }
         // Before they are taken: who sends one after the last was taken wakes this thread again.
@@ -126,20 +126,20 @@ impl Reactor {
         let (listeners, slots, kernel) = (&mut self.listeners, &mut self.slots, self.poll.registry());
         // The kernel reports each of them at once, and then it gets its first turn.
         listeners.accept(now, |client| {
-            let _ = admit(slots, kernel, |slot_ref| Slot::of_connection(client, now, slot_ref));
+            let _ = insert_slot(slots, kernel, |slot_ref| Slot::of_connection(client, now, slot_ref));
         });
         let draining = self.registry.draining();
-        if draining != self.drained_to {
-            self.drained_to = draining;
+        if draining != self.drain_limit {
+            self.drain_limit = draining;
             self.drain(now, scratch);
         }
     }
 
     /// How long to wait for events: not at all while somebody has more to do, otherwise until the timer_fd rings.
-    fn patience(&mut self) -> Option<Duration> {
+    fn poll_timeout(&mut self) -> Option<Duration> {
         let now = clock::now();
         let accept_due = self.listeners.due(now);
-        if !self.again.is_empty() || accept_due.is_some_and(|due| due <= now) {
+        if !self.runnable.is_empty() || accept_due.is_some_and(|due| due <= now) {
             return Some(Duration::ZERO);
         }
         match self.timer_fd.set([self.deadlines.next(), accept_due].into_iter().flatten().min(), now) {
@@ -154,20 +154,22 @@ impl Reactor {
     fn receive(&mut self, command: Command, now: Millis, scratch: &mut Scratch) {
         match command {
             Command::Stream(stream) => {
-                let NewStream { running, client, upstream } = *stream;
-                let inserted = admit(&mut self.slots, self.poll.registry(), |slot_ref| {
-                    Slot::of_stream(running, client, upstream, slot_ref)
+                let NewStream { stream, client, upstream } = *stream;
+                let inserted = insert_slot(&mut self.slots, self.poll.registry(), |slot_ref| {
+                    Slot::of_stream(stream, client, upstream, slot_ref)
                 });
                 if let Some(index) = inserted {
-                    self.turn(index, now, scratch);
+                    self.drive_slot(index, now, scratch);
                 }
             }
             Command::Connection(accepted) => {
-                admit(&mut self.slots, self.poll.registry(), |slot_ref| Slot::of_connection(accepted, now, slot_ref));
+                insert_slot(&mut self.slots, self.poll.registry(), |slot_ref| {
+                    Slot::of_connection(accepted, now, slot_ref)
+                });
             }
-            Command::Listen(_) if self.drained_to.is_some() => {}
-            Command::Listen(door) => {
-                if let Err(error) = self.listeners.add(door, self.poll.registry()) {
+            Command::Listen(_) if self.drain_limit.is_some() => {}
+            Command::Listen(listener) => {
+                if let Err(error) = self.listeners.add(listener, self.poll.registry()) {
                     log::error!("listener lost: side=internal: it cannot be waited for: {error}");
                 }
             }
@@ -178,26 +180,26 @@ impl Reactor {
     fn drain(&mut self, now: Millis, scratch: &mut Scratch) {
         let (listeners, slots, kernel) = (&mut self.listeners, &mut self.slots, self.poll.registry());
         listeners.close(|client| {
-            let _ = admit(slots, kernel, |slot_ref| Slot::of_connection(client, now, slot_ref));
+            let _ = insert_slot(slots, kernel, |slot_ref| Slot::of_connection(client, now, slot_ref));
         });
         for index in 0..self.slots.capacity() {
             if let Some(slot) = self.slots.get_mut(index) {
-                slot.presume_readable();
+                slot.assume_readable();
             }
-            self.turn(index, now, scratch);
+            self.drive_slot(index, now, scratch);
             if self.slots.get(index).is_some_and(Slot::is_idle) {
                 self.slots.remove(index);
             }
         }
     }
 
-    fn turn(&mut self, index: usize, now: Millis, scratch: &mut Scratch) {
+    fn drive_slot(&mut self, index: usize, now: Millis, scratch: &mut Scratch) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         scratch.output.clear();
         let slot_ref = SlotRef { kernel: self.poll.registry(), index };
         // One stream's defect must not end the thousands beside it.
-        let turn = AssertUnwindSafe(|| slot.turn(slot_ref, &self.registry, now, scratch));
-        let action = catch_unwind(turn).unwrap_or_else(|_| {
+        let drive = AssertUnwindSafe(|| slot.drive(slot_ref, &self.registry, now, scratch));
+        let action = catch_unwind(drive).unwrap_or_else(|_| {
             log::error!("stream dropped: side=internal: its driver has a defect, the panic is in the log");
             Action::Remove
         });
@@ -213,7 +215,7 @@ impl Reactor {
             // Once: its turns must not become more the longer it has more to do.
             Action::Again if !slot.queued => {
                 slot.queued = true;
-                self.again.push(index);
+                self.runnable.push(index);
             }
             Action::Again | Action::Wait => {}
         }
@@ -240,7 +242,7 @@ impl Reactor {
 }
 
 /// Gives somebody a slot, if the kernel can watch it.
-fn admit(
+fn insert_slot(
     slots: &mut Slab<Slot>,
     kernel: &mio::Registry,
     slot: impl FnOnce(SlotRef<'_>) -> io::Result<Slot>,
@@ -283,7 +285,7 @@ mod tests {
     }
 
     impl Pending for Listener {
-        fn turn(&mut self, client: &mut dyn Socket, _: Option<&mut dyn Socket>, _: Millis, input: &mut [u8]) -> Step {
+        fn drive(&mut self, client: &mut dyn Socket, _: Option<&mut dyn Socket>, _: Millis, input: &mut [u8]) -> Step {
             match client.read(input) {
                 Ok(count) => {
                     self.0.lock().expect("heard").push(String::from_utf8_lossy(&input[..count]).into_owned());
@@ -308,7 +310,7 @@ mod tests {
     /// anybody had looked whether they had asked: they were reset.
     #[test]
     fn a_drain_lets_in_and_hears_who_has_come_before_it() {
-        let registry = Arc::<Registry>::default();
+        let registry = Arc::<StreamRegistry>::default();
         let (commands, inbox) = channel();
         let woken = Arc::<AtomicBool>::default();
         let (mut reactor, waker) = Reactor::new(inbox, woken.clone(), registry.clone()).expect("a reactor");
@@ -326,14 +328,14 @@ mod tests {
         let listener = ReactorListener { listener, handler: Arc::new(Listener(heard.clone())), reactors };
         commands.send(Command::Listen(listener)).expect("an inbox");
         let nothing = Events::with_capacity(1);
-        let mut round = || scratch::with(|scratch| reactor.round(&nothing, clock::now(), scratch));
+        let mut run_once = || scratch::with(|scratch| reactor.run_once(&nothing, clock::now(), scratch));
 
         let let_in = call("let in");
-        round();
+        run_once();
         assert!(heard.lock().expect("heard").is_empty(), "nothing has been reported of it");
         let accept_due = call("at the door");
         registry.drain(Duration::from_secs(1));
-        round();
+        run_once();
         let mut heard = heard.lock().expect("heard").clone();
         heard.sort();
         assert_eq!(heard, ["at the door", "let in"]);

@@ -69,18 +69,18 @@ mod tests {
 
     #[test]
     fn entries_come_out_in_the_order_of_their_moments() {
-        let mut timetable = TimerQueue::default();
+        let mut queue = TimerQueue::default();
         for (at, slot) in [(7, 3), (5, 16_777_215), (9, 0), (5, 1)] {
-            timetable.add(Millis(at), slot);
+            queue.add(Millis(at), slot);
         }
-        timetable.add(Millis(u64::MAX), 4);
-        assert_eq!(timetable.next(), Some(Millis(5)));
+        queue.add(Millis(u64::MAX), 4);
+        assert_eq!(queue.next(), Some(Millis(5)));
         let mut due = Vec::new();
-        while let Some((at, slot)) = timetable.take_due(Millis(8)) {
+        while let Some((at, slot)) = queue.take_due(Millis(8)) {
             due.push((at.0, slot));
         }
         assert_eq!(due, [(5, 1), (5, 16_777_215), (7, 3)]);
-        assert_eq!(timetable.next(), Some(Millis(9)));
+        assert_eq!(queue.next(), Some(Millis(9)));
     }
 
     /// Invariant: the queue is bounded by the slots, whatever they have waited for. Mechanism: entries were collected when due.

@@ -1,7 +1,7 @@
-//! A stream that cannot leave the task it began in: its request is still being sent, so its client is still in a session.
+//! A stream that stays in the task that started it, because its request is still being sent through a session.
 //!
-//! The same rules and the same entry in the counts and the log as for every other stream; only the task and the sockets
-//! are the caller's.
+//! It follows the same rules as every other stream, and is counted and logged like one. Only the task and the sockets
+//! belong to the caller.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,14 +24,14 @@ pub(crate) struct Attached {
 }
 
 impl Attached {
-    /// Counted as open from here. Has to be called on a tokio runtime.
+    /// Starts a stream and counts it as open. Must be called on a tokio runtime.
     pub(crate) fn begin(start: Start, registry: Arc<StreamRegistry>) -> Self {
         let stream = ActiveStream::begin(start, registry, clock::now());
         Self { stream, timer: Box::pin(tokio::time::sleep_until(clock::instant(NEVER))) }
     }
 
-    /// Does everything that can be done now; is ready once the stream has ended. `upstream` becomes `None` as soon as
-    /// nothing more is wanted of it.
+    /// Makes all progress that is possible now. Ready once the stream has ended. Sets `upstream` to `None` as soon as
+    /// the stream no longer needs it.
     pub(crate) fn poll<C: Socket, U: Socket>(
         &mut self,
         cx: &mut Context<'_>,
@@ -54,12 +54,12 @@ impl Attached {
         Poll::Pending
     }
 
-    /// The request cannot be sent to its end: the stream breaks off.
+    /// The rest of the request cannot be sent: the stream ends broken.
     pub(crate) fn request_failed(&mut self) {
         self.stream.core.upstream_failed(clock::now());
     }
 
-    /// The client is gone, or broke its request off.
+    /// The client closed the connection, or aborted its request.
     pub(crate) fn client_gone(&mut self) {
         self.stream.core.client_gone();
     }

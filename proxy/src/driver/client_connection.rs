@@ -1,8 +1,8 @@
 //! A client's HTTP/1 connection, between its transport and Pingora's session.
 //!
-//! Pingora's session gets one request at a time: a head that has been checked, its body to the last byte, and then nothing
-//! until the request has been served, however much the client has sent ahead. It gets the end of the connection as soon as the
-//! client closes it. Who serves the connection calls [`ClientConnection::next_head`] before each session.
+//! Pingora's session gets one request at a time: a head that has been checked, its body to the last byte, and then
+//! nothing until the request has been served, however much the client has sent ahead. The session sees the end of the
+//! connection as soon as the client closes it. The caller calls [`ClientConnection::next_head`] before each session.
 
 use std::any::Any;
 use std::fmt;
@@ -26,26 +26,28 @@ use crate::sys;
 use crate::wire::request::{HeadLimits, MAX_FIELDS, Refusal, RequestHead};
 use crate::wire::request_body::RequestBody;
 
-/// What a client may send ahead while its request is served, in bytes. What goes beyond stays in the kernel.
+/// Limit on the bytes that are buffered of what a client pipelines while its request is served. The rest stays in the
+/// kernel.
 pub(crate) const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 
-/// How often the kernel is asked whether a client has closed its connection whose bytes are not read any more.
+/// How often the kernel is polled for the end of a connection that is not read any more.
 const END_POLL: Duration = Duration::from_secs(1);
 
-/// How long a client that is still sending may read the last answer on its connection (`lingering_timeout` in nginx).
+/// How long the last response on a connection may take to reach a client that is still sending (`lingering_timeout` in
+/// nginx).
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A client's connection over HTTP/1.
 pub(crate) struct ClientConnection {
-    /// Gone once the connection has been taken out.
+    /// `None` once the transport has been detached.
     transport: Option<ClientTransport>,
-    /// What has been received, and how much of it has been given out.
+    /// The bytes received, and how many of them have been passed on.
     received: Vec<u8>,
     consumed: usize,
     phase: Phase,
-    /// Runs while the client has sent so much ahead that its end cannot be read.
+    /// Runs while the buffer for pipelined bytes is full, when the end of the connection cannot be read.
     end_poll: Option<Pin<Box<Sleep>>>,
-    /// Whether something has been written: an answer that the client should be able to read.
+    /// Whether a response has been written that the client should be able to read.
     answered: bool,
     extension: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -53,30 +55,29 @@ pub(crate) struct ClientConnection {
 /// What Pingora's session may read.
 #[derive(Debug)]
 enum Phase {
-    /// No head has been read; nothing is given out.
+    /// No head has been read; nothing is passed on.
     Idle,
-    /// A request: so many bytes of its head, then its body.
+    /// A request: the remaining bytes of its head, then its body.
     Request { head: usize, body: RequestBody, offers_upgrade: bool },
-    /// The request has been given out, and is being served.
+    /// The request has been passed on and is being served.
     Served,
-    /// The request has been given out and offered to switch protocols: what comes now may be another one's.
+    /// The request has been passed on and offers to switch protocols: what follows may belong to another protocol.
     Upgraded,
 }
 
-/// What [`ClientConnection::next_head`] has found.
+/// The result of [`ClientConnection::next_head`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NextHead {
-    /// A request is ready to be read; so many of its fields were left out.
+    /// A request is ready to be read; `dropped_fields` of its fields were left out.
     Ready { dropped_fields: usize },
-    /// The client has sent less than a head and closed the connection.
+    /// The client closed the connection before a head was complete.
     Closed,
     /// The request must not be served.
     Refused(Refusal),
 }
 
 impl ClientConnection {
-    /// A connection that has been accepted by number, of which `held` has been read. `note` is for whoever serves the first
-    /// request on it.
+    /// A plain connection, of which `received` has been read. `extension` is for the handler of its first request.
     pub(crate) fn tcp(
         received: Vec<u8>,
         socket: TcpStream,
@@ -86,7 +87,7 @@ impl ClientConnection {
         Self::new(received, ClientTransport::tcp(socket, address), extension)
     }
 
-    /// A connection that Pingora has accepted.
+    /// A connection that Pingora accepted.
     pub(crate) fn over(stream: Stream) -> Self {
         Self::new(Vec::new(), ClientTransport::Pingora(stream), None)
     }
@@ -96,12 +97,12 @@ impl ClientConnection {
         Self { transport, received, consumed: 0, phase: Phase::Idle, end_poll: None, answered: false, extension }
     }
 
-    /// What came with the connection for whoever serves its first request; once.
+    /// Takes what was passed along for the handler of the first request; `None` after the first call.
     pub(crate) fn take_extension(&self) -> Option<Box<dyn Any + Send>> {
         self.extension.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// What has been received and not given out.
+    /// The bytes received and not yet passed on.
     pub(crate) fn received(&self) -> &[u8] {
         &self.received[self.consumed..]
     }
@@ -136,7 +137,7 @@ impl ClientConnection {
     /// When the connection fails.
     pub(crate) async fn next_head(&mut self, limits: &HeadLimits) -> io::Result<NextHead> {
         if self.is_receiving() {
-            // The last request has not been read to its end: where the next begins is not known.
+            // The last request has not been read completely, so the start of the next is unknown.
             return Ok(NextHead::Closed);
         }
         self.phase = Phase::Idle;
@@ -153,12 +154,13 @@ impl ClientConnection {
         }
     }
 
-    /// Whether more of the current request has to come or to be read.
+    /// Whether the current request has not been received and read completely.
     fn is_receiving(&self) -> bool {
         matches!(&self.phase, Phase::Request { head, body, .. } if *head > 0 || !body.is_done())
     }
 
-    /// Begins with the request whose head is held, if it is complete. Returns how many of its fields were left out.
+    /// Starts the request whose head is at the front of the buffer, if the head is complete. Returns how many of its
+    /// fields were left out.
     fn take_head(&mut self, limits: &HeadLimits) -> Result<Option<usize>, Refusal> {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let Some(head) = RequestHead::parse(&self.received[self.consumed..], limits, &mut fields)? else {
@@ -184,7 +186,7 @@ impl ClientConnection {
         Ok(Some(dropped_fields))
     }
 
-    /// Answers that the request is refused, lets the client read the answer, and closes.
+    /// Responds with the refusal, lets the client read the response, and closes.
     pub(crate) async fn refuse(mut self, refusal: Refusal) {
         let Some(mut transport) = self.transport.take() else { return };
         let written = async {
@@ -196,38 +198,38 @@ impl ClientConnection {
         }
     }
 
-    /// Closes a connection on which nothing more is expected, in order: over TLS the client hears it.
+    /// Closes an idle connection in order; over TLS this sends `close_notify`.
     pub(crate) async fn close(mut self) {
         if let Some(mut transport) = self.transport.take() {
             let _ = timeout(LINGER, transport.shutdown()).await;
         }
     }
 
-    /// What has been received and not given out, and the transport; `None` once that has been taken out.
+    /// The bytes received and not yet passed on, and the transport; `None` once the transport has been detached.
     pub(crate) fn into_parts(mut self) -> Option<(Vec<u8>, ClientTransport)> {
         let mut received = std::mem::take(&mut self.received);
         received.drain(..self.consumed);
         Some((received, self.transport.take()?))
     }
 
-    /// What carries the connection.
+    /// The transport below the connection.
     pub(crate) fn transport(&self) -> Option<&ClientTransport> {
         self.transport.as_ref()
     }
 
-    /// Gives out what is held, up to `limit` bytes.
+    /// Copies buffered bytes into `buffer`, at most `limit`.
     fn copy_out(&mut self, buffer: &mut ReadBuf<'_>, limit: usize) -> usize {
         let count = limit.min(buffer.remaining()).min(self.received.len() - self.consumed);
         buffer.put_slice(&self.received[self.consumed..self.consumed + count]);
         self.consumed += count;
         if self.consumed == self.received.len() {
-            // A connection that waits for its next request keeps no buffer.
+            // An idle connection keeps no buffer.
             (self.received, self.consumed) = (Vec::new(), 0);
         }
         count
     }
 
-    /// More of the body; whatever comes behind it is held back.
+    /// Reads more of the body; whatever follows it stays in the buffer.
     fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Phase::Request { body, .. } = &mut self.phase else { return Poll::Ready(Ok(())) };
         let broken = |error| io::Error::new(io::ErrorKind::InvalidData, error);
@@ -246,7 +248,7 @@ impl ClientConnection {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready once the client has closed the connection. What it sends ahead is held, within a limit.
+    /// Ready once the client has closed the connection. Buffers what the client pipelines, up to the limit.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.received.len() - self.consumed < MAX_PIPELINED_BYTES {
             if ready!(self.poll_receive(cx))? == 0 {
@@ -305,7 +307,7 @@ impl AsyncWrite for ClientConnection {
         }
     }
 
-    // HTTP/2 would write the head and the payload of a larger frame one after the other.
+    // Without this, HTTP/2 writes the header and the payload of a larger frame separately.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -350,14 +352,14 @@ impl Drop for ClientConnection {
     }
 }
 
-/// Ends the writing direction, and drops what the client is still sending until it has read the answer and closes.
+/// Shuts the write side down, and discards what the client sends until it closes the connection.
 async fn linger(mut transport: ClientTransport) {
     let until = Instant::now() + LINGER;
     if !matches!(timeout_at(until, transport.shutdown()).await, Ok(Ok(()))) {
         return;
     }
     let drain = poll_fn(|cx| {
-        // A turn for others after some reads: a client may send as fast as it is read.
+        // Yields after some reads: a client may send as fast as it is read.
         for _ in 0..16 {
             let count = scratch::with(|scratch| {
                 let mut buffer = ReadBuf::new(&mut scratch.input);
@@ -384,5 +386,5 @@ impl fmt::Debug for ClientConnection {
 }
 
 fn detached() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the connection has been taken out")
+    io::Error::new(io::ErrorKind::NotConnected, "the transport has been detached")
 }

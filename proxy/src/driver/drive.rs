@@ -1,4 +1,4 @@
-//! What a driver does with a stream each time something may have happened to it. The same for both drivers.
+//! One pass over a stream: read, ask the core, write. Both drivers call it whenever a stream may make progress.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -11,30 +11,30 @@ use super::socket::{Socket, would_block};
 use super::start::Start;
 use crate::stream::{Core, EndReason, Framing, Millis};
 
-/// Reads before other streams get their turn.
+/// Reads in one call, before the stream yields to others.
 const READS_PER_CALL: u32 = 16;
 
-/// What a client may send at once on a running stream, and in each second of it, in bytes. A client has nothing to send then but
-/// a next request or a sign of life.
+/// What a client may send on a running stream, at once and per second, in bytes. Legitimate clients send nothing but a
+/// pipelined request or a keep-alive.
 const CLIENT_BURST_BYTES: u64 = 64 * 1024;
 const CLIENT_BYTES_PER_SECOND: u64 = 1024;
 
-/// What reading from a client counts beside the bytes: many small packets cost more than few large ones.
+/// Added to the bytes of each read from a client: many small packets cost more than few large ones.
 const CLIENT_READ_BYTES: u32 = 512;
 
-/// A stream between two turns.
+/// A running stream, between two calls of [`ActiveStream::drive`].
 pub(super) struct ActiveStream {
     pub(super) core: Core,
     guard: StreamGuard,
-    /// Exists only while the client is behind.
+    /// Present only while the client is behind.
     pending: Option<Box<Unwritten>>,
     phase: Phase,
     framing: Framing,
-    /// What the client has sent, each read of it included.
+    /// Bytes that the client has sent, plus the overhead of each read.
     client_bytes: u32,
 }
 
-/// Bytes on their way to the client.
+/// Bytes not yet written to the client.
 struct Unwritten {
     bytes: Vec<u8>,
     written: usize,
@@ -43,25 +43,26 @@ struct Unwritten {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
-    /// Everything is written; the client's side is being closed in order.
+    /// Everything is written; the client's connection is being closed.
     Closing,
-    /// Entered in the books as ended.
+    /// The end has been counted and logged.
     Recorded,
 }
 
-/// What a driver does next with a stream.
+/// What the driver does next with a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DriveOutcome {
-    /// Come back when a socket is ready or a deadline has come.
+    /// Call again when a socket is ready or a deadline has expired.
     Wait,
-    /// Come back soon: there may be more to do now, but others wait too.
+    /// Call again soon: the stream yielded to others with work left.
     Again,
-    /// Drop it.
+    /// The stream has ended: drop it.
     Done,
 }
 
 impl ActiveStream {
-    /// Enters a stream in the books. What it has for its client already goes out on its first turn.
+    /// Starts a stream and counts it as open. The first call of [`ActiveStream::drive`] writes the bytes that it starts
+    /// with.
     pub(super) fn begin(start: Start, registry: Arc<StreamRegistry>, now: Millis) -> Self {
         let Start { opening, unsent: mut bytes, leftover, route, info } = start;
         let framing = opening.framing;
@@ -76,7 +77,7 @@ impl ActiveStream {
         &mut self.guard
     }
 
-    /// Does everything that can be done now. `upstream` is dropped as soon as nothing more is wanted of it.
+    /// Makes all progress that is possible now. Drops `upstream` as soon as the stream no longer needs it.
     pub(super) fn drive<C: Socket, U: Socket>(
         &mut self,
         client: &mut C,
@@ -89,7 +90,7 @@ impl ActiveStream {
         if client_unfinished && next == DriveOutcome::Wait { DriveOutcome::Again } else { next }
     }
 
-    /// Does what there is to do beside watching the client.
+    /// Acts on a drain and on deadlines, and moves bytes from the upstream to the client.
     fn transfer<C: Socket, U: Socket>(
         &mut self,
         client: &mut C,
@@ -100,7 +101,7 @@ impl ActiveStream {
         if let Some(limit) = self.guard.draining() {
             self.core.close(EndReason::Drain, limit, now);
         }
-        // Before the deadlines: a client that has made room is not stalled.
+        // Before the deadlines: a client that has become writable is not stalled.
         self.write(client, now, &mut scratch.output);
         if self.core.suspects_idle(now) && upstream.as_mut().is_some_and(Socket::has_unread) {
             self.core.upstream_waits(now);
@@ -120,8 +121,8 @@ impl ActiveStream {
         DriveOutcome::Again
     }
 
-    /// Notices that the client has left. What it sends while it listens has no meaning here and is dropped, unless it is too
-    /// much. Returns whether there may be more of that: others wait too.
+    /// Reads from the client to detect its close. Discards what it sends, up to a limit. Returns whether there may be
+    /// more to read.
     fn read_client(&mut self, client: &mut impl Socket, now: Millis, input: &mut [u8]) -> bool {
         if self.phase == Phase::Closing {
             return false;
@@ -139,7 +140,7 @@ impl ActiveStream {
         true
     }
 
-    /// Whether the client may send `count` bytes more by now.
+    /// Whether `count` more bytes keep the client within its limit.
     fn is_within_client_limit(&mut self, count: usize, now: Millis) -> bool {
         let more = u32::try_from(count).unwrap_or(u32::MAX).saturating_add(CLIENT_READ_BYTES);
         self.client_bytes = self.client_bytes.saturating_add(more);
@@ -155,7 +156,7 @@ impl ActiveStream {
         }
     }
 
-    /// Moves one read from the upstream through the core into the output. Breaks when there is nothing to read.
+    /// Passes one read from the upstream through the core into the output. Breaks when there is nothing to read.
     fn read_upstream(&mut self, upstream: &mut impl Socket, now: Millis, scratch: &mut Scratch) -> ControlFlow<()> {
         match upstream.read(&mut scratch.input) {
             Ok(0) => self.core.upstream_closed(now, &mut scratch.output),
@@ -169,7 +170,7 @@ impl ActiveStream {
         ControlFlow::Continue(())
     }
 
-    /// Writes what is pending, then `output`; what the client does not take becomes pending. Empties `output`.
+    /// Writes what is pending, then `output`; what cannot be written becomes pending. Clears `output`.
     fn write(&mut self, client: &mut impl Socket, now: Millis, output: &mut Vec<u8>) {
         if self.pending.is_none() && output.is_empty() {
             return;
@@ -200,16 +201,16 @@ impl ActiveStream {
             return Ok(progress || written > 0);
         }
         match client.flush() {
-            // A flush that has to wait is taken up with the next turn; what it holds is bounded by the connection.
+            // A flush that blocks is retried by the next call; the connection bounds what it holds.
             Err(error) if !would_block(&error) => Err(error),
             _ => Ok(true),
         }
     }
 
-    /// Done once an ended stream has nothing left to tell its client. A stream that is merely behind waits.
+    /// Finishes an ended stream once nothing is left to write; until then, waits.
     fn end<U>(&mut self, client: &mut impl Socket, upstream: &mut Option<U>, now: Millis) -> DriveOutcome {
         let Some(reason) = self.core.ended() else { return DriveOutcome::Wait };
-        // It has nothing more to give, or nobody left to give it to.
+        // The stream needs nothing more from the upstream.
         *upstream = None;
         let abandoned = self.core.abandoned();
         if !abandoned && (self.pending.is_some() || self.core.breaks_later()) {
@@ -219,13 +220,13 @@ impl ActiveStream {
         if clean {
             self.phase = Phase::Closing;
             if client.shutdown().is_err_and(|error| would_block(&error)) {
-                // TLS has a farewell to write; it may wait for the client as long as any bytes may.
+                // TLS still has to write `close_notify`, under the same write timeout as other bytes.
                 self.core.wrote(false, true, now);
                 return DriveOutcome::Wait;
             }
         }
-        // Without chunks, only a reset tells a client that its body was cut; and what the kernel still holds for a client that
-        // was given up must not live on without its stream.
+        // Without chunks, only a reset shows the client that its body is incomplete. An abandoned client's unsent data
+        // in the kernel must not outlive the stream.
         if !clean && (self.framing != Framing::Chunked || (abandoned && reason != EndReason::ClientGone)) {
             self.phase = Phase::Closing;
             if client.reset_on_close(abandoned).is_err_and(|error| would_block(&error)) {
@@ -272,7 +273,7 @@ mod tests {
     use crate::stream::{Opening, Policy};
     use crate::wire::body::Body;
 
-    /// Has always more to read, so much at a time, and takes whatever is written.
+    /// Always readable, `bytes` at a time, and always writable.
     struct Endless {
         reads: u32,
         bytes: usize,
@@ -281,7 +282,7 @@ mod tests {
     impl Socket for Endless {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             self.reads += 1;
-            assert!(self.reads < 10_000, "read without end");
+            assert!(self.reads < 10_000, "unbounded reading");
             Ok(self.bytes.min(buffer.len()))
         }
 
@@ -312,11 +313,11 @@ mod tests {
         fn ended(&self, _: &Ended<'_>) {}
     }
 
-    /// Invariant: streams beside one another get their turns. Mechanism: what a client sends while it listens was read until
-    /// there was no more, and one that sends as fast as it is read never comes to an end. Symptom: events of all streams
-    /// on the thread are late, a hundred times later than they were, or stop.
+    /// Invariant: no stream starves the others on its thread. Mechanism: what a client sends on a running stream was
+    /// read until nothing was left, and a client that sends as fast as it is read never stops. Symptom: events of all
+    /// streams on the thread are a hundred times later, or stop.
     #[test]
-    fn a_client_that_sends_without_end_leaves_others_their_turns() {
+    fn a_client_that_keeps_sending_does_not_starve_other_streams() {
         let mut stream = stream();
         let mut client = Endless { reads: 0, bytes: 1 };
         let mut upstream: Option<Endless> = None;
@@ -324,11 +325,11 @@ mod tests {
         assert_eq!((next, client.reads), (DriveOutcome::Again, READS_PER_CALL));
     }
 
-    /// Invariant: a client that is served nothing costs nothing. Mechanism: what it sent on a running stream was read for as
-    /// long as it sent. Symptom: eight clients took most of a core.
+    /// Invariant: the work that a client causes on a running stream is bounded. Mechanism: whatever it sent was read
+    /// for as long as it sent. Symptom: eight clients took most of a core.
     #[test]
-    fn a_client_that_sends_more_than_it_can_mean_is_cut() {
-        // Bytes in each read, reads in each second, seconds, and whether the stream lives on.
+    fn a_client_that_floods_a_running_stream_is_closed() {
+        // Bytes in each read, reads in each second, seconds, and whether the stream continues.
         for (bytes, per_second, seconds, lives) in [
             (16_384, 1, 1, true),
             (16_384, 16, 1, false),

@@ -1,4 +1,4 @@
-//! What is counted while a stream runs, and what is told when it ends.
+//! What is counted while a stream runs, and what is reported when it ends.
 
 use std::fmt;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub trait Observer: Send + Sync {
         let _ = (route, info);
     }
 
-    /// A request was taken over and got no response head from the upstream.
+    /// A request that was taken over got no response head from the upstream.
     fn failed(&self, route: &str, failure: &Failure) {
         let _ = (route, failure);
     }
@@ -65,7 +65,7 @@ pub trait Observer: Send + Sync {
 pub struct Ended<'a> {
     /// The name of its route.
     pub route: &'a str,
-    /// What is known of it from its request.
+    /// What is known from its request.
     pub info: &'a StreamInfo,
     /// Why it ended.
     pub reason: EndReason,
@@ -136,12 +136,12 @@ impl Totals {
     }
 }
 
-/// One stream's entry in its route's books.
+/// Counts one stream as open in its route and the registry, until it is closed.
 pub(super) struct StreamGuard {
     route: Arc<Route>,
     registry: Arc<StreamRegistry>,
     info: StreamInfo,
-    /// The place of a stream that has a task in the registry.
+    /// The key in the registry of a stream that has a task.
     task: Option<u32>,
     opened: Millis,
 }
@@ -155,7 +155,7 @@ impl StreamGuard {
         Self { route, registry, info, task: None, opened: clock::now() }
     }
 
-    /// Enters the waker of a stream that has a task, on its first call.
+    /// Registers the waker of a stream that has a task, on the first call.
     pub(super) fn register(&mut self, waker: &std::task::Waker) {
         if self.task.is_none() {
             self.task = u32::try_from(self.registry.insert_task(waker.clone())).ok();
@@ -174,7 +174,7 @@ impl StreamGuard {
         self.route.totals.add(progress);
     }
 
-    /// Enters the stream as ended. The caller does this once.
+    /// Counts and reports the stream as ended. Must be called once.
     pub(super) fn close(&self, reason: EndReason, clean: bool, counts: Counts) {
         let duration = Duration::from_millis(clock::now().0.saturating_sub(self.opened.0));
         let ended = Ended { route: &self.route.name, info: &self.info, reason, clean, duration, counts };

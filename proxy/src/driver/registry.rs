@@ -11,12 +11,12 @@ use tokio::sync::Notify;
 /// `drain_limit_ms` while no drain is under way.
 const NOT_DRAINING: u64 = u64::MAX;
 
-/// The running streams and the drain they may be under.
+/// The running streams, and the drain under way, if any.
 #[derive(Debug)]
 pub struct StreamRegistry {
     active: AtomicUsize,
     drain_limit_ms: AtomicU64,
-    /// Who to tell of a drain: the streams that have a task, and the threads of those that have none.
+    /// Wakers for a drain: of the streams that have a task, and of the reactor threads.
     tasks: Mutex<Slab<Waker>>,
     threads: Mutex<Vec<Arc<mio::Waker>>>,
     emptied: Notify,
@@ -42,7 +42,7 @@ impl StreamRegistry {
         self.drain_limit_ms.store(millis, Ordering::Release);
         for thread in lock(&self.threads).iter() {
             if let Err(error) = thread.wake() {
-                log::error!("thread not drained: side=internal: it cannot be woken: {error}");
+                log::error!("drain incomplete: side=internal: a reactor thread cannot be woken: {error}");
             }
         }
         // Woken outside the lock: a woken stream may end at once on another thread and want it.
@@ -78,7 +78,7 @@ impl StreamRegistry {
         loop {
             let emptied = self.emptied.notified();
             tokio::pin!(emptied);
-            // Registered before the look at the count, so that the last stream cannot end unnoticed in between.
+            // Registered before the count is read, so that the last stream cannot end unnoticed in between.
             emptied.as_mut().enable();
             if self.active() == 0 {
                 return;
@@ -98,7 +98,7 @@ impl StreamRegistry {
     pub(super) fn remove_task(&self, key: usize) {
         let mut tasks = lock(&self.tasks);
         tasks.try_remove(key);
-        // A wave of streams has left: give their places back.
+        // Releases the memory of a burst.
         if tasks.is_empty() && tasks.capacity() > 1024 {
             tasks.shrink_to_fit();
         }

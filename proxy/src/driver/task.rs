@@ -1,6 +1,6 @@
 //! The task driver: one small tokio task per stream, for any transport.
 //!
-//! A future written by hand, because what a compiler-made one keeps across its waits is several times this size.
+//! The future is written by hand: a compiler-generated one is several times as large.
 
 use std::future::Future;
 use std::io;
@@ -25,10 +25,10 @@ use super::{clock, scratch};
 use crate::stream::Millis;
 use crate::sys;
 
-/// Stands for no deadline: further away than any process lives, near enough for the timer wheel.
+/// Stands for no deadline: beyond the life of any process, within the range of the timer wheel.
 pub(super) const NEVER: Millis = Millis(1 << 40);
 
-/// For an HTTP/2 client to read what it has received, before it learns that no more comes.
+/// Time for an HTTP/2 client to read what it has received before the reset.
 const RESET_PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs a stream to its end on the current runtime.
@@ -52,8 +52,8 @@ pin_project! {
     struct StreamTask {
         #[pin]
         timer: Sleep,
-        // What the timer is set to. Moved only when something is due earlier, or when it has fired: an event that puts
-        // deadlines off costs nothing.
+        // What the timer is set to. Changed only when a deadline is earlier, or when the timer has fired: an event that
+        // postpones deadlines costs nothing.
         timer_at: Millis,
         stream: ActiveStream,
         client: AsyncTransport,
@@ -105,7 +105,7 @@ impl Future for StreamTask {
 enum AsyncTransport {
     Tcp(TcpStream),
     Other(Stream),
-    // Beside the body, the wait of one that breaks off.
+    // The body, and the reset that waits to be sent.
     H2(SendStream<Bytes>, Option<Box<PendingReset>>),
 }
 
@@ -119,19 +119,19 @@ impl AsyncTransport {
     }
 }
 
-/// What a reset over HTTP/2 waits for. It drops what waits in the connection's queue, and clients drop what they have not
-/// read when it comes: without this wait, the last events before a break are lost.
+/// Delays a reset over HTTP/2 until the client has had time to read what was sent. A reset drops what is queued on the
+/// connection, and clients drop what they have not read: without the delay, the last events are lost.
 pub(crate) struct PendingReset {
     in_flight: Weak<()>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl PendingReset {
-    /// Sends an empty piece, which the connection lets go of once it has taken it, and all before it, from its queue.
+    /// Sends an empty piece, which the connection drops once it has sent everything queued before it.
     pub(crate) fn send(body: &mut SendStream<Bytes>, stream: &Waker) -> Box<Self> {
         let in_flight = Arc::new(());
         let pending_reset = Self { in_flight: Arc::downgrade(&in_flight), pause: None };
-        // Refused where the stream is over already: then it is gone at once.
+        // An error means that the stream has ended already, and the piece is dropped at once.
         let _ = body.send_data(Bytes::from_owner(FlushMarker(Some(in_flight), stream.clone())), false);
         Box::new(pending_reset)
     }
@@ -144,7 +144,7 @@ impl PendingReset {
     }
 }
 
-/// Tells when it is gone: the pointers to it dangle, and its stream is woken.
+/// Wakes its stream when it is dropped; weak pointers to it then dangle.
 struct FlushMarker(Option<Arc<()>>, Waker);
 
 impl AsRef<[u8]> for FlushMarker {
@@ -160,13 +160,13 @@ impl Drop for FlushMarker {
     }
 }
 
-/// A connection and who to wake when it is ready: polling, in the shape of non-blocking calls.
+/// Adapts a polled connection to non-blocking calls; registers the waker when an operation would block.
 struct Polled<'a, 'b, 'c> {
     connection: &'a mut AsyncTransport,
     cx: &'b mut Context<'c>,
 }
 
-/// Hands over what the stream's window and its share of the send buffer take.
+/// Sends as much as the stream's window and its share of the send buffer allow.
 pub(crate) fn poll_send(body: &mut SendStream<Bytes>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
     body.reserve_capacity(bytes.len());
     let mut room = body.capacity();
@@ -196,7 +196,7 @@ impl Socket for Polled<'_, '_, '_> {
         ready(match self.connection {
             AsyncTransport::Tcp(socket) => Pin::new(socket).poll_read(self.cx, &mut buffer),
             AsyncTransport::Other(stream) => Pin::new(stream).poll_read(self.cx, &mut buffer),
-            // Nothing is read from an HTTP/2 client; that it is gone is told by a reset.
+            // Nothing is read from an HTTP/2 client; its close shows as a reset.
             AsyncTransport::H2(body, _) => body.poll_reset(self.cx).map(|_| Err(io::ErrorKind::ConnectionReset.into())),
         })?;
         Ok(buffer.filled().len())
@@ -205,7 +205,7 @@ impl Socket for Polled<'_, '_, '_> {
     fn has_unread(&mut self) -> bool {
         match self.connection {
             AsyncTransport::Tcp(socket) => has_readable_bytes(SockRef::from(&*socket)),
-            // TLS cannot be looked into without reading: it gets the benefit of the doubt, and other deadlines hold.
+            // TLS cannot be peeked: assume that there are bytes; other deadlines still apply.
             AsyncTransport::Other(_) => true,
             AsyncTransport::H2(..) => false,
         }
@@ -247,7 +247,7 @@ impl Socket for Polled<'_, '_, '_> {
                 {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
-                // CANCEL is an ordinary end to some clients.
+                // Some clients treat CANCEL as a normal end.
                 body.send_reset(Reason::INTERNAL_ERROR);
             }
         }

@@ -1,4 +1,4 @@
-//! The connection to an upstream, as bare as its peer allows.
+//! The connection to an upstream, a plain socket where possible.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use crate::driver::{Socket, Transport, has_readable_bytes};
 /// A connection to an upstream.
 #[derive(Debug)]
 pub(super) enum UpstreamConnection {
-    /// Plain TCP without anything around it: Pingora's stream would bring buffers of 64 KiB.
+    /// A plain TCP socket: Pingora's stream would add buffers of 64 KiB.
     Tcp(TcpStream),
-    /// What Pingora's connector made: TLS, or a peer with options of its own.
+    /// A stream of Pingora's connector: TLS, or a peer with options.
     Pingora(Stream),
 }
 
 impl UpstreamConnection {
-    /// The connection for a driver. Nothing may be buffered in it.
+    /// Converts it for a driver. Nothing may be buffered in it.
     ///
     /// # Errors
     /// When its descriptor cannot be duplicated, or taken from the runtime.
@@ -32,7 +32,7 @@ impl UpstreamConnection {
         }
     }
 
-    /// Whether nothing has come on it, not even its end: what an idle connection has to be like to be used again.
+    /// Whether nothing has arrived on it, not even its end, so that an idle connection can be reused.
     pub(super) fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         let mut context = Context::from_waker(std::task::Waker::noop());
@@ -87,7 +87,7 @@ impl AsyncWrite for UpstreamConnection {
     }
 }
 
-/// An upstream's connection in the shape of non-blocking calls, and who to wake when it is ready.
+/// Adapts an upstream connection to non-blocking calls; registers the waker when an operation would block.
 pub(super) struct UpstreamSocket<'a, 'c> {
     pub(super) connection: &'a mut UpstreamConnection,
     pub(super) cx: &'a mut Context<'c>,

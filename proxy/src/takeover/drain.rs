@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::driver::StreamRegistry;
 
-/// What came of a drain.
+/// The result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
@@ -14,7 +14,7 @@ pub struct Drained {
     pub cut: usize,
 }
 
-/// Past the limit, what is being cut gets this long.
+/// How long streams that are being cut may take after the limit.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// Asks every stream to end between two events, waits for at most `limit`, and cuts what is left.

@@ -1,4 +1,5 @@
-//! Sends the request and reads one response head, and not one byte of the body more than came with it.
+//! Sends the request and reads the final response head, without reading the body further than the bytes that came with
+//! it.
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -25,12 +26,12 @@ use crate::failure::Failure;
 use crate::headers;
 use crate::stream::Timeouts;
 
-/// An answer of which no more than the head has been interpreted, and everything that it comes over.
+/// A response whose head has been read, with its connection and the rest of its request.
 pub(super) struct Answer {
     pub(super) head: Box<ResponseHeader>,
     pub(super) body_start: BodyStart,
     pub(super) connection: UpstreamConnection,
-    /// What is left of the request.
+    /// The unsent rest of the request.
     pub(super) upload: Upload,
     /// The server's address, where it is known.
     pub(super) server: Option<SocketAddr>,
@@ -38,7 +39,7 @@ pub(super) struct Answer {
     pub(super) key: Option<u64>,
 }
 
-/// What is needed to reach upstreams.
+/// The connector and the pool of connections to upstreams.
 pub(super) struct Upstreams {
     pub(super) connector: TransportConnector,
     pub(super) pool: Pool,
@@ -46,8 +47,8 @@ pub(super) struct Upstreams {
 
 /// Sends `request` to the first of `peers` that can be connected to.
 ///
-/// A page may go over a connection that has carried others, if it may be repeated: one that its server has closed in the
-/// meantime, before a byte of the answer has come, is replaced by a fresh one, once.
+/// A page may use an idle connection if the request is repeatable: if the server closes that connection before the
+/// first byte of the response, the request is sent once more on a new one.
 pub(super) async fn exchange(
     upstreams: &Upstreams,
     session: &mut Session,
@@ -63,8 +64,8 @@ pub(super) async fn exchange(
         false => Purpose::Page { idle: headers::is_repeatable(request, has_body) },
     };
     let mut peers = peers.iter();
-    // Each phase on its own heap allocation: tens of thousands may wait for their heads, and what connecting needed has to
-    // be gone by then.
+    // Each phase has its own heap allocation: tens of thousands of requests may wait for their heads, and the state of
+    // connecting must be freed by then.
     let connecting = dial::connect(&upstreams.connector, &upstreams.pool, &mut peers, purpose, timeouts.connect);
     let connected = Box::pin(connecting).await?;
     let (peer, reused) = (connected.peer.clone(), connected.reused);
@@ -73,7 +74,7 @@ pub(super) async fn exchange(
             let fresh = dial::connect_new(&upstreams.connector, &peer, purpose, timeouts.connect);
             let connected = match Box::pin(fresh).await {
                 Ok(connected) => connected,
-                // The others have not been tried.
+                // The other servers have not been tried.
                 Err(_) if peers.len() > 0 => {
                     let purpose = Purpose::Page { idle: false };
                     let connecting =
@@ -89,7 +90,7 @@ pub(super) async fn exchange(
     }
 }
 
-/// Sends the request and reads up to the final response head. A failure comes with whether the upstream had said anything.
+/// Sends the request and reads up to the final response head. A failure carries whether the upstream had sent anything.
 async fn exchange_with(
     session: &mut Session,
     connected: Connected,
@@ -120,13 +121,12 @@ async fn exchange_with(
     let peer = &connected.peer;
     let body_start = BodyStart::of(&head, reader, is_head, is_stream).map_err(|failure| (failure, true))?;
     let server = peer.address().as_inet().copied();
-    // A stream's request has asked for its connection to be closed.
+    // A stream's request asks for its connection to be closed.
     let key = (!is_stream).then(|| peer.reuse_hash());
     Ok(Answer { head, body_start, connection, upload, server, key })
 }
 
-/// A request and the heads of its answer, whichever way they overlap: an upstream may answer before it has taken the whole
-/// request.
+/// A request and its response heads, which may overlap: an upstream may respond before it has read the whole request.
 struct Exchange<'s, 't> {
     client: Client<'s>,
     /// HTTP/1.0 does not know interim responses (RFC 9110 §15.2).
@@ -134,22 +134,22 @@ struct Exchange<'s, 't> {
     connection: UpstreamConnection,
     upload: Upload,
     reader: HeadReader,
-    /// Why the upstream takes no more of the request. It may have said why: its answer counts, if there is one.
+    /// Why the upstream reads no more of the request. If it has sent a response, that response counts.
     refused: Option<Failure>,
-    /// Of the request and its answer.
+    /// Measures the wait for the upstream, or for the client's body.
     upstream_timer: WaitTimer,
-    /// Of interim responses on their way to the client.
+    /// Measures the write of interim responses to the client.
     write_timer: WaitTimer,
-    /// Of the upload, when the upstream's clock was set.
+    /// The upload's steps when `upstream_timer` was restarted.
     steps: u64,
-    /// Whether an interim response waits for the client.
+    /// Whether an interim response is not yet written.
     writing: bool,
     timeouts: &'t Timeouts,
 }
 
 impl Exchange<'_, '_> {
-    /// Is ready with the final head. `timeouts.first_byte` runs while the upstream has to take the request or to answer it;
-    /// nothing that the client sends beyond its request sets it back.
+    /// Ready with the final head. `timeouts.first_byte` runs while the upstream has to read the request or to respond;
+    /// pipelined bytes of the client do not restart it.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<ResponseHeader>, Failure>> {
         if let Some(head) = self.poll_work(cx)? {
             return Poll::Ready(Ok(head));
@@ -193,7 +193,7 @@ impl Exchange<'_, '_> {
             let head = match self.reader.poll_next(cx, &mut self.connection) {
                 Poll::Pending => return Ok(None),
                 Poll::Ready(Ok(head)) => head,
-                // What kept it from taking the request says more than that it then closed.
+                // The write error says more than the close that followed it.
                 Poll::Ready(Err(source)) => return Err(self.refused.take().unwrap_or(Failure::Broken { source })),
             };
             match HeadKind::of(&head) {
@@ -207,7 +207,7 @@ impl Exchange<'_, '_> {
                 }
                 HeadKind::Interim => {}
             }
-            // Interim responses, one after another, must not keep the deadline from being looked at.
+            // A series of interim responses must not postpone the check of the deadline.
             if let Some(limit) = self.limit()
                 && self.upstream_timer.is_over(limit)
             {
@@ -216,7 +216,7 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// How long the client may take over its request, or the upstream over its answer.
+    /// The limit that applies now: on the client's body, or on the upstream's response.
     fn limit(&self) -> Option<Duration> {
         match self.upload.waits_for() {
             WaitsFor::Client => self.upload.silence_limit(),
@@ -226,14 +226,14 @@ impl Exchange<'_, '_> {
 
     fn overdue(&self, limit: Duration) -> Failure {
         if self.upload.waits_for() == WaitsFor::Client {
-            let source = Error::explain(ErrorType::ReadTimedout, format!("nothing of it came for {limit:?}"));
+            let source = Error::explain(ErrorType::ReadTimedout, format!("no byte arrived within {limit:?}"));
             return Failure::RequestTimeout { source };
         }
         Failure::FirstByteTimeout { limit }
     }
 }
 
-/// Measures how long something has been waited for.
+/// Measures how long a wait has lasted.
 pub(super) struct WaitTimer {
     since: Instant,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -244,7 +244,7 @@ impl WaitTimer {
         Self { since: Instant::now(), sleep: None }
     }
 
-    /// The wait begins now.
+    /// Starts the wait anew.
     pub(super) fn restart(&mut self) {
         self.since = Instant::now();
     }
@@ -253,7 +253,7 @@ impl WaitTimer {
         self.since.elapsed() >= limit
     }
 
-    /// Is ready with the limit once the wait has lasted that long.
+    /// Ready with the limit once the wait has lasted that long.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, limit: Option<Duration>) -> Poll<Duration> {
         let Some(limit) = limit else { return Poll::Pending };
         let Some(due) = self.since.checked_add(limit) else { return Poll::Pending };

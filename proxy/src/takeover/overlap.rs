@@ -1,7 +1,7 @@
-//! An event stream that has begun before its request was sent to the end.
+//! An event stream that starts before its request has been sent completely.
 //!
-//! Its client is still being read from, by the session that knows how its request is framed: the stream stays in the
-//! session until it ends, with the rules of every other.
+//! The session still reads the request, since it knows the framing. So the stream stays in the session until it ends,
+//! under the same rules as every other stream.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::headers;
 use crate::stream::Framing;
 
-/// Carries the stream to its end.
+/// Runs the stream to its end.
 ///
 /// # Errors
 /// When the head cannot be written.
@@ -37,7 +37,7 @@ pub(super) async fn run(
     hooks: &dyn Hooks,
 ) -> Result<()> {
     let Answer { mut head, body_start, connection, upload, .. } = answer;
-    // The session frames what is written to it.
+    // The session adds the framing.
     let opening = hand_over::opening(&route, Framing::Plain, body_start.body, &head);
     hooks.stream_response(session, &mut head)?;
     headers::stream_response(&mut head, session.req_header().version == Version::HTTP_11)?;
@@ -53,7 +53,7 @@ pub(super) async fn run(
     let mut connection = Some(connection);
     poll_fn(|cx| {
         request.poll(cx, &mut client, &mut connection, &mut stream);
-        // The waker is the same for all; each needs a borrow of its own.
+        // The same waker for both; each context needs its own borrow.
         let waker = cx.waker().clone();
         let [mut first, mut second] = [(); 2].map(|()| Context::from_waker(&waker));
         let mut upstream = connection.as_mut().map(|connection| UpstreamSocket { connection, cx: &mut first });
@@ -70,7 +70,7 @@ pub(super) async fn run(
         if !client.is_http2() {
             client.reset();
         }
-        // Nothing more may be written to it, not even an end.
+        // Nothing more may be written to the client, not even the end of the body.
         let Some(response) = session.response_written().cloned() else { return Ok(()) };
         let stand_in = stand_in(&session.downstream_session, Box::new(response)).await?;
         *session.downstream_session = stand_in;
@@ -83,16 +83,16 @@ pub(super) async fn run(
 /// What is left of the request.
 struct Request {
     upload: Upload,
-    /// Whether nothing of it is left to be read from the client.
+    /// Whether it has been read from the client completely.
     read: bool,
     timer: WaitTimer,
-    /// Of the upload, when the clock was set.
+    /// The upload's steps when the timer was restarted.
     steps: u64,
 }
 
 impl Request {
-    /// Moves it on. What the upstream does not want any more is read and dropped: left unread, it would keep the client
-    /// from reading its stream.
+    /// Forwards what is available. Reads and discards what the upstream no longer reads: left unread, it could keep the
+    /// client from reading its stream.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,8 +1,8 @@
-//! A client that a reactor has accepted, until its request is a stream or is left to Pingora.
+//! A connection that a reactor has accepted, until it is a stream or is handed off to Pingora.
 //!
-//! A request that came whole and goes to plain servers is sent from here, and waits for its answer in a kilobyte. Where the
-//! answer is an event stream, it begins here. Everything else goes on with Pingora, together with what has been read
-//! and what the upstream has said: a request that is no stream, one that is unusual, an answer that is none, a failure.
+//! A plain request that arrives whole and goes to plain servers is sent from here, and waits for its response in a
+//! kilobyte. If the response is an event stream, the stream starts here. Everything else is handed off to Pingora, with
+//! the bytes read from both sides: requests that are not for streams, unusual requests, other responses, failures.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -24,23 +24,23 @@ use crate::failure::Failure;
 use crate::headers;
 use crate::stream::{Framing, Millis};
 
-/// Response heads, all but the last interim, taken before others get their turn.
+/// Response heads read in one call, before the connection yields to others.
 const HEADS_PER_CALL: u32 = 16;
 
-/// A client, from the moment it has connected until somebody else has it.
+/// A connection from its accept until it is a stream, is handed off or closes.
 pub(super) struct PendingConnection {
     address: SocketAddr,
     handler: Arc<HandlerShared>,
-    /// When a client that has sent nothing is closed.
+    /// When the connection is closed if the client has sent nothing.
     header_deadline: Option<Millis>,
-    /// Everything that it has sent.
+    /// Everything that the client has sent.
     received: Vec<u8>,
     request: Option<Box<RequestPhase>>,
-    /// What Pingora is told when it takes over.
+    /// What Pingora gets with the connection.
     outcome: Option<Outcome>,
 }
 
-/// A client's request.
+/// The request of a connection.
 struct RequestPhase {
     exchange: ReactorExchange,
     method: Method,
@@ -48,15 +48,15 @@ struct RequestPhase {
     framing: Framing,
     since: Millis,
     dropped_fields: usize,
-    /// Interim responses that the client has not taken.
+    /// Interim responses not yet written to the client.
     unsent: Vec<u8>,
-    /// When the client has taken nothing of them for too long.
+    /// The deadline for the client to read some of them.
     write_due: Option<Millis>,
     in_flight: InFlight,
 }
 
 enum Outcome {
-    /// The upstream answered with something else than a stream; this is what has been read of it.
+    /// The upstream's response is not an event stream; these are the bytes read of it.
     Other(Vec<u8>),
     Failed(Failure),
 }
@@ -73,7 +73,7 @@ impl PendingConnection {
         Self { address, handler, header_deadline, received: Vec::new(), request: None, outcome: None }
     }
 
-    /// The first bytes of a client decide who serves it.
+    /// Reads the first bytes, which decide between this module and Pingora.
     fn read_request(&mut self, client: &mut dyn Socket, now: Millis, input: &mut [u8]) -> Option<Step> {
         match client.read(input) {
             Err(error) if would_block(&error) && self.header_deadline.is_none_or(|until| now < until) => {
@@ -90,7 +90,8 @@ impl PendingConnection {
 
     fn fail(&mut self, failure: Failure) -> Step {
         let Some(request) = &self.request else { return Step::Close };
-        // Nobody is left to be answered, or half an interim response is out and nothing that makes sense can follow it.
+        // The client has closed the connection, or has part of an interim response, after which no other response can
+        // be sent.
         if matches!(failure, Failure::ClientGone { .. }) || !request.unsent.is_empty() {
             request.exchange.route().failed(&failure);
             self.handler.admission.answered(0);
@@ -100,7 +101,7 @@ impl PendingConnection {
         Step::HandOff
     }
 
-    /// The final response head is here, and the client has taken everything that went before.
+    /// Handles the final response head, once all interim responses have been written.
     fn on_final_head(&mut self, mut response: Box<ResponseHeader>, now: Millis) -> Step {
         let Some(request) = &mut self.request else { return Step::Close };
         let reader = request.exchange.take_reader();
@@ -199,7 +200,7 @@ impl Pending for PendingConnection {
 }
 
 impl RequestPhase {
-    /// Passes on a 103 or the like. HTTP/1.0, whose streams are plain, knows none (RFC 9110 §15.2).
+    /// Queues an interim response, such as 103. HTTP/1.0, whose streams are plain, has none (RFC 9110 §15.2).
     fn interim(&mut self, mut head: Box<ResponseHeader>) {
         if self.framing == Framing::Chunked {
             headers::interim_response(&mut head);
@@ -207,19 +208,19 @@ impl RequestPhase {
         }
     }
 
-    /// When something is overdue next.
+    /// The next deadline.
     fn due(&self) -> Option<Millis> {
         [self.exchange.due(), self.write_due].into_iter().flatten().min()
     }
 
-    /// What is overdue.
+    /// The failure of an expired deadline.
     fn overdue(&self, now: Millis) -> Option<Failure> {
         let limit = self.exchange.route().policy.timeouts.write.unwrap_or_default();
         let write = self.write_due.is_some_and(|due| due <= now).then_some(Failure::WriteTimeout { limit });
         write.or_else(|| self.exchange.overdue(now))
     }
 
-    /// Whether the client has taken everything so far.
+    /// Writes interim responses; returns whether all have been written.
     fn flush(&mut self, client: &mut dyn Socket, now: Millis) -> Result<bool, Box<Error>> {
         while !self.unsent.is_empty() {
             match client.write(&self.unsent) {
@@ -241,7 +242,7 @@ impl RequestPhase {
     }
 }
 
-/// The request that `held` is, ready to be sent; `None` where Pingora should see to it.
+/// Prepares the request in `received` for sending; `None` leaves it to Pingora.
 fn start_request(
     received: &[u8],
     client: SocketAddr,
@@ -269,7 +270,7 @@ fn start_request(
     }))
 }
 
-/// Notices that the client has left; keeps what it sends, for whoever reads from it next.
+/// Detects that the client has closed the connection; buffers what it sends, for the next reader.
 fn buffer_client(client: &mut dyn Socket, received: &mut Vec<u8>, input: &mut [u8]) -> Result<(), Box<Error>> {
     while received.len() < MAX_PIPELINED_BYTES {
         match client.read(input) {
@@ -277,19 +278,19 @@ fn buffer_client(client: &mut dyn Socket, received: &mut Vec<u8>, input: &mut [u
             Ok(count) => received.extend_from_slice(&input[..count]),
             Err(error) if would_block(&error) => return Ok(()),
             Err(error) => {
-                return Err(Error::because(ErrorType::ReadError, "waiting with the client", error).into_down());
+                return Err(Error::because(ErrorType::ReadError, "reading from the client", error).into_down());
             }
         }
     }
-    // The end of a connection cannot be read behind bytes that are not read.
+    // The end of the connection cannot be read while earlier bytes are left unread.
     if client.peer_has_closed() {
         return Err(Error::new(ErrorType::ConnectionClosed).into_down());
     }
     Ok(())
 }
 
-/// A stream's head as its client gets it. "An origin server with a clock … MUST generate a Date header field in all 2xx"
-/// responses, and who forwards one without it adds it (RFC 9110 §6.6.1).
+/// Completes a stream's head for the client. "An origin server with a clock … MUST generate a Date header field in all
+/// 2xx" responses, and a recipient that forwards a response without it adds it (RFC 9110 §6.6.1).
 fn finish_head(response: &mut ResponseHeader, framing: Framing) -> pingora::Result<()> {
     headers::stream_response(response, framing == Framing::Chunked)?;
     if !response.headers.contains_key("date") {

@@ -1,4 +1,4 @@
-//! A connection's slot in a reactor's table: at first a pending, then a stream.
+//! A connection's slot in a reactor's table: first a pending connection, then a stream.
 
 use std::sync::Arc;
 
@@ -16,14 +16,14 @@ use crate::driver::socket::Socket;
 use crate::driver::transport::bound_queue_of;
 use crate::stream::Millis;
 
-/// Who has the slot, the sockets, and what the kernel has said of them.
+/// A connection or a stream with its sockets and their readiness.
 pub(super) struct Slot {
     state: State,
     client: TcpStream,
     upstream: Option<TcpStream>,
-    /// When the queue of deadlines will look at this slot; far away when it will not.
+    /// When the timer queue checks this slot next; [`Slot::NEVER`] when it does not.
     pub(super) timer_at: Millis,
-    /// Whether it waits for another turn already.
+    /// Whether the slot is in the reactor's list of runnable slots.
     pub(super) queued: bool,
     client_readable: Readable,
     upstream_readable: Readable,
@@ -35,23 +35,23 @@ enum State {
     Pending(Box<dyn Pending>),
 }
 
-/// What the kernel is told of a slot's sockets, and under which number.
+/// A slot's index, and the kernel's registry in which its sockets are registered.
 #[derive(Clone, Copy)]
 pub(super) struct SlotRef<'r> {
     pub(super) kernel: &'r mio::Registry,
     pub(super) index: usize,
 }
 
-/// What becomes of a slot after its turn.
+/// What the reactor does with a slot after [`Slot::drive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Its turn comes when a socket is ready or a deadline has come.
+    /// Drive it when a socket is ready or a deadline has expired.
     Wait,
-    /// Its turn comes soon: there may be more to do now, but others wait too.
+    /// Drive it again soon: it yielded to others with work left.
     Again,
-    /// It is free.
+    /// Remove it.
     Remove,
-    /// It is free, and its pending goes on elsewhere.
+    /// Remove it and hand its connection off.
     HandOff,
 }
 
@@ -71,7 +71,7 @@ impl SlotRef<'_> {
 }
 
 impl Slot {
-    /// A stream's. Both of its sockets are watched from here on.
+    /// The slot of a stream. Registers both sockets.
     pub(super) fn of_stream(
         stream: ActiveStream,
         client: TcpStream,
@@ -80,19 +80,19 @@ impl Slot {
     ) -> std::io::Result<Self> {
         let mut slot = Self::new(State::Stream(stream), client, slot_ref)?;
         slot.watch_upstream(upstream, Interest::READABLE, slot_ref)?;
-        // Something may have come before there was anybody to be told.
+        // Bytes may have arrived before the socket was registered.
         slot.upstream_readable = Readable::assumed();
         Ok(slot)
     }
 
-    /// A new client's, which the kernel will report at once, at least as writable.
+    /// The slot of a new connection. The kernel reports it at once, at least as writable.
     pub(super) fn of_connection(accepted: Accepted, now: Millis, slot_ref: SlotRef<'_>) -> std::io::Result<Self> {
         let pending = accepted.handler.connected(accepted.address, now);
         Self::new(State::Pending(pending), accepted.socket, slot_ref)
     }
 
     fn new(state: State, mut client: TcpStream, slot_ref: SlotRef<'_>) -> std::io::Result<Self> {
-        // Interest in writing costs nothing while there is room: the kernel reports it only after there was none.
+        // Interest in writing costs nothing while the socket is writable: the kernel reports only the change.
         slot_ref.kernel.register(&mut client, slot_ref.client(), Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self {
             state,
@@ -108,7 +108,7 @@ impl Slot {
     /// The `timer_at` of a slot that waits for no deadline.
     pub(super) const NEVER: Millis = Millis(u64::MAX);
 
-    /// Takes down what the kernel says of one of its sockets.
+    /// Records an event of one of its sockets.
     pub(super) fn record(&mut self, event: &event::Event) {
         match event.token().0.is_multiple_of(2) {
             true => self.client_readable.record(event),
@@ -116,12 +116,12 @@ impl Slot {
         }
     }
 
-    /// Has the client read even if the kernel has not reported anything yet.
+    /// Makes the next call read from the client even if the kernel has not reported anything yet.
     pub(super) fn assume_readable(&mut self) {
         self.client_readable.assume();
     }
 
-    /// When it wants its turn, whatever the sockets do.
+    /// The next deadline.
     pub(super) fn due(&self) -> Option<Millis> {
         match &self.state {
             State::Stream(stream) => stream.core.next_deadline(),
@@ -129,12 +129,12 @@ impl Slot {
         }
     }
 
-    /// Whether it is a client that has not asked for anything.
+    /// Whether the slot holds a connection without a request.
     pub(super) fn is_idle(&self) -> bool {
         matches!(&self.state, State::Pending(pending) if pending.is_idle())
     }
 
-    /// Does everything that can be done now.
+    /// Makes all progress that is possible now.
     pub(super) fn drive(
         &mut self,
         slot_ref: SlotRef<'_>,
@@ -160,14 +160,16 @@ impl Slot {
                     let interest = if writable { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
                     let watched = self.watch_upstream(TcpStream::from_std(socket), interest, slot_ref);
                     if let Err(error) = watched {
-                        log::error!("request dropped: side=internal: it cannot be waited for: {error}");
+                        log::error!(
+                            "request dropped: side=internal: its upstream socket cannot be registered: {error}"
+                        );
                         return Action::Remove;
                     }
                 }
                 Step::Stream(start) => {
                     bound_queue_of(SockRef::from(&self.client), start.opening.policy.timeouts.write);
                     let stream = ActiveStream::begin(*start, streams.clone(), now);
-                    // The pending counts as a request in flight until here.
+                    // The connection counts as a request in flight until here.
                     self.state = State::Stream(stream);
                 }
                 Step::HandOff => return Action::HandOff,
@@ -203,11 +205,11 @@ impl Slot {
         Ok(())
     }
 
-    /// Lets a pending go, with its sockets.
+    /// Hands a pending connection off, with its sockets.
     pub(super) fn hand_off(self, slot_ref: SlotRef<'_>) {
         let Self { state: State::Pending(pending), client, upstream, .. } = self else { return };
         let release = |mut socket: TcpStream| {
-            // Another thread waits for it now; a socket that is not watched any more cannot be taken off the list.
+            // Another thread registers it next. An error means that it is not registered, which is the goal.
             let _ = slot_ref.kernel.deregister(&mut socket);
             std::net::TcpStream::from(socket)
         };

@@ -84,7 +84,7 @@ fn a_taken_port_is_told_with_a_remedy() {
     let output = sse_proxy(&["--upstream", "127.0.0.1:1", "--listen", &address]);
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains(&address) && stderr.contains("another process has it"), "{stderr}");
+    assert!(stderr.contains(&address) && stderr.contains("another process uses it"), "{stderr}");
 }
 
 #[test]

@@ -92,7 +92,7 @@ pub struct Core {
     clean: bool,
     abandoned: bool,
     /// Whether the broken end has been signalled to the client.
-    break_told: bool,
+    break_signalled: bool,
 }
 
 impl Core {
@@ -112,7 +112,7 @@ impl Core {
             ended: None,
             clean: false,
             abandoned: false,
-            break_told: false,
+            break_signalled: false,
             policy: opening.policy,
         };
         let timeouts = core.policy.timeouts;
@@ -239,7 +239,7 @@ impl Core {
                 Deadline::CloseLimit if self.blocked => self.abandon(self.closing.unwrap_or(EndReason::Lifetime)),
                 Deadline::CloseLimit => self.end(self.closing.unwrap_or(EndReason::Lifetime), now),
                 Deadline::Idle => self.end(EndReason::IdleTimeout, now),
-                Deadline::Close if self.ended.is_some() => self.tell_break(out),
+                Deadline::Close if self.ended.is_some() => self.signal_break(out),
                 Deadline::Close if self.at_boundary() && !self.blocked => {
                     self.end_clean(self.closing.unwrap_or(EndReason::Lifetime), now, out);
                 }
@@ -279,7 +279,7 @@ impl Core {
     /// Whether the broken end is still to be signalled to the client, at the next deadline.
     pub fn breaks_later(&self) -> bool {
         let broken = self.ended.is_some() && !self.clean && !self.abandoned;
-        broken && !self.break_told && self.framing != Framing::Http2
+        broken && !self.break_signalled && self.framing != Framing::Http2
     }
 
     /// The totals so far.
@@ -419,9 +419,9 @@ impl Core {
         }
     }
 
-    fn tell_break(&mut self, out: &mut Vec<u8>) {
+    fn signal_break(&mut self, out: &mut Vec<u8>) {
         self.deadlines.clear(Deadline::Close);
-        self.break_told = true;
+        self.break_signalled = true;
         if self.framing == Framing::Chunked {
             out.extend_from_slice(chunked::BROKEN_CHUNK);
         }

@@ -1,5 +1,5 @@
-//! Holds docker-compose.yml to what docs/compose.md says of every service, and the commands of the documentation to the file.
-//! That it runs is for `make compose-check`, which needs Docker.
+//! Checks docker-compose.yml against docs/compose.md, and the commands of the documentation against the file. `make
+//! compose-check`, which needs Docker, checks that it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -27,7 +27,7 @@ fn texts(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn every_service_is_held_to_what_the_page_says() {
+fn every_service_has_the_documented_restrictions() {
     let services = services();
     assert!(services.len() > 10, "{:?}", services.keys());
     for (name, service) in services {

@@ -1,10 +1,10 @@
-//! Whose claims about the client reach the upstream: every path that a request can take, from peers trusted and not.
+//! Forwarding fields from trusted and untrusted peers, on every request path.
 
 use std::process::Command;
 
 use crate::support::{Backend, Certificate, Proxy, UNTIL_CLOSE};
 
-/// What a client claims, in fields that backends are known to believe.
+/// Forged fields that backends are known to trust.
 const CLAIMS: [&str; 12] = [
     "X-Forwarded-For: 6.6.6.6",
     "X-Forwarded-Proto: gopher",
@@ -20,11 +20,11 @@ const CLAIMS: [&str; 12] = [
     "x-FORWARDED_proto: gopher",
 ];
 
-/// Invariant: what a backend reads in forwarding fields is true, or was said by a proxy that the operator trusts.
-/// Mechanism: only `X-Forwarded-For` was appended to; every other such field passed as the client sent it.
-/// Symptom: `X-Real-IP: 6.6.6.6` from anybody became the client's address, past rate limits and address filters.
+/// Invariant: forwarding fields are set by the proxy, or by a proxy that the operator trusts. Mechanism: only
+/// `X-Forwarded-For` was appended to; every other such field passed as the client sent it. Symptom: `X-Real-IP:
+/// 6.6.6.6` from anybody became the client's address, past rate limits and address filters.
 #[test]
-fn claims_of_strangers_are_replaced_and_those_of_trusted_proxies_extended() {
+fn fields_of_untrusted_peers_are_replaced_and_those_of_trusted_proxies_extended() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
     let certificate = Certificate::new();
     let tls = format!("{{address: 127.0.0.1:0, tls: {}}}", certificate.yaml());
@@ -86,7 +86,7 @@ fn claims_of_strangers_are_replaced_and_those_of_trusted_proxies_extended() {
 
 /// A proxy on the same host needs no configuration; one on another address does.
 #[test]
-fn only_this_host_is_trusted_unless_told_otherwise() {
+fn only_this_host_is_trusted_by_default() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
     let upstreams = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
     for (trusted, believed) in

@@ -1,4 +1,4 @@
-//! A behaviour is written once and holds in every combination: driver, protocol, number of threads, how the request comes.
+//! Runs a behaviour in every combination of driver, protocol, number of threads, and whole or split requests.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,4 @@
-//! Programs that are not ours, as processes that end with the test: what they print, and nginx in front of the proxy.
+//! Third-party programs, as processes that end with the test; and nginx in front of the proxy.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};

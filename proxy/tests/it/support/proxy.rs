@@ -1,4 +1,4 @@
-//! The binary under test, started with a configuration of its own on ports of its own.
+//! The binary under test, with its own configuration and ports.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;

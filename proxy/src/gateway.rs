@@ -273,8 +273,8 @@ impl ProxyHttp for Gateway {
         self.metrics.request(status);
         if let Some(error) = error {
             // A client that closes its connection is not an error.
-            let gone = *error.esource() == ErrorSource::Downstream;
-            let level = if gone { log::Level::Debug } else { log::Level::Warn };
+            let is_client_close = *error.esource() == ErrorSource::Downstream;
+            let level = if is_client_close { log::Level::Debug } else { log::Level::Warn };
             let route = self.route(context).map_or("", |route| &route.streams.name);
             let (side, reason, request) = (side(error), error.etype().as_str(), session.req_header());
             let (method, target) = (&request.method, headers::masked_target(request.raw_path()));

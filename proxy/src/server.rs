@@ -191,9 +191,9 @@ fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
         threads,
         // A connection, its requests and its streams stay on one thread, without wakeups across threads.
         work_stealing: false,
-        // Pingora sleeps through its grace period; the process exits earlier, as soon as nothing is left. An upgrade
-        // tries each address of its upstream once, and stops by itself when none is left.
+        // An upgrade tries each address of its upstream once, and stops when none is left.
         max_retries: usize::MAX,
+        // Pingora sleeps through its grace period; the process exits earlier, as soon as nothing is left.
         grace_period_seconds: Some(drain_limit.as_secs() + 2 * DRAIN_MARGIN.as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
@@ -335,7 +335,9 @@ impl Drain {
         }
         match self.left() {
             0 => log::info!("drained: nothing is left"),
-            left => log::warn!("the drain's limit has passed: {left} streams or requests are cut"),
+            left => {
+                log::warn!("drain limit passed: side=internal count={left}: the remaining streams and requests are cut")
+            }
         }
     }
 

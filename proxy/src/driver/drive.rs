@@ -307,9 +307,9 @@ mod tests {
         }
     }
 
-    struct Nobody;
+    struct NoObserver;
 
-    impl Observer for Nobody {
+    impl Observer for NoObserver {
         fn ended(&self, _: &Ended<'_>) {}
     }
 
@@ -358,7 +358,7 @@ mod tests {
     }
 
     fn stream() -> ActiveStream {
-        let route = Route::new("/", Policy::default(), Arc::new(Nobody));
+        let route = Route::new("/", Policy::default(), Arc::new(NoObserver));
         let (policy, body) = (route.policy.clone(), Body::UntilClose);
         let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0 };
         let info = StreamInfo::new(None, None, "GET", "/", std::time::Duration::ZERO);

@@ -207,7 +207,7 @@ mod tests {
                 }
                 if Instant::now() > until {
                     let _ = child.kill();
-                    panic!("the process goes on without its reactor");
+                    panic!("the process continues without its reactor");
                 }
                 thread::sleep(Duration::from_millis(10));
             };

@@ -87,7 +87,7 @@ impl Route {
         Arc::new(Self { name: name.into(), policy: Arc::new(policy), totals: Arc::default(), observer })
     }
 
-    /// The same route, its counters included, for a request whose stream has an observer of its own: one that holds the
+    /// The same route, its counters included, for a request whose stream has its own observer, which holds the
     /// request's context, such as the user it belongs to. Only requests that ask for it pay for it.
     ///
     /// ```

@@ -68,7 +68,7 @@ impl Future for StreamTask {
         let mut this = self.project();
         this.stream.guard().register(cx.waker());
         let mut client = Polled { connection: this.client, cx };
-        // The waker is the same for both sides; each needs a borrow of its own.
+        // The waker is the same for both sides; each context needs its own borrow.
         let waker = client.cx.waker().clone();
         let mut second = Context::from_waker(&waker);
         let mut upstream = this.upstream.as_mut().map(|connection| Polled { connection, cx: &mut second });

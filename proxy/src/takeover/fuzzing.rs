@@ -8,7 +8,7 @@ use pingora::http::{Method, RequestHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::http_req_header_to_wire;
 
-use super::answer::{BodyStart, HeadKind};
+use super::answer::{Beginning, Kind};
 use super::head_reader::HeadReader;
 use super::stand_in::Replay;
 use super::whole_request::WholeRequest;
@@ -91,18 +91,18 @@ pub fn response(bytes: &[u8]) -> Option<ForwardedResponse> {
     };
     loop {
         let mut head = reader.take().ok()??;
-        match HeadKind::of(&head) {
-            HeadKind::Continue => {}
-            HeadKind::Switching => return None,
-            HeadKind::Interim => {
+        match Kind::of(&head) {
+            Kind::Continue => {}
+            Kind::Switching => return None,
+            Kind::Interim => {
                 headers::strip_response(&mut head);
                 write(&head);
             }
-            HeadKind::Final => {
-                let stream = match BodyStart::of(&head, reader).ok()? {
-                    BodyStart::Stream { body, leftover } => Some((body, leftover)),
+            Kind::Final => {
+                let stream = match Beginning::of(&head, reader).ok()? {
+                    Beginning::Stream { body, leftover } => Some((body, leftover)),
                     // Pingora's session writes those.
-                    BodyStart::Other(_) => return Some(ForwardedResponse { heads, stream: None }),
+                    Beginning::Other(_) => return Some(ForwardedResponse { heads, stream: None }),
                 };
                 headers::stream_response(&mut head, true).ok()?;
                 write(&head);

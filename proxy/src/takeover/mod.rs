@@ -129,7 +129,7 @@ impl Takeover {
     /// Call it once the listeners accept no more: streams that begin during a drain end at once.
     ///
     /// # Cancel safety
-    /// Dropped before it is done, the drain goes on: streams still end at their next event, or are cut when `limit` has passed.
+    /// Dropped before it is done, the drain continues: streams still end at their next event, or are cut when `limit` has passed.
     ///
     /// ```no_run
     /// # async fn shut_down(takeover: &sse_proxy::Takeover) {
@@ -161,7 +161,7 @@ impl Takeover {
     /// Sends the request to the first of `peers` that can be connected to, and carries the answer to its end.
     ///
     /// Returns what `proxy_upstream_filter` should: `Ok(true)` when the request cannot be taken over (see
-    /// [`Takeover::can_take`]) and HttpProxy should go on with it, `Ok(false)` when it has been answered. A failure
+    /// [`Takeover::can_take`]) and HttpProxy should continue with it, `Ok(false)` when it has been answered. A failure
     /// before the response head is answered with 502 or 504 and a body that names it, and is reported to the route's
     /// observer.
     ///

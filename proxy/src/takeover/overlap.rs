@@ -136,9 +136,9 @@ impl Request {
         }
     }
 
-    fn give_up(&mut self, tell: fn(&mut Attached), stream: &mut Attached) {
+    fn give_up(&mut self, report: fn(&mut Attached), stream: &mut Attached) {
         self.upload.abandon();
         self.read = true;
-        tell(stream);
+        report(stream);
     }
 }

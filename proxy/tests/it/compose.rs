@@ -1,5 +1,5 @@
-//! Checks docker-compose.yml against docs/compose.md, and the commands of the documentation against the file. `make
-//! compose-check`, which needs Docker, checks that it runs.
+//! Checks docker-compose.yml against docs/compose.md, and the commands of the documentation against the file.
+//! `make compose-check`, which needs Docker, checks that it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -34,7 +34,7 @@ fn every_service_has_the_documented_restrictions() {
         assert_eq!(service["read_only"], true, "{name}");
         assert_eq!(texts(&service["cap_drop"]), ["ALL"], "{name}");
         assert_eq!(texts(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
-        // What leaves a file becomes the owner of the folder it goes to, and may do nothing else.
+        // A service that writes a report may change to the owner of its folder, and nothing else.
         let leaves_a_file = service["entrypoint"][0] == "measure";
         assert_eq!(
             texts(&service["cap_add"]),
@@ -48,7 +48,7 @@ fn every_service_has_the_documented_restrictions() {
         }
         assert_eq!(service["ulimits"]["nofile"]["hard"], 65536, "{name}");
         assert_eq!(service["logging"]["options"]["max-file"], "3", "{name}");
-        // What ends by itself is not started again, and nobody waits for it to be healthy.
+        // A service that runs once is not restarted and has no health check.
         let runs_once = service["entrypoint"][0] == "measure";
         assert_eq!(service["restart"], if runs_once { "no" } else { "unless-stopped" }, "{name}");
         assert_eq!(service["healthcheck"]["test"].is_null(), runs_once, "{name}: the health check");

@@ -79,7 +79,7 @@ fn a_draining_proxy_reports_it_and_accepts_no_connections() {
     assert_eq!(kept.read_head().status, 503);
     half.socket.set_nonblocking(true).unwrap();
     let open = half.socket.peek(&mut [0]).unwrap_err();
-    assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock, "all of that while the stream goes on");
+    assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock, "the stream is still open");
     assert_eq!(proxy.exited().code(), Some(0));
     assert!(TcpStream::connect(proxy.admin).is_err());
 }
@@ -101,7 +101,7 @@ fn a_stream_that_reaches_no_boundary_is_cut_at_the_limit() {
     let asked = Instant::now();
     proxy.terminate();
     let (_, end) = dechunk(&client.read_to_end().unwrap());
-    assert_eq!(end, None, "the client can tell");
+    assert_eq!(end, None, "the client sees a broken end");
     assert!(asked.elapsed() >= Duration::from_millis(300), "it had its time");
     let log = proxy.log_line();
     assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some("drain"), Some(false)));
@@ -124,7 +124,7 @@ fn a_coded_stream_does_not_delay_a_drain() {
     let asked = Instant::now();
     proxy.terminate();
     let (_, end) = dechunk(&client.read_to_end().unwrap());
-    assert_eq!(end, None, "the client can tell that it is not complete");
+    assert_eq!(end, None, "the client sees a broken end");
     assert_eq!(proxy.exited().code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(15), "half of drain.timeout: {:?}", asked.elapsed());
     let log = proxy.log_line();

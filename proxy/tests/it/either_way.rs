@@ -13,7 +13,7 @@ fn echo() -> Backend {
     Backend::start(|mut connection| {
         connection.read_body();
         let body = String::from_utf8_lossy(&connection.rest).into_owned();
-        // What tells one process from another stands in parentheses.
+        // The id of the process is in parentheses.
         let without_process = |line: &str| line.split(" (").next().unwrap_or_default().to_owned();
         let lines = connection.head.lines();
         let lines = lines.map(|line| if line.starts_with("Via: ") { without_process(line) } else { line.to_owned() });

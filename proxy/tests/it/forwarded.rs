@@ -21,8 +21,8 @@ const CLAIMS: [&str; 12] = [
 ];
 
 /// Invariant: forwarding fields are set by the proxy, or by a proxy that the operator trusts. Mechanism: only
-/// `X-Forwarded-For` was appended to; every other such field passed as the client sent it. Symptom: `X-Real-IP:
-/// 6.6.6.6` from anybody became the client's address, past rate limits and address filters.
+/// `X-Forwarded-For` was appended to; every other such field passed as the client sent it. Symptom:
+/// `X-Real-IP: 6.6.6.6` from any client became its address, past rate limits and address filters.
 #[test]
 fn fields_of_untrusted_peers_are_replaced_and_those_of_trusted_proxies_extended() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
@@ -89,7 +89,7 @@ fn fields_of_untrusted_peers_are_replaced_and_those_of_trusted_proxies_extended(
 fn only_this_host_is_trusted_by_default() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
     let upstreams = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
-    for (trusted, believed) in
+    for (trusted, trusts_peer) in
         [("", true), ("trusted_proxies: []\n", false), ("trusted_proxies: ['10.0.0.0/8']\n", false)]
     {
         let proxy = Proxy::start_with(&format!("{trusted}{upstreams}"));
@@ -97,6 +97,6 @@ fn only_this_host_is_trusted_by_default() {
         client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\nX-Forwarded-Proto: https\r\n\r\n");
         assert_eq!(client.read_head().status, 200);
         let request = backend.request().to_lowercase();
-        assert_eq!(request.contains("x-forwarded-proto: https\r\n"), believed, "{trusted:?}: {request}");
+        assert_eq!(request.contains("x-forwarded-proto: https\r\n"), trusts_peer, "{trusted:?}: {request}");
     }
 }

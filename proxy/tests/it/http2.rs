@@ -118,7 +118,7 @@ fn an_event_right_before_a_broken_end_arrives_before_the_reset() {
             .args(["--header", "Accept: text/event-stream", &format!("http://{}/events", proxy.address)])
             .output()
             .unwrap();
-        assert_eq!(output.status.code(), Some(92), "curl tells a stream that was reset");
+        assert_eq!(output.status.code(), Some(92), "curl's exit code for a reset stream");
         // To some clients CANCEL is an ordinary end.
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(error.contains("INTERNAL_ERROR"), "{error}");

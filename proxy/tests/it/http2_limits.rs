@@ -139,8 +139,8 @@ fn a_flood_of_control_frames_closes_the_connection() {
     }
 }
 
-/// Invariant: a connection without streams is closed after `client.timeouts.keepalive`. Symptom: 23 KiB and a descriptor for
-/// each, for good.
+/// Invariant: a connection without streams is closed after `client.timeouts.keepalive`. Symptom: 23 KiB and a
+/// descriptor for each, without a limit.
 #[test]
 fn a_connection_without_streams_is_closed_with_goaway() {
     let backend = backend();
@@ -155,15 +155,15 @@ fn a_connection_without_streams_is_closed_with_goaway() {
     // It has had a stream all that time.
     assert!(once.send(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])));
     for client in [&mut never, &mut once] {
-        let mut told = false;
+        let mut got_goaway = false;
         while let Some((kind, flags, _, payload)) = client.next() {
-            told |= kind == GOAWAY;
+            got_goaway |= kind == GOAWAY;
             // What a graceful end waits for.
             if kind == PING && flags & ACK == 0 {
                 client.send(&frame(PING, ACK, 0, &payload));
             }
         }
-        assert!(told, "GOAWAY");
+        assert!(got_goaway, "GOAWAY");
     }
     assert!(since.elapsed() > Duration::from_millis(1300), "{:?}", since.elapsed());
     closed(&proxy, "http2_idle", 2.0);
@@ -189,7 +189,7 @@ fn a_silent_client_gets_a_ping_and_is_closed_without_a_pong() {
         backend.request();
     }
     let [here, vanished] = &mut clients;
-    // One answers, and its stream goes on; the other does not.
+    // One client answers the PING, and its stream stays open; the other does not.
     let until = Instant::now() + Duration::from_millis(1500);
     let mut answered = 0;
     while Instant::now() < until {
@@ -205,8 +205,8 @@ fn a_silent_client_gets_a_ping_and_is_closed_without_a_pong() {
     assert_eq!(proxy.log_line()["end"], "client_gone");
 }
 
-/// Invariant: a head ends within `client.timeouts.header`, over HTTP/2 as well. Symptom: HEADERS without END_HEADERS held 24 KiB
-/// for good.
+/// Invariant: a head ends within `client.timeouts.header`, over HTTP/2 as well. Symptom: HEADERS without END_HEADERS
+/// held 24 KiB without a limit.
 #[test]
 fn an_unfinished_head_or_frame_closes_the_connection() {
     let backend = backend();
@@ -233,7 +233,7 @@ fn an_unfinished_head_or_frame_closes_the_connection() {
 }
 
 /// Invariant: an announced body arrives within `client.timeouts.body`. Symptom: a POST over HTTP/2 without DATA held 56
-/// KiB and an upstream connection for good.
+/// KiB and an upstream connection without a limit.
 #[test]
 fn a_request_without_its_body_is_answered_with_408() {
     let backend = Backend::start(|connection| connection.hang());

@@ -218,7 +218,7 @@ fn when_descriptors_run_out_clients_wait_until_others_close() {
         assert_eq!(client.read_head().status, 200);
     }
     let mut late: Vec<Client> = (0..5).map(|_| proxy.stream("/events")).collect();
-    eventually("the log tells", || proxy.stderr().contains("cannot accept connections").then_some(()));
+    eventually("the log reports it", || proxy.stderr().contains("cannot accept connections").then_some(()));
     drop(clients);
     for client in &mut late {
         // The first of them got its connection with the last descriptor, and nothing to reach the backend with.
@@ -271,6 +271,6 @@ fn a_client_that_closes_without_a_request_leaks_nothing() {
         let mut client = proxy.connect();
         client.socket.write_all(bytes.as_bytes()).unwrap();
         drop(client);
-        eventually("it is let go", || (open() == 0).then_some(()));
+        eventually("the connection is closed", || (open() == 0).then_some(()));
     }
 }

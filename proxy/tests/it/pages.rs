@@ -238,7 +238,7 @@ fn a_stream_beside_its_upload_behaves_like_any_other() {
             drop(client);
         } else {
             let rest = client.read_to_end();
-            assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "{path}: the client can tell");
+            assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "{path}: the client sees a broken end");
         }
         let log = proxy.log_line();
         assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some(end), Some(false)), "{path}");
@@ -682,7 +682,7 @@ fn a_drain_ends_a_coded_stream_at_once_and_broken() {
     let asked = Instant::now();
     proxy.terminate();
     let rest = client.read_to_end();
-    assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "the client can tell");
+    assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "the client sees a broken end");
     let log = proxy.log_line();
     assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some("drain"), Some(false)));
     assert_eq!(proxy.exited().code(), Some(0));

@@ -288,7 +288,7 @@ fn clients_cannot_take_the_last_descriptors() {
         );
         let proxy = Proxy::start_on(driver, &[("NOFILE", "160")], &listener, &config);
         let mut clients: Vec<Client> = Vec::new();
-        // Streams take two each; whoever finds none left waits, or is answered with 502.
+        // Streams take two descriptors each; without one, a client waits or gets a 502.
         for _ in 0..200 {
             let mut client = proxy.connect();
             client.socket.set_nonblocking(true).unwrap();

@@ -23,7 +23,7 @@ fn a_refused_connection_is_a_502_with_its_cause() {
 
 #[test]
 fn a_server_that_does_not_answer_the_handshake_is_a_504_that_names_connect() {
-    // A full accept queue: the kernel drops what comes next without a word.
+    // A full accept queue: the kernel silently drops further SYNs.
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     listener.listen(0).unwrap();
@@ -68,7 +68,7 @@ fn endless_interim_responses_do_not_postpone_the_first_byte_timeout() {
     let mut client = proxy.stream("/events");
     let (until, mut buffer, mut last) = (Instant::now() + DEADLINE / 2, vec![0; 1 << 16], 1);
     while last > 0 {
-        assert!(Instant::now() < until, "interim answers go on");
+        assert!(Instant::now() < until, "interim responses still arrive");
         last = client.socket.read(&mut buffer).unwrap();
     }
     let metric = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"first_byte_timeout\"}";

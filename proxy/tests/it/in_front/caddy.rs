@@ -79,7 +79,7 @@ fn a_refusal_of_the_proxy_is_what_a_client_of_caddy_reads() {
 
 #[test]
 fn a_broken_end_looks_complete_through_caddy() {
-    carries::a_break(caddy, &[]);
+    carries::a_broken_end(caddy, &[]);
 }
 
 #[test]

@@ -122,7 +122,7 @@ pub fn a_refusal(start: impl FnOnce(&Proxy) -> super::Front) {
 
 /// A backend that breaks off right after an event: the client gets the event, and an error over the HTTP versions over
 /// which the program in front can signal one.
-pub fn a_break(start: impl FnOnce(&Proxy) -> super::Front, told: &[&str]) {
+pub fn a_broken_end(start: impl FnOnce(&Proxy) -> super::Front, signalled: &[&str]) {
     let backend = Backend::answering(vec![[CHUNKED.as_bytes(), &chunk(b"data: a\n\n")].concat()]);
     let proxy = proxy(backend.address);
     let front = start(&proxy);
@@ -130,7 +130,11 @@ pub fn a_break(start: impl FnOnce(&Proxy) -> super::Front, told: &[&str]) {
         let url = format!("{}/events", front.https());
         let output = curl(&[version, "--header", "Accept: text/event-stream", &url]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "data: a\n\n", "{version}");
-        assert_eq!(!output.status.success(), told.contains(&version), "{version}: whether a break is told");
+        assert_eq!(
+            !output.status.success(),
+            signalled.contains(&version),
+            "{version}: whether the client sees an error"
+        );
         assert_eq!(proxy.log_line()["end"], "upstream_broken");
     }
 }

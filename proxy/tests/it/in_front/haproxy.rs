@@ -73,7 +73,7 @@ fn a_refusal_of_the_proxy_is_what_a_client_of_haproxy_reads() {
 
 #[test]
 fn a_broken_end_is_an_error_through_haproxy() {
-    carries::a_break(haproxy, &["--http1.1"]);
+    carries::a_broken_end(haproxy, &["--http1.1"]);
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn a_refusal_of_the_proxy_is_what_a_client_of_nginx_reads() {
 
 #[test]
 fn a_broken_end_is_an_error_through_nginx() {
-    carries::a_break(tls, &["--http1.1", "--http2"]);
+    carries::a_broken_end(tls, &["--http1.1", "--http2"]);
 }
 
 #[test]

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use super::DEADLINE;
 
-/// How long scripts may go on once the backend is dropped: longer than the deadline of their reads. A test drops its proxy
-/// first as a rule, which ends what they wait for.
+/// How long scripts may run after the backend is dropped: longer than the deadline of their reads. A test drops its
+/// proxy first as a rule, which ends what they wait for.
 const SCRIPT_END_LIMIT: Duration = DEADLINE.saturating_add(Duration::from_secs(5));
 
-/// Listens until it is dropped. Each connection runs the script on a thread of its own. A script that panics fails the
-/// test: the panic is raised again when the backend is dropped.
+/// Listens until it is dropped. Each connection runs the script on its own thread. A script that panics fails the test:
+/// the panic is raised again when the backend is dropped.
 pub struct Backend {
     pub address: SocketAddr,
     heads: Receiver<String>,
@@ -55,7 +55,7 @@ impl Backend {
         let (accepting, runner) = (listener.try_clone().unwrap(), scripts.clone());
         thread::spawn(move || {
             for socket in accepting.incoming() {
-                // Shut down, by whoever has dropped the backend.
+                // Shut down, because the backend has been dropped.
                 let Ok(socket) = socket else { return };
                 let (script, sender) = (script.clone(), sender.clone());
                 runner.run(socket, move |socket| {
@@ -69,7 +69,7 @@ impl Backend {
         Self { address, heads, listener, scripts }
     }
 
-    /// Answers every request with these bytes, each part in a write of its own, and closes.
+    /// Answers every request with these bytes, each part in its own write, and closes.
     pub fn answering(parts: Vec<Vec<u8>>) -> Self {
         Self::start(move |mut connection| {
             for part in &parts {

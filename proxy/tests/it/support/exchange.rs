@@ -107,7 +107,7 @@ impl Answer {
 pub enum End {
     /// As one that is complete, by its protocol.
     Clean,
-    /// The client can tell that something is missing; by what.
+    /// The client sees an error: its text.
     Broken(String),
 }
 
@@ -135,7 +135,7 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Sends a request on a connection of its own.
+    /// Sends a request on a new connection.
     pub fn begin(way: &Way<'_>, request: Request) -> Self {
         let shared = Arc::<Shared>::default();
         let (leave, left) = oneshot::channel();
@@ -277,7 +277,7 @@ impl Owned {
             None => self.run(socket, request, seen).await,
             Some(certificate) => {
                 let mut roots = RootCertStore::empty();
-                roots.add(certificate.clone()).expect("a certificate to believe");
+                roots.add(certificate.clone()).expect("a trusted certificate");
                 let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
                 let config = config.with_safe_default_protocol_versions().expect("versions of TLS");
                 let mut config = config.with_root_certificates(roots).with_no_client_auth();
@@ -495,7 +495,7 @@ fn fields<'t>(lines: impl Iterator<Item = &'t str>) -> Vec<(String, String)> {
 /// How much of what is sent is sent in pieces.
 const PIECES_BYTES: usize = 1200;
 
-/// A connection whose first bytes are sent a few at a time, each in a segment of its own.
+/// A connection whose first bytes are sent a few at a time, each in its own segment.
 struct Pieces {
     socket: TcpStream,
     left: usize,

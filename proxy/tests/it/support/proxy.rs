@@ -166,7 +166,7 @@ impl Proxy {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
-    /// A stream request on a connection of its own.
+    /// A stream request on a new connection.
     pub fn stream(&self, path: &str) -> Client {
         let mut client = self.connect();
         client.send(&format!("GET {path} HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n"));

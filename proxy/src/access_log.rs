@@ -1,4 +1,4 @@
-//! One line of JSON for each stream, written at its end, on a thread of its own: a slow disk delays no stream.
+//! One line of JSON for each stream, written at its end on a separate thread, so that a slow disk delays no stream.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,10 +12,10 @@ use crate::config;
 use crate::driver::{Ended, Observer};
 use crate::logging::{Limits, LineFile, LineQueue, Sink};
 
-/// What may wait for the disk; a line has about 300 bytes, and a few kilobytes with the longest path that is kept.
+/// Limits on queued lines. A line has about 300 bytes, and a few kilobytes with the longest path that is kept.
 const LIMITS: Limits = Limits { lines: 16 * 1024, bytes: 8 * 1024 * 1024 };
 
-/// The log's sending end. Lines that find no room, or cannot be written, are counted as lost.
+/// The access log. Lines that exceed the queue, or cannot be written, are counted as lost.
 pub struct AccessLog(Option<LineQueue>);
 
 /// One line. The field names are a stable contract, described in `docs/operations.md`.
@@ -52,7 +52,7 @@ impl AccessLog {
         LineQueue::start("access-log", LIMITS, lost, sink).map(|queue| Self(Some(queue)))
     }
 
-    /// Waits until every line handed in so far is written, or `limit` has passed.
+    /// Waits until every line logged so far is written, or `limit` has passed.
     pub fn flush(&self, limit: Duration) {
         if let Some(queue) = &self.0 {
             queue.flush(limit);

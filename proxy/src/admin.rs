@@ -1,4 +1,4 @@
-//! What operators ask: is it alive, is it ready, what has it done.
+//! The admin listener's pages: liveness, readiness, metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,7 +13,7 @@ use log::LevelFilter;
 #[command(version, about, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 #[command(group = ArgGroup::new("what to serve").args(["config", "upstream"]).required(true))]
 pub struct Cli {
-    /// What to do other than serve.
+    /// A subcommand in place of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// How to serve.
@@ -56,7 +56,7 @@ pub struct Serve {
     pub log_level: LevelFilter,
 }
 
-/// Other things to do.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check a configuration file and exit: 0 when it can be served, 64 when it cannot.

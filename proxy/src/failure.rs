@@ -1,4 +1,4 @@
-//! What can go wrong between a request and its response head, and what it is called.
+//! Failures between a request and its response head, with their names, statuses and texts.
 
 use std::io;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub enum Failure {
     Connect {
         /// The last server that was tried.
         peer: String,
-        /// What the connection attempt said.
+        /// The error of the connection attempt.
         #[source]
         source: Box<Error>,
     },
@@ -42,7 +42,7 @@ pub enum Failure {
     /// The upstream closed, reset or garbled its connection instead of answering.
     #[error("the upstream broke off before its response head was complete")]
     Broken {
-        /// What reading or writing said.
+        /// The error of reading or writing.
         #[source]
         source: Box<Error>,
     },
@@ -52,31 +52,31 @@ pub enum Failure {
         /// What is wrong with it.
         source: crate::headers::FramingError,
     },
-    /// The upstream switched to a protocol that nobody asked for (RFC 9110 §7.8).
+    /// The upstream switched protocols without a request to (RFC 9110 §7.8).
     #[error("the upstream switched protocols without being asked to")]
     Switched,
-    /// The client's request body makes no sense.
+    /// The client's request body is malformed.
     #[error("the request body cannot be understood")]
     BadRequest {
         /// What reading it said.
         #[source]
         source: Box<Error>,
     },
-    /// The client took too long over its request body.
-    #[error("the request body took too long to come")]
+    /// The client sent no byte of its request body for `client.timeouts.body`.
+    #[error("the request body took longer than client.timeouts.body")]
     RequestTimeout {
         /// What reading it said.
         #[source]
         source: Box<Error>,
     },
-    /// The client took no byte of a response head, interim or final, for `timeouts.write`.
-    #[error("the client took nothing of the response head within timeouts.write ({limit:?})")]
+    /// The client read no byte of a response head, interim or final, for `timeouts.write`.
+    #[error("the client read nothing of the response head within timeouts.write ({limit:?})")]
     WriteTimeout {
         /// The limit that was hit.
         limit: Duration,
     },
-    /// The client left, or broke its request off.
-    #[error("the client left before the response")]
+    /// The client closed the connection, or aborted its request.
+    #[error("the client closed the connection before the response")]
     ClientGone {
         /// What reading from it said.
         #[source]
@@ -101,7 +101,7 @@ impl Failure {
         }
     }
 
-    /// Every name, for tables that want a row for each.
+    /// Every name, for tables with a row for each.
     pub const NAMES: [&'static str; 10] = [
         "connect_failed",
         "connect_timeout",
@@ -115,7 +115,7 @@ impl Failure {
         "client_gone",
     ];
 
-    /// What reading a request's body said, as what it means.
+    /// Classifies an error of reading a request's body.
     pub(crate) fn of_request_body(source: Box<Error>) -> Self {
         match source.etype() {
             _ if is_malformed_body(&source) => Self::BadRequest { source },
@@ -125,7 +125,7 @@ impl Failure {
         }
     }
 
-    /// Who failed.
+    /// The side that failed.
     pub fn side(&self) -> Side {
         match self {
             Self::ClientGone { .. }
@@ -136,7 +136,7 @@ impl Failure {
         }
     }
 
-    /// The status a client is answered with.
+    /// The status of the response to the client.
     pub fn status(&self) -> u16 {
         match self {
             Self::ConnectTimeout { .. } | Self::FirstByteTimeout { .. } => 504,
@@ -146,7 +146,7 @@ impl Failure {
         }
     }
 
-    /// What a client is told. A server's address stays in the log: clients have no business with it.
+    /// The text of the response to the client. It omits the server's address, which only the log contains.
     pub fn public_text(&self) -> String {
         match self {
             Self::Connect { .. } => match self.proxy_status() {
@@ -162,7 +162,7 @@ impl Failure {
         }
     }
 
-    /// The error type of RFC 9209 §2.3 that says the same to machines.
+    /// The error type of RFC 9209 §2.3.
     pub fn proxy_status(&self) -> &'static str {
         match self {
             Self::Connect { source, .. } => connect_status(source),
@@ -179,7 +179,7 @@ impl Failure {
     }
 }
 
-/// Whether an error of reading a request's body is that its framing is broken, not its connection.
+/// Whether reading a request's body failed because of its framing, not its connection.
 pub(crate) fn is_malformed_body(error: &Error) -> bool {
     let cause = error.root_cause().downcast_ref::<io::Error>();
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
@@ -193,7 +193,7 @@ pub(crate) fn connect_status(source: &Error) -> &'static str {
         ErrorType::ConnectTimedout => "connection_timeout",
         ErrorType::InvalidCert => "tls_certificate_error",
         ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::HandshakeError => {
-            // rustls tells a certificate that it does not accept by its words alone.
+            // Only the text of rustls' error identifies a certificate that was not accepted.
             if source.to_string().contains("invalid peer certificate") {
                 "tls_certificate_error"
             } else {
@@ -208,7 +208,7 @@ pub(crate) fn connect_status(source: &Error) -> &'static str {
 mod tests {
     use super::*;
 
-    /// One of each kind, with its status and whose fault it is.
+    /// One of each kind, with its status and side.
     fn failures() -> Vec<(Failure, u16, Side)> {
         let (peer, limit) = (String::new(), Duration::from_secs(3));
         let source = || Error::new(ErrorType::ReadError);

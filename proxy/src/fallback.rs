@@ -1,4 +1,4 @@
-//! Serves with Pingora what the reactors have accepted and have no use for.
+//! Serves with Pingora the connections that the reactors hand off.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::gateway::Gateway;
 use crate::takeover::{HandedOff, Handoff, InFlight};
 use crate::threads::Essential;
 
-/// A service without listeners: its connections come out of a queue.
+/// A service without listeners, whose connections come from a queue.
 pub struct Fallback {
     application: Arc<Connections<HttpProxy<Gateway>>>,
     queue: UnboundedReceiver<Handoff>,
 }
 
 impl Fallback {
-    /// Serves those who leave the reactors with `application`.
+    /// Serves handed-off connections with `application`.
     pub(crate) fn new(application: Connections<HttpProxy<Gateway>>, queue: UnboundedReceiver<Handoff>) -> Self {
         Self { application: Arc::new(application), queue }
     }
@@ -36,12 +36,12 @@ impl Fallback {
             let client = match handed_off.into_connection() {
                 Ok(client) => client,
                 Err(error) => {
-                    log::error!("connection dropped: side=internal: it cannot be served: {error}");
+                    log::error!("connection dropped: side=internal: it cannot be registered with the runtime: {error}");
                     return;
                 }
             };
             let mut serving = Box::pin(application.serve(client, &shutdown));
-            // A request that has come whole is HttpProxy's, and counted by it, once it has been looked at.
+            // After the first poll, HttpProxy has the request and counts it.
             let looked_at = poll_fn(|context| Poll::Ready(serving.as_mut().poll(context))).await;
             drop(in_flight);
             if looked_at.is_pending() {
@@ -58,8 +58,8 @@ impl Service for Fallback {
         while let Some(handoff) = self.queue.recv().await {
             match handoff {
                 Handoff::Client(handed_off, in_flight) => self.serve(handed_off, in_flight, shutdown.clone()),
-                // Connections that wait for a next request are closed. Others still come: a request that waits for its
-                // answer may turn out to be Pingora's.
+                // Closes idle connections. More connections may follow: a request that waits for its response may still
+                // be handed off.
                 Handoff::Closed => self.application.cleanup().await,
             }
         }

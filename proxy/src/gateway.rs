@@ -1,5 +1,5 @@
-//! The proxy itself, as Pingora wants it: routes, refusals, and one call to the plugin. HttpProxy reads the requests, and
-//! carries those that ask for another protocol.
+//! The implementation of Pingora's `ProxyHttp`: routes, refusals, and one call to the plugin. HttpProxy reads the
+//! requests, and forwards upgrades itself.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,22 +18,24 @@ use crate::driver;
 use crate::failure::{connect_status, is_malformed_body};
 use crate::headers::{self, TrustedProxies};
 use crate::metrics::Metrics;
-use crate::takeover::{Admission, Admitted, Arrived, ClientPolicy, InFlight, Refusal, Takeover, accepts_event_stream};
+use crate::takeover::{
+    Admission, Admitted, ClientPolicy, InFlight, PriorOutcome, Refusal, Takeover, accepts_event_stream,
+};
 use crate::upstream::Upstream;
 
 /// A route, ready to serve.
 pub struct GatewayRoute {
-    /// Paths that begin with this are its own.
+    /// The path prefix of its requests.
     pub path_prefix: String,
     /// Which of its requests are streams.
     pub stream: StreamMode,
-    /// Where they go.
+    /// The upstream of its requests.
     pub upstream: Arc<Upstream>,
-    /// The rules and books of its streams.
+    /// The policy and the counters of its streams.
     pub streams: Arc<driver::Route>,
 }
 
-/// The proxy. Clones share everything; each of Pingora's services takes one, and so do the reactors' listeners.
+/// The proxy. Clones share everything; each of Pingora's services has one, and so do the reactors' listeners.
 #[derive(Clone)]
 pub struct Gateway {
     routes: Arc<[GatewayRoute]>,
@@ -45,10 +47,10 @@ pub struct Gateway {
 
 /// One request's state.
 pub struct RequestContext {
-    /// Set before anything else looks at the request, and needed to send it anywhere.
-    arrived: Option<Arrived>,
+    /// Set before anything else handles the request; required for sending it.
+    prior_outcome: Option<PriorOutcome>,
     route: Option<usize>,
-    /// Where an upgrade goes: the servers that have not failed, the next one first. Empty until the first is asked for.
+    /// The servers for an upgrade that have not failed, the next one first. Empty until the first is needed.
     candidates: VecDeque<HttpPeer>,
     _in_flight: InFlight,
 }
@@ -64,7 +66,7 @@ impl Gateway {
         Self { routes: routes.into(), takeover, metrics, in_flight: Arc::default(), client }
     }
 
-    /// The number of requests that HttpProxy is working on, or that wait in a reactor for their heads.
+    /// The number of requests in HttpProxy, or in a reactor before their response heads.
     pub fn in_flight(&self) -> Arc<AtomicUsize> {
         self.in_flight.clone()
     }
@@ -75,9 +77,9 @@ impl Gateway {
         limits.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
-    /// The route of a request, by its path.
+    /// The index of the route that matches the request's path.
     fn route_of(&self, request: &RequestHeader) -> Option<usize> {
-        // `*` stands for the server as a whole (RFC 9112 §3.2.4): whoever serves the root serves it.
+        // `*` stands for the server as a whole (RFC 9112 §3.2.4): the route of the root matches it.
         let path = match request.raw_path() {
             b"*" => b"/",
             path => path,
@@ -142,16 +144,16 @@ impl ProxyHttp for Gateway {
 
     fn new_ctx(&self) -> RequestContext {
         let in_flight = InFlight::enter(&self.in_flight);
-        RequestContext { arrived: None, route: None, candidates: VecDeque::new(), _in_flight: in_flight }
+        RequestContext { prior_outcome: None, route: None, candidates: VecDeque::new(), _in_flight: in_flight }
     }
 
     async fn early_request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<()> {
-        context.arrived = Some(Arrived::take(session));
+        context.prior_outcome = Some(PriorOutcome::take(session));
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
-        // Whether the connection is kept is for the client's fields and the session to say (RFC 9112 §9.3).
+        // The session decides on keep-alive by the client's fields (RFC 9112 §9.3).
         session.downstream_session.set_read_timeout(self.client.body);
         if session.as_http2().is_some() {
             match headers::check_http2_request(session.req_header_mut(), &self.client.head) {
@@ -184,10 +186,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
-        let arrived = context.arrived.take();
-        let arrived = arrived.ok_or_else(|| Error::explain(ErrorType::InternalError, "a request of unknown origin"))?;
+        let prior_outcome = context.prior_outcome.take();
+        let prior_outcome = prior_outcome
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "early_request_filter has not run"))?;
         let route = self.route(context)?;
-        if let Some(answer) = arrived.into_answer() {
+        if let Some(answer) = prior_outcome.into_answer() {
             self.takeover.resume(session, answer, &route.streams).await?;
             return Ok(false);
         }
@@ -218,7 +221,7 @@ impl ProxyHttp for Gateway {
         context: &mut RequestContext,
         mut error: BError,
     ) -> BError {
-        // Nothing has been sent yet: the next server may do better.
+        // Nothing has been sent yet, so the next server can be tried.
         context.candidates.pop_front();
         error.set_retry(!context.candidates.is_empty());
         error
@@ -255,13 +258,13 @@ impl ProxyHttp for Gateway {
         if let Some(refusal) = &refusal
             && let Err(unsent) = refusal.write(session).await
         {
-            log::debug!("error response not delivered: side=downstream: {unsent}");
+            log::debug!("error response not written: side=downstream: {unsent}");
         }
         FailToProxy { error_code: refusal.map_or(0, |refusal| refusal.status), can_reuse_downstream: false }
     }
 
     fn suppress_error_log(&self, _: &Session, _: &RequestContext, _: &Error) -> bool {
-        // `logging` tells it, with the side that failed.
+        // `logging` reports it, with the side that failed.
         true
     }
 
@@ -269,9 +272,9 @@ impl ProxyHttp for Gateway {
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
         self.metrics.request(status);
         if let Some(error) = error {
-            // A client that leaves is no error of anybody's.
-            let gone = *error.esource() == ErrorSource::Downstream;
-            let level = if gone { log::Level::Debug } else { log::Level::Warn };
+            // A client that closes its connection is not an error.
+            let is_client_close = *error.esource() == ErrorSource::Downstream;
+            let level = if is_client_close { log::Level::Debug } else { log::Level::Warn };
             let route = self.route(context).map_or("", |route| &route.streams.name);
             let (side, reason, request) = (side(error), error.etype().as_str(), session.req_header());
             let (method, target) = (&request.method, headers::masked_target(request.raw_path()));
@@ -291,7 +294,7 @@ fn side(error: &Error) -> &'static str {
     }
 }
 
-/// The answer to a request that could not be carried; none where nobody is left to read it.
+/// The response to a request that failed; `None` if the client has closed the connection.
 fn describe(error: &Error) -> Option<Refusal> {
     use ErrorType as Type;
     let (status, text, proxy_status) = match (error.esource(), error.etype()) {

@@ -53,11 +53,11 @@
         dead_code,
         unused_imports,
         unreachable_pub,
-        reason = "the binary accepts connections by itself, which the plugin does not"
+        reason = "some items are used only by the binary, which accepts connections itself"
     )
 )]
 
-// What the binary, its tests and its benchmarks reach into; hidden, and private without them.
+// Internals for the binary, its tests and its benchmarks; hidden, and private without the `server` feature.
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod driver;

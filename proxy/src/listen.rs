@@ -1,7 +1,8 @@
-//! Listening sockets, bound before anything starts: what cannot be bound is refused with a sentence, and port 0 is known.
+//! Listening sockets, bound before anything starts, so that a failure is reported as an error and the real port is
+//! known.
 //!
-//! Pingora binds inside a running service and panics where it cannot. Its table of inherited descriptors, meant for
-//! upgrades, takes sockets that are already bound.
+//! Pingora binds inside a running service and panics on failure. Its table of inherited descriptors, meant for
+//! upgrades, accepts sockets that are already bound.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -28,30 +29,29 @@ use crate::wire::request::HeadLimits;
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
 
-/// Data of a stream over HTTP/2 that may wait in the proxy for its client's window or its turn, in bytes. The library's
-/// default is 400 KiB.
+/// Limit on the data of an HTTP/2 stream that is buffered in the proxy, in bytes. The library's default is 400 KiB.
 const H2_SEND_BUFFER_BYTES: usize = 16 * 1024;
 
-/// Streams that one HTTP/2 connection may have: the tabs of one browser share it.
+/// Limit on the streams of one HTTP/2 connection, which the tabs of a browser share.
 const H2_STREAMS_PER_CONNECTION: u32 = 256;
 
-/// How often a service that accepts no connections for want of descriptors looks whether there are some again.
+/// How often a service that has stopped accepting for lack of descriptors checks again.
 const SCARCITY_POLL: Duration = Duration::from_millis(100);
 
 /// An address cannot be listened on.
 #[derive(Debug, Error)]
 pub enum ListenError {
-    /// The socket cannot be had.
+    /// The address does not resolve, or cannot be bound.
     #[error("cannot listen on {address}: {source}{}", remedy(source))]
     Bind {
         /// The address as configured.
         address: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// The certificate or its key cannot be used.
-    #[error("cannot speak TLS on {address}: {problem}; cert and key have to be PEM files that belong together")]
+    #[error("cannot use TLS on {address}: {problem}; cert and key have to be PEM files that belong together")]
     Tls {
         /// The address as configured.
         address: String,
@@ -62,25 +62,25 @@ pub enum ListenError {
 
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::AddrInUse => "; another process has it: stop that one, or set reuse_port: true on both",
+        io::ErrorKind::AddrInUse => "; another process uses it: stop that process, or set reuse_port: true for both",
         io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
         io::ErrorKind::AddrNotAvailable => "; no interface of this machine has the address",
         _ => "",
     }
 }
 
-/// A bound socket and what is spoken on it.
+/// A bound socket and its protocols.
 pub struct Bound {
     /// The address with its real port.
     pub address: SocketAddr,
-    /// Whether HTTP/2 is taken without TLS.
+    /// Whether HTTP/2 without TLS is accepted.
     pub h2c: bool,
     tls: Option<TlsSettings>,
     socket: OwnedFd,
 }
 
 impl Bound {
-    /// What is spoken, for the log.
+    /// The protocols, for the log.
     pub fn protocol(&self) -> &'static str {
         match (&self.tls, self.h2c) {
             (Some(_), _) => "https, HTTP/2 and HTTP/1.1",
@@ -89,7 +89,7 @@ impl Bound {
         }
     }
 
-    /// Whether TLS is spoken.
+    /// Whether the listener uses TLS.
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
@@ -99,7 +99,7 @@ impl Bound {
         self.socket.into()
     }
 
-    /// The endpoint for Pingora; it is told to keep no buffers, of which its default are 64 KiB a connection.
+    /// The endpoint for Pingora, without its buffers of 64 KiB for each connection.
     pub fn endpoint(&mut self) -> ListenerConfig {
         let endpoint = ListenerConfig::tcp(self.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());
         match self.tls.take() {
@@ -145,11 +145,10 @@ fn bind_socket(listen: &Listen) -> io::Result<(SocketAddr, OwnedFd)> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(listen.reuse_port)?;
     socket.set_nonblocking(true)?;
-    // What is accepted inherits it: a client that has vanished without a word is found in the end, also where nothing is
-    // ever sent to it.
+    // Accepted connections inherit it: a vanished client is detected even if nothing is ever sent to it.
     if let Some(keep_alive) = listen.tcp_keepalive.get() {
         driver::keep_alive(SockRef::from(&socket), keep_alive)?;
-        // Probes are for silent connections. What a client does not acknowledge ends its connection after the same time.
+        // Probes are sent on silent connections only. Unacknowledged data ends a connection after the same time.
         let patience = keep_alive.idle + keep_alive.interval * keep_alive.count;
         socket.set_tcp_user_timeout(Some(patience))?;
     }
@@ -162,14 +161,14 @@ fn bind_socket(listen: &Listen) -> io::Result<(SocketAddr, OwnedFd)> {
 /// Checks that a listener's certificate and key can be used, without binding anything.
 ///
 /// # Errors
-/// When they cannot.
+/// When they cannot be used.
 pub fn check_tls(listen: &Listen) -> Result<(), ListenError> {
     let Some(tls) = &listen.tls else { return Ok(()) };
     let problem = tls_settings(tls).err();
     problem.map_or(Ok(()), |problem| Err(ListenError::Tls { address: listen.address.clone(), problem }))
 }
 
-/// Pingora would load the files when a service starts, and panic over what is wrong with them.
+/// Loads the files here, because Pingora loads them when a service starts and panics on an error.
 fn tls_settings(config: &Tls) -> Result<TlsSettings, String> {
     tls::install_default_crypto_provider();
     for file in [&config.cert, &config.key] {
@@ -180,7 +179,7 @@ fn tls_settings(config: &Tls) -> Result<TlsSettings, String> {
     let Some((chain, private)) = loaded else {
         return Err(format!("{cert} holds no certificate, or {key} no private key"));
     };
-    let provider = tls::CryptoProvider::get_default().ok_or("no cryptography is installed")?;
+    let provider = tls::CryptoProvider::get_default().ok_or("no cryptography provider is installed")?;
     let certified = tls::sign::CertifiedKey::from_der(chain, private, provider)
         .map_err(|error| format!("{cert}, {key}: {error}"))?;
     let no_callbacks: TlsAcceptCallbacks = Box::new(NoCallbacks);
@@ -190,14 +189,13 @@ fn tls_settings(config: &Tls) -> Result<TlsSettings, String> {
     Ok(settings)
 }
 
-/// Settings without certificate files can only be made with callbacks; there is nothing to call back for.
+/// Pingora's settings without certificate files require callbacks; these do nothing.
 struct NoCallbacks;
 
 #[async_trait]
 impl TlsAccept for NoCallbacks {}
 
-/// Lets Pingora's services accept only while descriptors are left for others than clients: until then they wait, and with them
-/// the connections in the kernel's queue.
+/// Stops Pingora's services from accepting while descriptors are scarce; connections wait in the kernel's queue.
 #[derive(Debug)]
 pub(crate) struct WhileDescriptorsLast;
 
@@ -215,19 +213,19 @@ impl ConnectionFilter for WhileDescriptorsLast {
 pub struct Prebound<S> {
     service: S,
     bound: Vec<Bound>,
-    /// What the service is told of a shutdown, where that is not what others are told.
+    /// The service's own shutdown signal, in place of the server's.
     shutdown: Option<watch::Receiver<bool>>,
-    /// Its sender: without it the receiver would report a shutdown.
+    /// Its sender, kept because dropping it would report a shutdown.
     _never: Option<watch::Sender<bool>>,
 }
 
 impl<S> Prebound<S> {
-    /// Gives `service` the sockets. Its endpoints have to name exactly the bound addresses.
+    /// Passes the sockets to `service`, whose endpoints must have exactly the bound addresses.
     pub fn new(service: S, bound: Vec<Bound>) -> Self {
         Self { service, bound, shutdown: None, _never: None }
     }
 
-    /// The same for a service that goes on through a drain, until the process exits.
+    /// The same for a service that runs through a drain, until the process exits.
     pub fn until_exit(service: S, bound: Vec<Bound>) -> Self {
         let (never, shutdown) = watch::channel(false);
         Self { service, bound, shutdown: Some(shutdown), _never: Some(never) }
@@ -240,11 +238,11 @@ impl<S: Service> Service for Prebound<S> {
         if let Some(fds) = &fds {
             let mut table = fds.lock();
             for bound in self.bound.drain(..) {
-                // From here the socket is the service's, which closes it when it stops.
+                // The service owns the socket from here and closes it when it stops.
                 table.add(bound.address.to_string(), bound.socket.into_raw_fd());
             }
         }
-        // A panic here would leave the listeners bound with nobody to accept from them.
+        // A panic here would leave the listeners bound with nothing accepting from them.
         let _essential = Essential::new(self.service.name());
         let shutdown = self.shutdown.clone().unwrap_or(shutdown);
         self.service.start_service(fds, shutdown, listeners_per_fd).await;

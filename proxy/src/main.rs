@@ -11,7 +11,7 @@ use sse_proxy::config::Config;
 use sse_proxy::logging::ProcessLog;
 use sse_proxy::server;
 
-/// Gives back what a burst of opening streams needed, and keeps tens of thousands of small things close together; see
+/// jemalloc returns the memory of a burst of opening streams, and packs tens of thousands of small allocations; see
 /// `docs/decisions/0003-jemalloc-in-the-binary.md`.
 #[cfg(feature = "jemalloc")]
 #[global_allocator]

@@ -1,5 +1,5 @@
-//! What Prometheus sees. Streams count for themselves in [`crate::driver::Totals`]; this adds what happens at their
-//! beginning and end, and renders everything on request.
+//! The Prometheus metrics. Running streams are counted in [`crate::driver::Totals`]; this adds what happens at their
+//! start and end, and renders everything on request.
 
 mod process;
 
@@ -97,14 +97,18 @@ impl Metrics {
         registry.register("requests", "Requests by response status, streams included", requests.clone());
         let log_lost = Counter::default();
         registry.register("access_log_lost_lines", "Access log lines that could not be written", log_lost.clone());
-        registry.register("log_dropped_lines", "Lines on standard error that nobody took in time", log_dropped);
+        registry.register(
+            "log_dropped_lines",
+            "Log lines that were dropped because standard error was not read in time",
+            log_dropped,
+        );
         let dropped_fields = Counter::default();
         let help = "Request fields that were not passed on because their names have an underscore";
         registry.register("dropped_fields", help, dropped_fields.clone());
         let closed_connections = Family::<RefusedLabels, Counter>::default();
         let help = "Client connections that the proxy closed, by reason";
         registry.register("closed_connections", help, closed_connections.clone());
-        // A zero for each, so that rates are right from the first.
+        // Starts each at zero, so that rates are right from the first increment.
         for reason in CLOSE_REASONS {
             let _ = closed_connections.get_or_create(&RefusedLabels { reason });
         }
@@ -127,7 +131,8 @@ impl Metrics {
         })
     }
 
-    /// Adds the routes whose books are to be shown, and a zero for each reason, so that rates are right from the first.
+    /// Adds the routes whose counters are exported, and starts each reason at zero, so that rates are right from the
+    /// first increment.
     pub fn watch(&self, routes: Vec<Arc<Route>>) {
         for route in &routes {
             for reason in EndReason::ALL {
@@ -140,7 +145,7 @@ impl Metrics {
         let _ = self.routes.set(routes);
     }
 
-    /// Counts a request that was sent to no upstream.
+    /// Counts a request that was refused before an upstream was chosen.
     pub fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&RefusedLabels { reason }).inc();
     }
@@ -172,7 +177,7 @@ impl Metrics {
         let mut text = String::new();
         match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
             Ok(()) => text,
-            // Formatting into a string fails only where a metric's own formatting does.
+            // Formatting into a string fails only if a metric's own formatting does.
             Err(fmt::Error) => "# EOF\n".to_owned(),
         }
     }
@@ -197,7 +202,7 @@ impl Observer for Metrics {
     }
 }
 
-/// Shows the books of every route as they stand.
+/// Exports the counters of every route.
 struct RouteCollector(Arc<OnceLock<Vec<Arc<Route>>>>);
 
 impl fmt::Debug for RouteCollector {

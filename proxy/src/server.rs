@@ -1,4 +1,4 @@
-//! Puts the parts together and runs them until a signal ends them.
+//! Builds the server from its parts and runs it until a signal.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,7 +22,9 @@ use crate::admin::Admin;
 use crate::config::{Config, DriverConfig};
 use crate::connections::Connections;
 use crate::driver::descriptors;
-use crate::driver::{BoundListener, Driver, Drivers, Ended, Observer, Registry, Route, StreamInfo, reactor_threads};
+use crate::driver::{
+    BoundListener, Driver, Drivers, Ended, Observer, Route, StreamInfo, StreamRegistry, reactor_threads,
+};
 use crate::failure::Failure;
 use crate::fallback::Fallback;
 use crate::gateway::{Gateway, GatewayRoute};
@@ -35,39 +37,39 @@ use crate::takeover::{RequestHandler, Takeover};
 use crate::threads::{self, Essential};
 use crate::upstream::Upstream;
 
-/// How long a drain without a limit of its own may last: a process that never exits is not shut down.
+/// The limit of a drain for which none is configured, so that the process always exits.
 const LONGEST_DRAIN: Duration = Duration::from_secs(3600);
 
-/// How often a drain looks whether anything is left.
+/// How often a drain checks whether anything is left.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 
-/// Past the drain's limit, what is still closing gets this long.
+/// How long streams that are being cut may take after the drain's limit.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 
-/// How long the last lines of each log get to be written when the process ends.
+/// How long flushing each log may take when the process exits.
 pub const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
 /// The proxy cannot start.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// An address is taken or not ours.
+    /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The access log cannot be opened.
     #[error("cannot open the access log: {0}; check the path at access_log and its permissions")]
     AccessLog(#[source] io::Error),
-    /// Pingora's server thread ended without being told to.
-    #[error("the server stopped by itself; the log says why")]
+    /// Pingora's server thread ended without a signal.
+    #[error("the server stopped unexpectedly; see the log for the cause")]
     Stopped,
-    /// A thread cannot be started, or a signal not be waited for.
-    #[error("the system is out of resources: {0}")]
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
     System(#[from] io::Error),
 }
 
-/// Checks what [`run`] would refuse and a parsed configuration does not show: certificates and their keys.
+/// Checks what [`run`] refuses beyond the configuration's syntax: certificates and their keys.
 ///
 /// # Errors
-/// When one cannot be used.
+/// When a certificate or its key cannot be used.
 pub fn check(config: &Config) -> Result<(), ListenError> {
     config.listen.iter().try_for_each(listen::check_tls)
 }
@@ -76,10 +78,12 @@ pub fn check(config: &Config) -> Result<(), ListenError> {
 /// limit has passed. A second signal cuts the drain short.
 ///
 /// # Errors
-/// When something cannot be bound or opened; nothing has been served then.
+/// When something cannot be bound or opened; nothing has been served in that case.
 pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     if !sys::tune_allocator() {
-        log::warn!("side=internal: the allocator keeps its own settings; memory comes back later than measured");
+        log::warn!(
+            "allocator not tuned: side=internal: it keeps its own settings and returns memory later than measured"
+        );
     }
     let bound = config.listen.iter().map(listen::bind).collect::<Result<Vec<_>, _>>()?;
     let admin_bound = config.admin.as_ref().map(listen::bind_admin).transpose()?;
@@ -114,11 +118,10 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     }
     let conf = server.configuration.clone();
     let (mut listeners, mut handlers) = (Vec::new(), Vec::new());
-    // Whether HTTP/2 is looked for without TLS is a setting of the service, not of the listener.
+    // HTTP/2 without TLS is a setting of the service, not of the listener.
     let (h2c, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| bound.h2c);
     for (bound, h2c) in [(others, false), (h2c, true)] {
-        // Plain connections are the reactors' own from their first byte; Pingora accepts the others, and without reactors
-        // all.
+        // The reactors accept plain connections; Pingora accepts TLS, and all connections when there are no reactors.
         let by_reactors = |bound: &Bound| driver == Driver::Parked && !bound.is_tls();
         let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(by_reactors);
         let application = || {
@@ -151,7 +154,7 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     let watch =
         SignalWatch { listeners: Mutex::new(listeners), handlers, draining, registry, limit, in_flight, finished };
     threads::spawn("server", move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
-    // Only the watch sends, and only once.
+    // The signal watch sends once, at the end of the drain.
     let outcome = wait.recv().map_err(|_| ServerError::Stopped);
     observer.access_log.flush(FLUSH_LIMIT);
     outcome
@@ -186,18 +189,18 @@ fn routes(config: &Config, observer: &Arc<StreamObserver>) -> Vec<GatewayRoute> 
 fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
     ServerConf {
         threads,
-        // A connection, its requests and its streams stay on one thread: nobody has to be woken on another.
+        // A connection, its requests and its streams stay on one thread, without wakeups across threads.
         work_stealing: false,
-        // Pingora sleeps its grace period through; the process exits before, as soon as nothing is left.
-        // An upgrade tries each of its upstream's addresses once, and says itself when none is left.
+        // An upgrade tries each address of its upstream once, and stops when none is left.
         max_retries: usize::MAX,
+        // Pingora sleeps through its grace period; the process exits earlier, as soon as nothing is left.
         grace_period_seconds: Some(drain_limit.as_secs() + 2 * DRAIN_MARGIN.as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
     }
 }
 
-/// What serves the connections that are not the reactors' own.
+/// The application that serves the connections outside of the reactors.
 type Application = Connections<HttpProxy<Gateway>>;
 
 fn proxy_service(application: Application, mut bound: Vec<Bound>) -> Prebound<Service<Application>> {
@@ -209,7 +212,7 @@ fn proxy_service(application: Application, mut bound: Vec<Bound>) -> Prebound<Se
     Prebound::new(service, bound)
 }
 
-/// Takes every descriptor that the system gives: each stream needs two.
+/// Raises the descriptor limit to the maximum: each stream needs two.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -229,7 +232,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Everything that is told of streams.
+/// Reports streams to the metrics and the access log.
 struct StreamObserver {
     metrics: Arc<Metrics>,
     access_log: AccessLog,
@@ -247,7 +250,7 @@ impl Observer for StreamObserver {
 
     fn failed(&self, route: &str, failure: &Failure) {
         self.metrics.failed(route, failure);
-        // A client that leaves is no error of anybody's.
+        // A client that closes its connection is not an error.
         let level = if matches!(failure, Failure::ClientGone { .. }) { Level::Debug } else { Level::Warn };
         let (side, reason) = (failure.side().as_str(), failure.as_str());
         let source = std::error::Error::source(failure).map(|source| format!(": {source}")).unwrap_or_default();
@@ -255,13 +258,13 @@ impl Observer for StreamObserver {
     }
 }
 
-/// Waits for the signal that ends the process, and starts the drain.
+/// Waits for the signal to stop, and starts the drain.
 struct SignalWatch {
-    /// Opened once signals are waited for: nobody is let in whom a drain would not find.
+    /// Opened once the signal handlers are installed, so that a drain reaches every connection.
     listeners: Mutex<Vec<BoundListener>>,
     handlers: Vec<RequestHandler>,
     draining: Arc<AtomicBool>,
-    registry: Arc<Registry>,
+    registry: Arc<StreamRegistry>,
     limit: Duration,
     in_flight: Arc<AtomicUsize>,
     finished: Sender<()>,
@@ -270,16 +273,17 @@ struct SignalWatch {
 #[async_trait]
 impl ShutdownSignalWatch for SignalWatch {
     async fn recv(&self) -> ShutdownSignal {
-        // A file at its limit of size (`ulimit -f`, `LimitFSIZE=`) is an error to the log, and not the end of the process.
+        // A file that reaches its size limit (`ulimit -f`, `LimitFSIZE=`) fails a write to the log, and must not end
+        // the process.
         let _file_size = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
         let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()].map(signal);
         let [Ok(mut terminate), Ok(mut interrupt), Ok(mut quit)] = signals else {
-            log::error!("no signals: side=internal: they cannot be waited for, only SIGKILL ends this process");
+            log::error!("signal handlers not installed: side=internal: only SIGKILL ends this process");
             return std::future::pending().await;
         };
         for listen in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             if let Err(error) = listen.open() {
-                log::error!("listener lost: side=internal: {error}");
+                log::error!("listener closed: side=internal: {error}");
             }
         }
         tokio::select! {
@@ -299,7 +303,7 @@ impl ShutdownSignalWatch for SignalWatch {
             finished: self.finished.clone(),
         };
         tokio::spawn(async move {
-            // Nobody else ends the process.
+            // Only this task ends the process.
             let _essential = Essential::new("drain");
             tokio::select! {
                 () = drain.wait() => {}
@@ -315,7 +319,7 @@ impl ShutdownSignalWatch for SignalWatch {
 }
 
 struct Drain {
-    registry: Arc<Registry>,
+    registry: Arc<StreamRegistry>,
     in_flight: Arc<AtomicUsize>,
     until: Instant,
     finished: Sender<()>,
@@ -323,7 +327,7 @@ struct Drain {
 
 impl Drain {
     async fn wait(&self) {
-        // Twice in a row: between a request's end and its stream's entry nothing is counted for an instant.
+        // Twice in a row: for an instant between the end of a request and the start of its stream, neither is counted.
         let mut quiet = 0;
         while quiet < 2 && Instant::now() < self.until {
             tokio::time::sleep(DRAIN_POLL).await;
@@ -331,11 +335,13 @@ impl Drain {
         }
         match self.left() {
             0 => log::info!("drained: nothing is left"),
-            left => log::warn!("the drain's limit has passed: {left} streams or requests are cut"),
+            left => {
+                log::warn!("drain limit passed: side=internal count={left}: the remaining streams and requests are cut")
+            }
         }
     }
 
-    /// Ends what is left, each stream for its reason and with its line in the log.
+    /// Cuts what is left; each stream ends with its reason and its line in the access log.
     async fn cut(&self) {
         self.registry.drain(Duration::ZERO);
         let until = Instant::now() + DRAIN_MARGIN;

@@ -23,14 +23,14 @@ pub(crate) fn duplicate(descriptor: RawFd) -> io::Result<OwnedFd> {
     unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned()
 }
 
-/// Lends the socket of a live stream for setting options on it.
+/// Calls `apply` with the socket of a live stream.
 pub(crate) fn with_socket(descriptor: RawFd, apply: impl FnOnce(SockRef<'_>)) {
     // SAFETY: as above; the reference cannot outlive the call.
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
     apply(SockRef::from(&borrowed));
 }
 
-/// Whether the peer of a live stream has ended its direction, also where bytes that it sent before have not been read.
+/// Whether the peer of a live stream has closed its side, even if earlier bytes have not been read.
 pub(crate) fn peer_has_closed(descriptor: RawFd) -> bool {
     let mut closed = false;
     with_socket(descriptor, |socket| {

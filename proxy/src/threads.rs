@@ -1,7 +1,7 @@
-//! Threads that the process cannot do without: a panic in one ends the process, for a supervisor to start it anew.
+//! Essential threads: a panic in one ends the process, so that a supervisor restarts it.
 //!
-//! A reactor that dies takes its streams and its listeners along, while the health page would go on saying `ok`. Restarting
-//! the thread would not bring the streams back, and would run on with whatever state the panic has left.
+//! A reactor that panics loses its streams and its listeners, while `/healthz` would still report `ok`. Restarting the
+//! thread would not restore the streams, and would continue with inconsistent state.
 
 use std::io;
 use std::sync::OnceLock;
@@ -12,8 +12,8 @@ pub const EXIT_DEFECT: i32 = 70;
 
 static FLUSH: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
-/// Calls `flush` before the process ends over a panic, and has it exit with [`EXIT_DEFECT`]. Without this, as in programs
-/// that embed the crate, it aborts. The first call counts. `flush` has to return within a bounded time.
+/// Sets a function to call before the process exits with [`EXIT_DEFECT`] after a panic. Without it, as in programs that
+/// embed the crate, the process aborts. Only the first call has an effect. `flush` must return within a bounded time.
 pub fn flush_before_exit(flush: impl Fn() + Send + Sync + 'static) {
     let _ = FLUSH.set(Box::new(flush));
 }
@@ -31,7 +31,7 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Res
     thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
-/// Held by a thread or a task without which the process is of no use. Dropped by a panic, it ends the process.
+/// A guard for an essential thread or task: if a panic drops it, the process ends.
 pub(crate) struct Essential(String);
 
 impl Essential {
@@ -45,7 +45,7 @@ impl Drop for Essential {
         if !thread::panicking() {
             return;
         }
-        log::error!("process ends: side=internal thread={}: it cannot go on after a panic", self.0);
+        log::error!("process exits: side=internal thread={}: an essential thread panicked", self.0);
         match FLUSH.get() {
             Some(flush) => {
                 flush();

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, told so that it can be mended: file, line, key, remedy.
+//! Configuration errors, with file, line, key and remedy.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// A configuration cannot be used.
+/// The configuration is invalid.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -14,18 +14,18 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file is no YAML, has an unknown key, or a value of the wrong kind.
+    /// The file is not valid YAML, has an unknown key, or a value of the wrong type.
     #[error("{}", located(path, source))]
     Parse {
         /// The file.
         path: PathBuf,
-        /// What the parser said, with the place.
+        /// The parser's error, with its location.
         source: serde_yaml::Error,
     },
-    /// A value makes no sense beside the others.
+    /// A value is invalid, by itself or beside the others.
     #[error("{}:{line}: {key} {what}; {remedy}", path.display())]
     Value {
         /// The file.
@@ -52,7 +52,7 @@ fn located(path: &Path, source: &serde_yaml::Error) -> String {
     }
 }
 
-/// A [`ConfigError::Value`] that does not know its file yet.
+/// A [`ConfigError::Value`] without its file.
 #[derive(Debug)]
 pub(super) struct Problem {
     key: Vec<String>,
@@ -103,8 +103,8 @@ impl fmt::Display for KeyPath<'_> {
     }
 }
 
-/// The line a key stands on, or the deepest of its parents that can be found. The parsed values do not keep their
-/// places, so the text is walked: each name is looked for after its parent, each index by its dash.
+/// The line of a key, or of its deepest parent that can be found. Parsed values do not keep their locations, so this
+/// searches the text: each name after its parent, each index by its dash.
 fn line_of(text: &str, key: &[String]) -> usize {
     let lines: Vec<&str> = text.lines().map(|line| line.split(" #").next().unwrap_or(line)).collect();
     let mut found = 0;

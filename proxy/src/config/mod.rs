@@ -1,4 +1,4 @@
-//! The configuration: the YAML file as types that refuse what makes no sense, and the defaults of every key.
+//! The configuration: the YAML file as validated types, and the default of every key.
 //!
 //! `docs/configuration.md` is the reference for people; the doc comments here are its source.
 
@@ -20,16 +20,16 @@ use crate::wire::request::{HeadLimits, MAX_FIELDS};
 pub use error::ConfigError;
 pub use values::{Limit, Network, Percent, Server, Size};
 
-/// Heartbeats further apart than this do not beat the idle limits of common load balancers (30 s and 60 s).
+/// Heartbeats at this interval or more do not prevent the idle timeouts of common load balancers (30 s and 60 s).
 const LONG_HEARTBEAT: Duration = Duration::from_secs(30);
 
-/// The smallest and the largest limit on the size of a head: what any client sends, and what Pingora reads.
+/// The smallest and the largest limit on the size of a head: every client fits the first, Pingora reads the second.
 const MIN_HEAD: Size = Size::kib(1);
 const MAX_HEAD: Size = Size::kib(512);
-/// More threads than any machine has use for.
+/// The largest number of threads.
 const MAX_THREADS: usize = 1024;
 
-/// Longest name of a route or an upstream, in bytes: it labels each of its metrics.
+/// Longest name of a route or an upstream, in bytes: it is a label of each metric.
 const MAX_NAME_BYTES: usize = 64;
 
 /// The kernel's limits on TCP keep-alive (`MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` in seconds, `MAX_TCP_KEEPCNT`).
@@ -43,7 +43,7 @@ pub struct Config {
     /// Where clients connect.
     #[serde(default = "default_listen")]
     pub listen: Vec<Listen>,
-    /// The proxies in front whose `X-Forwarded-For` and the like are believed; default: those on this host.
+    /// The proxies in front whose `X-Forwarded-For` and similar fields are trusted; default: those on this host.
     pub trusted_proxies: Option<Vec<Network>>,
     /// Where operators and Prometheus connect; none by default.
     pub admin: Option<Admin>,
@@ -52,7 +52,7 @@ pub struct Config {
     /// Which requests go where, first match first. Default: everything to the only upstream.
     #[serde(default)]
     pub routes: Vec<Route>,
-    /// What a client's connection may cost.
+    /// Limits on client connections.
     #[serde(default)]
     pub client: Client,
     /// How a shutdown treats running streams.
@@ -63,19 +63,19 @@ pub struct Config {
     pub access_log: AccessLog,
     /// Worker threads; default: one for each core.
     pub threads: Option<usize>,
-    /// What runs the streams that are plain TCP on both sides.
+    /// The driver of streams that are plain TCP on both sides.
     #[serde(default)]
     pub driver: DriverConfig,
 }
 
-/// What runs the streams that are plain TCP on both sides; all others have a task each.
+/// The driver of streams that are plain TCP on both sides; every other stream has a task.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum DriverConfig {
-    /// A table for each thread; the least memory and work.
+    /// A table for each thread, with the least memory and CPU.
     #[default]
     Parked,
-    /// A task each, as the others.
+    /// A task for each stream.
     Task,
 }
 
@@ -83,30 +83,30 @@ pub enum DriverConfig {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
-    /// `host:port`; port 0 takes a free one.
+    /// `host:port`; port 0 picks a free port.
     pub address: String,
-    /// Speak TLS, with HTTP/2 and HTTP/1.1 as the client chooses (ALPN).
+    /// Use TLS, with HTTP/2 or HTTP/1.1 as the client chooses (ALPN).
     pub tls: Option<Tls>,
-    /// Take HTTP/2 without TLS too, from clients that begin with its preface.
+    /// Also accept HTTP/2 without TLS, from clients that begin with its preface.
     #[serde(default)]
     pub h2c: bool,
-    /// Whether several processes may listen on this address (`SO_REUSEPORT`); the kernel spreads connections.
+    /// Whether several processes may listen on this address (`SO_REUSEPORT`); the kernel distributes connections.
     #[serde(default)]
     pub reuse_port: bool,
-    /// How clients that vanish without a word are found.
+    /// TCP keep-alive on client connections.
     #[serde(default)]
     pub tcp_keepalive: TcpKeepalive,
 }
 
-/// TCP keep-alive: how the other end of a silent connection is found to have vanished.
+/// TCP keep-alive, which detects that the peer of a silent connection has vanished.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TcpKeepalive {
     /// Silence before the first probe; 0 sends none.
     pub idle: Limit,
-    /// From one probe to the next.
+    /// Interval between probes.
     pub interval: Limit,
-    /// Probes without an answer until the connection is closed.
+    /// Unanswered probes after which the connection is closed.
     pub count: u32,
 }
 
@@ -114,7 +114,7 @@ pub struct TcpKeepalive {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// PEM file with the certificate and those that lead to its root.
+    /// PEM file with the certificate and its chain.
     pub cert: std::path::PathBuf,
     /// PEM file with the private key.
     pub key: std::path::PathBuf,
@@ -124,7 +124,7 @@ pub struct Tls {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// `host:port`; port 0 takes a free one.
+    /// `host:port`; port 0 picks a free port.
     pub address: String,
 }
 
@@ -132,14 +132,14 @@ pub struct Admin {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// Its servers, taken in turn.
+    /// Its servers, used round robin.
     pub servers: Vec<Server>,
-    /// How servers that vanish without a word are found.
+    /// TCP keep-alive on connections to the servers.
     #[serde(default)]
     pub tcp_keepalive: TcpKeepalive,
 }
 
-/// A rule for some of the requests.
+/// A route: which requests go to which upstream, and their policy.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
@@ -153,7 +153,7 @@ pub struct Route {
     /// Which of them are carried as streams.
     #[serde(default)]
     pub stream: StreamMode,
-    /// What keeps a silent stream open.
+    /// Heartbeats on silent streams.
     #[serde(default)]
     pub heartbeat: HeartbeatConfig,
     /// How long each kind of waiting may last.
@@ -176,7 +176,7 @@ pub enum StreamMode {
     /// Those whose `Accept` names `text/event-stream`, as `EventSource` sends it.
     #[default]
     Accept,
-    /// All of them; for endpoints that stream without being asked to, as model servers do on POST.
+    /// All of them; for endpoints that stream whatever the request accepts, such as model servers on POST.
     Always,
     /// None.
     Never,
@@ -188,13 +188,13 @@ pub enum StreamMode {
 pub struct HeartbeatConfig {
     /// Silence before a heartbeat; 0 sends none.
     pub interval: Limit,
-    /// What it looks like.
+    /// Its form.
     pub style: HeartbeatStyle,
-    /// What it says.
+    /// Its text.
     pub payload: String,
 }
 
-/// Limits on waiting; 0 disables one.
+/// Time limits; 0 disables one.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimeoutConfig {
@@ -204,29 +204,29 @@ pub struct TimeoutConfig {
     pub first_byte: Limit,
     /// Silence of the upstream within a stream (`proxy_read_timeout`, `stream_idle_timeout`).
     pub idle: Limit,
-    /// Whether comments from the upstream leave `idle` running.
+    /// Whether comments from the upstream do not restart `idle`.
     pub idle_ignores_comments: bool,
-    /// Silence of the upstream within an answer that is no stream (`proxy_read_timeout`).
+    /// Silence of the upstream within a response that is not a stream (`proxy_read_timeout`).
     pub read: Limit,
-    /// The client taking nothing while something waits for it (`send_timeout`, `write_timeout`).
+    /// Time without progress while bytes wait to be written to the client (`send_timeout`, `write_timeout`).
     pub write: Limit,
     /// Age of a stream (`max_stream_duration`).
     pub lifetime: Limit,
-    /// Part of `lifetime` by which it is shortened at random.
+    /// The largest part of `lifetime` by which it is shortened at random.
     pub lifetime_jitter: Percent,
 }
 
-/// What a client's connection may cost, whatever it asks for.
+/// Limits on client connections, for every request.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Client {
-    /// How long each kind of waiting for a client may last; 0 disables one.
+    /// Time limits; 0 disables one.
     pub timeouts: ClientTimeouts,
-    /// How large a request head may be.
+    /// Size limits of a request head.
     pub limits: ClientLimits,
 }
 
-/// Limits on waiting for a client; 0 disables one.
+/// Time limits on a client; 0 disables one.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClientTimeouts {
@@ -236,7 +236,7 @@ pub struct ClientTimeouts {
     pub body: Limit,
     /// Time without a request on a connection that has had one (`keepalive_timeout`, `timeout http-keep-alive`).
     pub keepalive: Limit,
-    /// Silence of an HTTP/2 connection before the client is asked whether it is there (`connection_keepalive`).
+    /// Silence of an HTTP/2 connection before a PING (`connection_keepalive`).
     pub ping: Limit,
 }
 
@@ -281,7 +281,7 @@ impl std::str::FromStr for AccessLog {
             "off" => Ok(Self::Off),
             path if path.contains('/') => Ok(Self::File(path.into())),
             _ => Err(format!(
-                "`{text}` is no place for a log: write stdout, off, or a path with a slash, such as ./access.log"
+                "`{text}` is not a valid destination: write stdout, off, or a path with a slash, such as ./access.log"
             )),
         }
     }
@@ -308,7 +308,7 @@ impl Default for TcpKeepalive {
 }
 
 impl TcpKeepalive {
-    /// What is asked of the kernel, if anything is.
+    /// The kernel's settings; `None` if keep-alive is off.
     pub fn get(&self) -> Option<KeepAlive> {
         let (idle, interval) = (self.idle.get()?, self.interval.get()?);
         Some(KeepAlive { idle, interval, count: self.count })
@@ -320,12 +320,12 @@ impl TcpKeepalive {
             let Some(limit) = limit.get() else { continue };
             if limit.subsec_nanos() > 0 || limit > MAX_KEEPALIVE {
                 let what = format!("is {limit:?}");
-                let remedy = "write whole seconds, from 1s to 32767s: the kernel knows no others";
+                let remedy = "write whole seconds, from 1s to 32767s, the kernel's range";
                 return Err(Problem::new(&["tcp_keepalive", key], what, remedy));
             }
         }
         if self.interval.get().is_none() {
-            let remedy = "write at least 1s; idle: 0 is what switches keep-alive off";
+            let remedy = "write at least 1s; to disable keep-alive, set idle: 0";
             return Err(Problem::new(&["tcp_keepalive", "interval"], "is 0", remedy));
         }
         if !(1..=MAX_KEEPALIVE_COUNT).contains(&self.count) {
@@ -336,16 +336,18 @@ impl TcpKeepalive {
     }
 }
 
-/// Checks that a name can stand in a metric's label and in a line of the log.
+/// Checks that a name is valid in a metric's label and in a line of the log.
 fn check_name(key: &[&str], name: &str) -> Result<(), error::Problem> {
     let is_plain = |letter: char| !letter.is_control() && !letter.is_whitespace() && !"\"'\\".contains(letter);
     let what = match name.len() {
         0 => "is empty".to_owned(),
         length if length > MAX_NAME_BYTES => format!("is a name of {length} bytes"),
-        _ if !name.chars().all(is_plain) => format!("is {name:?}, which holds a space, a quote, a backslash or worse"),
+        _ if !name.chars().all(is_plain) => {
+            format!("is {name:?}, which has a space, a quote, a backslash or a control character")
+        }
         _ => return Ok(()),
     };
-    let remedy = format!("metrics and logs are labelled with it: use 1 to {MAX_NAME_BYTES} bytes without any of these");
+    let remedy = format!("use 1 to {MAX_NAME_BYTES} bytes without any of these: metrics and logs are labelled with it");
     Err(error::Problem::new(key, what, remedy))
 }
 
@@ -414,7 +416,7 @@ impl Client {
         use error::Problem;
         let limits = &self.limits;
         if limits.fields == 0 || limits.fields > MAX_FIELDS {
-            let what = format!("is {}, and no limit can be less than 1 or more than {MAX_FIELDS}", limits.fields);
+            let what = format!("is {}, and has to be between 1 and {MAX_FIELDS}", limits.fields);
             return Err(Problem::new(&["client", "limits", "fields"], what, "write a number such as 100"));
         }
         let (smallest, largest) = (MIN_HEAD.bytes(), MAX_HEAD.bytes());
@@ -443,15 +445,14 @@ impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// When the file cannot be read, does not parse, or does not make sense; the message names file, line, key and
-    /// remedy.
+    /// When the file cannot be read, does not parse, or is invalid; the message names file, line, key and remedy.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(path, &text)
     }
 
-    /// Checks the text of a file; `path` is only named in messages.
+    /// Parses and checks the text of a file; `path` is only used in messages.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -465,18 +466,20 @@ impl Config {
     /// The configuration of `sse-proxy --upstream`: one upstream, one route, every default.
     ///
     /// # Errors
-    /// When one of the addresses is none; the message names the option.
+    /// When an address is invalid; the message names the option.
     pub fn for_upstream(upstream: &str, listen: &str, admin: Option<&str>) -> Result<Self, String> {
         let server = upstream.parse().map_err(|error| format!("--upstream: {error}"))?;
         let upstream = Upstream { servers: vec![server], tcp_keepalive: TcpKeepalive::default() };
         for (option, address) in [("--listen", Some(listen)), ("--admin", admin)] {
             if let Some(address) = address.filter(|address| !values::is_listen_address(address)) {
-                return Err(format!("{option}: `{address}` is no address: write host:port, such as 0.0.0.0:8080"));
+                return Err(format!(
+                    "{option}: `{address}` is not a valid address: write host:port, such as 0.0.0.0:8080"
+                ));
             }
         }
         Ok(Self {
             listen: vec![Listen { address: listen.to_owned(), ..Listen::default() }],
-            // Stated: who has no file has not forgotten the key.
+            // Set explicitly, since the warning about the missing key applies to files only.
             trusted_proxies: Some(TrustedProxies::default().networks().iter().copied().map(Network).collect()),
             admin: admin.map(|address| Admin { address: address.to_owned() }),
             upstreams: BTreeMap::from([("upstream".to_owned(), upstream)]),
@@ -489,7 +492,7 @@ impl Config {
         })
     }
 
-    /// The routes as they are served: the configured ones, or one that takes everything.
+    /// The configured routes, or one that matches everything.
     pub fn effective_routes(&self) -> Vec<Route> {
         if self.routes.is_empty() { vec![Route::default()] } else { self.routes.clone() }
     }
@@ -500,7 +503,7 @@ impl Config {
         route.upstream.as_deref().or_else(|| only().map(String::as_str))
     }
 
-    /// The proxies in front whose claims about their clients are believed.
+    /// The proxies in front whose forwarding fields are trusted.
     pub fn trusted_proxies(&self) -> TrustedProxies {
         let networks = self.trusted_proxies.as_ref().map(|networks| networks.iter().map(|network| network.0).collect());
         networks.map_or_else(TrustedProxies::default, TrustedProxies::new)
@@ -517,7 +520,7 @@ impl Config {
             }
             if listen.h2c && listen.tls.is_some() {
                 let what = "asks for HTTP/2 without TLS on a TLS listener";
-                let remedy = "leave h2c out: with TLS, clients choose HTTP/2 by themselves";
+                let remedy = "remove h2c: with TLS, clients negotiate HTTP/2 by themselves";
                 return Err(Problem::new(&["listen", &at.to_string(), "h2c"], what, remedy));
             }
             listen.tcp_keepalive.check().map_err(|problem| problem.under(&["listen", &at.to_string()]))?;
@@ -547,7 +550,8 @@ impl Config {
                 let own = self.listen.iter().find(|listen| values::is_reached_at(&listen.address, server));
                 if let Some(listen) = own {
                     let what = format!("is {}:{}, which is the listener {}", server.host, server.port, listen.address);
-                    let remedy = "name the backend's own address: every request would come back to the proxy";
+                    let remedy =
+                        "name the backend's own address: with this one, every request would loop back to the proxy";
                     return Err(Problem::new(&["upstreams", name, "servers", &at.to_string()], what, remedy));
                 }
             }
@@ -557,8 +561,12 @@ impl Config {
             self.check_route(route).map_err(|problem| problem.under(&["routes", &at]))?;
             let name = route.display_name();
             if self.routes.iter().filter(|other| other.display_name() == name).count() > 1 {
-                let what = format!("is called `{name}`, and so is another");
-                return Err(Problem::new(&["routes", &at], what, "give each a name: of its own, for metrics and logs"));
+                let what = format!("has the name `{name}`, which another route has, too");
+                return Err(Problem::new(
+                    &["routes", &at],
+                    what,
+                    "set a different name: for each, which metrics and logs use",
+                ));
             }
         }
         Ok(())
@@ -594,7 +602,7 @@ impl Config {
         Ok(())
     }
 
-    /// What is allowed and probably not meant, one sentence each.
+    /// Settings that are valid and probably mistakes, one sentence for each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let open = self.listen.iter().find(|listen| listen.tls.is_none() && !values::is_loopback(&listen.address));
@@ -635,7 +643,7 @@ impl Route {
         self.name.as_deref().unwrap_or(&self.matches.path_prefix)
     }
 
-    /// The rules of this route's streams, save what their upstream adds.
+    /// The policy of this route's streams, without the settings of the upstream.
     pub fn policy(&self) -> Policy {
         let timeouts = &self.timeouts;
         let heartbeat = self.heartbeat.render().ok();
@@ -683,7 +691,7 @@ mod tests {
         let policy = routes[0].policy();
         assert_eq!(policy.heartbeat.expect("on").interval, Duration::from_secs(15));
         assert_eq!(policy.timeouts.lifetime, None);
-        assert!(config.warnings().is_empty(), "the defaults deserve no warning");
+        assert!(config.warnings().is_empty(), "the defaults cause no warning");
     }
 
     #[test]
@@ -697,7 +705,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_for_other_hosts_are_warned_of_unless_it_is_said_whom_to_trust() {
+    fn a_listener_for_other_hosts_without_trusted_proxies_causes_a_warning() {
         for (listen, warned) in [
             ("listen: [{address: '127.0.0.1:8080'}, {address: '[::1]:8080'}, {address: 'localhost:8080'}]", false),
             ("listen: [{address: '0.0.0.0:8080'}]", true),
@@ -714,7 +722,7 @@ mod tests {
     }
 
     #[test]
-    fn long_heartbeats_are_warned_of() {
+    fn a_long_heartbeat_interval_causes_a_warning() {
         let config = parse("upstreams: {app: {servers: [127.0.0.1:3000]}}\nroutes: [{heartbeat: {interval: 45s}}]");
         assert!(config.warnings()[0].contains("15s is safer"));
     }

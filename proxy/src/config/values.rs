@@ -1,4 +1,4 @@
-//! Values as people write them: durations with units, percentages, server addresses.
+//! Types of values: durations with units, sizes, percentages, addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,10 +9,10 @@ use ipnet::IpNet;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Longest duration taken: beyond a year it is a slip of the keyboard.
+/// Longest valid duration: more than a year is probably a typing error.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
-/// A limit on waiting, or none: `15s`, `5m`, `250ms`, `1h 30m`, or `0` for none.
+/// An optional time limit: `15s`, `5m`, `250ms`, `1h 30m`, or `0` for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit(Duration);
 
@@ -41,7 +41,8 @@ impl FromStr for Limit {
             return Ok(Self::none());
         }
         let remedy = "write a number with a unit, such as 15s, 5m or 250ms; 0 disables it";
-        let duration = humantime::parse_duration(text).map_err(|_| format!("`{text}` is no duration: {remedy}"))?;
+        let duration =
+            humantime::parse_duration(text).map_err(|_| format!("`{text}` is not a valid duration: {remedy}"))?;
         if duration > LONGEST {
             return Err(format!("`{text}` is longer than a year: {remedy}"));
         }
@@ -57,7 +58,7 @@ impl FromStr for Limit {
 pub struct Size(usize);
 
 impl Size {
-    /// So many times 1,024 bytes.
+    /// A size in units of 1,024 bytes.
     pub const fn kib(count: usize) -> Self {
         Self(count * 1024)
     }
@@ -104,7 +105,7 @@ impl FromStr for Percent {
         number
             .filter(|number| (0.0..=100.0).contains(number))
             .map(Self)
-            .ok_or_else(|| format!("`{text}` is no percentage: write one from 0% to 100%"))
+            .ok_or_else(|| format!("`{text}` is not a valid percentage: write one from 0% to 100%"))
     }
 }
 
@@ -115,12 +116,12 @@ pub struct Server {
     pub host: String,
     /// Port.
     pub port: u16,
-    /// Whether it is spoken to over TLS.
+    /// Whether connections to it use TLS.
     pub tls: bool,
 }
 
 impl Server {
-    /// The address, where the host is one and needs no name service.
+    /// The address, if the host is a literal address.
     pub fn ip(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
@@ -130,7 +131,8 @@ impl FromStr for Server {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let fail = |why: &str| format!("`{text}` is no server: {why}; write host:port, such as 127.0.0.1:3000");
+        let fail =
+            |why: &str| format!("`{text}` is not a valid server: {why}; write host:port, such as 127.0.0.1:3000");
         let (tls, rest) = match text.split_once("://") {
             None => (false, text),
             Some(("http", rest)) => (false, rest),
@@ -139,7 +141,7 @@ impl FromStr for Server {
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains('/') {
-            return Err(fail("it has a path, and requests keep the client's"));
+            return Err(fail("it has a path, and requests keep the client's path"));
         }
         let default_port = text.contains("://").then_some(if tls { 443 } else { 80 });
         let bracketed = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
@@ -149,7 +151,11 @@ impl FromStr for Server {
             (None, None) => (rest, None),
         };
         let port = match port {
-            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(|| fail("its port is no number"))?,
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(|| fail("its port is not a number from 1 to 65535"))?,
             None => default_port.ok_or_else(|| fail("it has no port"))?,
         };
         let named = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
@@ -182,7 +188,7 @@ impl FromStr for Network {
     }
 }
 
-/// Whether an address to listen on has a host and a port; whether the host exists is found out when it is bound.
+/// Whether a listener's address has a host and a port. Whether the host exists is checked when it is bound.
 pub(super) fn is_listen_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -193,14 +199,14 @@ pub(super) fn is_listen_address(text: &str) -> bool {
     is_host && port.parse::<u16>().is_ok()
 }
 
-/// Whether only this machine reaches an address to listen on.
+/// Whether a listener's address is reachable from this machine only.
 pub(super) fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|host| host.to_canonical().is_loopback())
 }
 
-/// Whether who connects to `server` reaches the listener with this address. Of names only `localhost` is known here.
+/// Whether a connection to `server` would reach the listener with this address. Resolves no name but `localhost`.
 pub(super) fn is_reached_at(listen: &str, server: &Server) -> bool {
     let Some((host, port)) = listen.rsplit_once(':') else { return false };
     if port.parse() != Ok(server.port) || server.port == 0 {
@@ -220,7 +226,7 @@ pub(super) fn is_reached_at(listen: &str, server: &Server) -> bool {
         || own.iter().any(|own| theirs.contains(own) || (own.is_unspecified() && theirs.iter().any(is_local)))
 }
 
-/// Whether an address is this machine's own: one can be bound to it.
+/// Whether an address belongs to this machine, so that a socket can be bound to it.
 fn is_local(address: &IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified() || std::net::UdpSocket::bind((*address, 0)).is_ok()
 }
@@ -314,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_to_listen_on_has_a_host_and_a_port() {
+    fn a_listen_address_has_a_host_and_a_port() {
         for good in ["127.0.0.1:0", "0.0.0.0:8080", "[::]:80", "localhost:8080"] {
             assert!(is_listen_address(good), "{good:?}");
         }

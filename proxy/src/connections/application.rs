@@ -1,4 +1,4 @@
-//! The application, what is spoken on its connections, and their limits.
+//! The application, the protocols of its connections, and their limits.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::takeover::ClientPolicy;
 use crate::wire::request::Refusal;
 
-/// Stands for no limit: longer than any process lives.
+/// Stands for no limit: beyond the life of any process.
 pub(super) const FOREVER: Duration = Duration::from_secs(1 << 32);
 
 /// An application whose connections are driven here.
@@ -28,9 +28,9 @@ pub struct Connections<A> {
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
-    /// Gives requests to `app`, which has nothing to do with HTTP/2 options of its own any more. `h2c` says whether
-    /// HTTP/2 is looked for on connections without TLS; what a client leaves `unacknowledged` for so long, a closed receive
-    /// window included, ends its connection with all its streams.
+    /// Passes requests to `app`, whose own HTTP/2 options do not apply. `h2c` enables HTTP/2 on connections without
+    /// TLS. Data that a client does not acknowledge for `unacknowledged`, a closed receive window included, ends an
+    /// HTTP/2 connection with all its streams.
     pub fn new(
         app: A,
         options: H2Options,
@@ -43,7 +43,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics }
     }
 
-    /// Bounds what has to be there before a request can be read.
+    /// Runs the work before the first request within the limit on a request head.
     pub(super) async fn limited<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let late = |_| Err(io::ErrorKind::TimedOut.into());
         timeout(self.policy.header.unwrap_or(FOREVER), work).await.unwrap_or_else(late)

@@ -1,6 +1,6 @@
-//! HTTP/1 connections: one request after the other, each with a head that is whole and has been checked.
+//! HTTP/1 connections: one request after the other, each with a complete and checked head.
 //!
-//! Nothing but the transport is kept while a connection waits for a request: the session is made once there is one.
+//! Only the transport is kept while a connection waits for a request: the session is created for each request.
 
 use std::io;
 
@@ -23,11 +23,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
                 Ok(NextHead::Ready { dropped_fields }) => self.metrics.dropped_fields(dropped_fields),
                 Ok(NextHead::Refused(refusal)) => {
                     self.count_refusal(refusal);
-                    log::debug!("side=downstream: a request is refused: {refusal}");
+                    log::debug!("request refused: side=downstream reason={}: {refusal}", refusal.as_str());
                     return Box::pin(client.refuse(refusal)).await;
                 }
                 Ok(NextHead::Closed) => return Box::pin(client.close()).await,
-                Err(error) => return log::debug!("side=downstream: a connection failed between requests: {error}"),
+                Err(error) => return log::debug!("connection failed: side=downstream: between requests: {error}"),
             }
             let mut session = ServerSession::new_http1(client);
             if let Some(settings) = settings {
@@ -41,8 +41,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         }
     }
 
-    /// Waits until the next request's head is whole; `idle` until it begins. A connection that waits is closed when the
-    /// process shuts down.
+    /// Waits until the next request's head is complete, and at most `idle` until it begins. An idle connection is
+    /// closed when the process shuts down.
     async fn next_request(
         &self,
         client: &mut ClientConnection,
@@ -52,7 +52,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         if !client.has_begun() {
             let mut shutdown = shutdown.clone();
             let begun = async {
-                while !client.has_begun() && client.held().len() < self.policy.head.head_bytes {
+                while !client.has_begun() && client.received().len() < self.policy.head.head_bytes {
                     if client.receive().await? == 0 {
                         return Ok(false);
                     }

@@ -1,4 +1,4 @@
-//! HTTP/2 connections, so that a silent one keeps what HTTP/2 needs and nothing else.
+//! HTTP/2 connections, each in a task that keeps only what HTTP/2 needs.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -24,20 +24,20 @@ use crate::metrics::CLOSE_REASONS;
 use crate::sys;
 use crate::wire::frames::Unfinished;
 
-/// How long a client may take to close a connection once it has been asked to.
+/// How long a client may take to close a connection after GOAWAY, in milliseconds.
 const CLOSING_LIMIT_MS: u64 = 5_000;
 
-/// How long a client may take to receive that its connection is closed.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How long sending the last GOAWAY may take.
+const GOAWAY_LIMIT: Duration = Duration::from_secs(1);
 
-/// Malformed requests that one connection may send before it is closed: as many as Pingora allows.
+/// Malformed requests after which a connection is closed, as in Pingora.
 const MALFORMED_REQUESTS: usize = 32;
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     pub(super) async fn serve_http2(&self, client: ClientConnection, shutdown: &ShutdownWatch) {
-        let Some((held, transport)) = client.into_parts() else { return };
+        let Some((received, transport)) = client.into_parts() else { return };
         let activity = Activity::new();
-        let stream: Stream = Box::new(Http2Transport::new(held, transport, activity.clone()));
+        let stream: Stream = Box::new(Http2Transport::new(received, transport, activity.clone()));
         let digest = Digest {
             ssl_digest: stream.get_ssl_digest(),
             timing_digest: stream.get_timing_digest(),
@@ -46,7 +46,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         };
         // Best effort, as for the sockets of streams over HTTP/1.
         sys::with_socket(stream.id(), |socket| drop(socket.set_tcp_user_timeout(self.unacknowledged)));
-        // The buffers of a connection are made here.
+        // The handshake allocates the buffers of the connection.
         let handshake = sys::on_unused_pages(|| self.options.handshake(stream));
         match self.limited(async { handshake.await.map_err(std::io::Error::other) }).await {
             Ok(mut connection) => {
@@ -61,16 +61,16 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     }
 }
 
-/// Why a connection is closed by the proxy.
+/// Why the proxy closes a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Close {
     /// No stream for `client.timeouts.keepalive`.
     Idle,
     /// No answer to a PING.
     Vanished,
-    /// A head or a piece of a body that has not come to its end in time.
+    /// A head or a piece of a body that was not completed in time.
     Slow,
-    /// More frames that ask for nothing than any client needs.
+    /// More frames without a request or data than the budget allows.
     Flood,
 }
 
@@ -81,21 +81,21 @@ impl Close {
     }
 }
 
-/// When what was seen of a connection, in milliseconds since it began.
+/// The timers of a connection, in milliseconds since it began.
 struct Watch {
     activity: Arc<Activity>,
     pings: Option<PingPong>,
-    /// When a PING was sent that has not been answered.
+    /// When the unanswered PING was sent.
     pinged: Option<u64>,
-    /// Since when there is no stream.
+    /// Since when there has been no stream.
     idle_since: Option<u64>,
-    /// When it was told to the client that the connection closes.
+    /// When the first GOAWAY was sent.
     closing: Option<u64>,
 }
 
 impl Watch {
-    /// Looks what is due.
-    fn look(&mut self, has_streams: bool, limits: &Limits) -> Option<Close> {
+    /// Returns why the connection has to be closed now, if it has. Sends a PING when one is due.
+    fn check(&mut self, has_streams: bool, limits: &Limits) -> Option<Close> {
         let now = self.activity.now();
         let limit = |what| if what == Unfinished::Data { limits.body } else { limits.header };
         if self.activity.unfinished().is_some_and(|(what, since)| now >= since.saturating_add(limit(what))) {
@@ -110,7 +110,7 @@ impl Watch {
             return Some(Close::Idle);
         }
         match self.pinged {
-            // Whatever it sends, the client is there.
+            // Whatever the client sends shows that it is alive.
             Some(at) if self.activity.received() >= at => self.pinged = None,
             Some(at) if now >= at.saturating_add(limits.pong) => return Some(Close::Vanished),
             Some(_) => {}
@@ -122,7 +122,7 @@ impl Watch {
 
     fn ping(&mut self, now: u64) {
         let Some(pings) = &mut self.pings else { return };
-        // The answer to the last one has to be taken before the next can be sent.
+        // The pong of the previous PING has to be read before the next PING can be sent.
         let _ = pings.poll_pong(&mut Context::from_waker(Waker::noop()));
         if pings.send_ping(Ping::opaque()).is_ok() {
             self.pinged = Some(now);
@@ -130,7 +130,7 @@ impl Watch {
     }
 }
 
-/// A connection that speaks HTTP/2.
+/// An HTTP/2 connection.
 struct Http2<A> {
     app: Arc<A>,
     connection: Connection<Stream, Bytes>,
@@ -141,8 +141,8 @@ struct Http2<A> {
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
-    /// Serves until the client has closed the connection or, once the process shuts down, the last stream has ended. What this
-    /// future holds is held for every connection.
+    /// Serves until the client has closed the connection or, once the process shuts down, the last stream has ended.
+    /// The size of this future counts for every connection.
     #[allow(clippy::manual_async_fn, reason = "an async fn that takes self holds it twice")]
     fn run(mut self) -> impl Future<Output = ()> + Send {
         async move {
@@ -150,13 +150,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
                 if close != Close::Idle {
                     self.limits.metrics.closed_connection(close.as_str());
                 }
-                log::debug!("side=downstream: an HTTP/2 connection is closed: {}", close.as_str());
-                self.say_goodbye(close).await;
+                log::debug!("connection closed: side=downstream reason={}", close.as_str());
+                self.send_goaway(close).await;
             }
         }
     }
 
-    /// Returns why the connection is to be closed, unless it is over.
+    /// Returns why the connection has to be closed; `None` if it has ended.
     async fn serve(&mut self) -> Option<Close> {
         let mut malformed = 0;
         let mut stopping = false;
@@ -175,8 +175,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
                 () = over_budget => return Some(Close::Flood),
                 accepted = HttpSession::from_h2_conn(&mut self.connection, self.digest.clone()) => accepted,
                 () = &mut timer => {
-                    match self.watch.look(self.connection.has_streams(), &self.limits) {
-                        // A request may be on its way: it is still served, for a while.
+                    match self.watch.check(self.connection.has_streams(), &self.limits) {
+                        // A request that is in transit is still served.
                         Some(Close::Idle) if self.watch.closing.is_none() => {
                             self.connection.graceful_shutdown();
                             self.watch.closing = Some(self.watch.activity.now());
@@ -203,20 +203,20 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
                         return None;
                     }
                 }
-                // Most clients leave without saying so.
+                // Most clients close without GOAWAY.
                 Ok(None) | Err(_) => return None,
             }
         }
     }
 
-    /// Tells the client why, if it listens.
-    async fn say_goodbye(&mut self, close: Close) {
+    /// Sends the reason to the client.
+    async fn send_goaway(&mut self, close: Close) {
         self.connection.abrupt_shutdown(match close {
             Close::Flood => Reason::ENHANCE_YOUR_CALM,
             _ => Reason::NO_ERROR,
         });
         let closed = poll_fn(|cx| self.connection.poll_closed(cx));
-        let _ = timeout(GOODBYE, closed).await;
+        let _ = timeout(GOAWAY_LIMIT, closed).await;
     }
 }
 
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_held_once_and_without_its_requests() {
+    fn the_future_of_a_connection_has_no_copy_of_it_or_of_its_requests() {
         let size = future_size(Http2::<HttpProxy<Gateway>>::run);
         assert!(size < size_of::<Http2<HttpProxy<Gateway>>>() + 512, "{size}");
     }

@@ -1,4 +1,4 @@
-//! The transport of an HTTP/2 connection, with what has been read of it put back in front, and an eye on what the client sends.
+//! The transport of an HTTP/2 connection: returns the bytes that were read before, and tracks what the client sends.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,18 +13,17 @@ use tokio::time::Instant;
 use crate::driver::{ClientTransport, delegate_digests};
 use crate::wire::frames::{FrameWatch, Unfinished};
 
-/// A client's connection that speaks HTTP/2.
+/// The transport of an HTTP/2 client.
 #[derive(Debug)]
 pub(super) struct Http2Transport {
     transport: ClientTransport,
-    /// Read already, and not given out.
-    held: Vec<u8>,
+    /// Bytes that were read before and not yet returned.
+    received: Vec<u8>,
     frames: FrameWatch,
     activity: Arc<Activity>,
 }
 
-/// What is known of a client by what it has sent; shared with the task of its connection. In milliseconds since the connection
-/// began.
+/// The client's activity, shared with the task of its connection. Times are in milliseconds since the connection began.
 #[derive(Debug)]
 pub(super) struct Activity {
     began: Instant,
@@ -56,7 +55,7 @@ impl Activity {
         self.received.load(Relaxed)
     }
 
-    /// What the client has begun and not ended, and since when; for data, since the last of it.
+    /// What the client has begun and not completed, and since when; for data, since its last bytes.
     pub(super) fn unfinished(&self) -> Option<(Unfinished, u64)> {
         let what = match self.unfinished.load(Relaxed) {
             0 => return None,
@@ -66,12 +65,12 @@ impl Activity {
         Some((what, self.unfinished_since.load(Relaxed)))
     }
 
-    /// Whether the client has sent more frames that ask for nothing than it may. Nothing more is read from it.
+    /// Whether the client has exceeded its budget of frames. Nothing more is read from it.
     pub(super) fn is_over_budget(&self) -> bool {
         self.over_budget.load(Relaxed)
     }
 
-    fn note(&self, unfinished: Option<(Unfinished, u64)>, now: u64) {
+    fn record(&self, unfinished: Option<(Unfinished, u64)>, now: u64) {
         self.received.store(now, Relaxed);
         let (what, since) = match unfinished {
             None => (0, now),
@@ -84,19 +83,19 @@ impl Activity {
 }
 
 impl Http2Transport {
-    pub(super) fn new(held: Vec<u8>, transport: ClientTransport, activity: Arc<Activity>) -> Self {
-        Self { transport, held, frames: FrameWatch::new(activity.now()), activity }
+    pub(super) fn new(received: Vec<u8>, transport: ClientTransport, activity: Arc<Activity>) -> Self {
+        Self { transport, received, frames: FrameWatch::new(activity.now()), activity }
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.held.is_empty() {
+        if self.received.is_empty() {
             return Pin::new(&mut self.transport).poll_read(cx, buffer);
         }
-        let count = buffer.remaining().min(self.held.len());
-        buffer.put_slice(&self.held[..count]);
-        self.held.drain(..count);
-        if self.held.is_empty() {
-            self.held = Vec::new();
+        let count = buffer.remaining().min(self.received.len());
+        buffer.put_slice(&self.received[..count]);
+        self.received.drain(..count);
+        if self.received.is_empty() {
+            self.received = Vec::new();
         }
         Poll::Ready(Ok(()))
     }
@@ -116,10 +115,10 @@ impl AsyncRead for Http2Transport {
         ready!(this.poll_more(cx, buffer))?;
         let now = this.activity.now();
         let within_budget = this.frames.received(&buffer.filled()[start..], now);
-        this.activity.note(this.frames.unfinished(), now);
+        this.activity.record(this.frames.unfinished(), now);
         if !within_budget {
             this.activity.over_budget.store(true, Relaxed);
-            // The connection's task, which this is called from, has to look at it.
+            // Wakes the connection's task, the caller, to check `over_budget`.
             buffer.set_filled(start);
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -136,7 +135,7 @@ impl AsyncWrite for Http2Transport {
         Poll::Ready(Ok(count))
     }
 
-    // HTTP/2 would write the head and the payload of a larger frame one after the other.
+    // Without this, HTTP/2 writes the header and the payload of a larger frame separately.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! How long each kind of waiting on an HTTP/2 connection may last.
+//! The time limits of HTTP/2 connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use crate::metrics::Metrics;
 use crate::takeover::ClientPolicy;
 
-/// Stands for no limit, in milliseconds.
+/// Stands for no limit.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// How long a client may take to answer a PING where no route limits how long it may take to acknowledge data.
+/// How long a client may take to answer a PING, if a route sets no write timeout.
 const PONG_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long each kind of waiting may last, in milliseconds.
+/// Time limits, in milliseconds.
 pub(super) struct Limits {
     pub(super) header: u64,
     pub(super) body: u64,
@@ -36,7 +36,7 @@ impl Limits {
         }
     }
 
-    /// How often to look: limits are kept to a quarter of them.
+    /// How often to check: a quarter of the shortest limit.
     pub(super) fn interval(&self) -> Duration {
         let shortest =
             [self.header, self.body, self.keepalive, self.ping, self.pong].into_iter().min().unwrap_or(NEVER);

@@ -1,10 +1,9 @@
-//! Client connections, from the transport to the application's sessions: which protocol they speak, how long they may take to
-//! say what they want, and what they may cost between requests.
+//! Client connections, from the transport to the application's sessions: protocol detection, and the limits before and
+//! between requests.
 //!
-//! Pingora's service spawns one future that has room for whatever a connection may turn out to be, TLS handshakes and
-//! HTTP/1 sessions included, and an HTTP/2 connection would live in it to its end: 12 KiB that serve nothing any more. Here
-//! it moves to a task of its own as soon as it speaks. Its requests, and those of connections that speak HTTP/1, are the
-//! application's as ever.
+//! Pingora's service spawns one future that is large enough for every kind of connection, TLS handshakes and HTTP/1
+//! sessions included. An HTTP/2 connection would keep its 12 KiB to the end. Here it moves to its own task once the
+//! protocol is known. All requests go to the application.
 
 mod application;
 mod http1;
@@ -26,13 +25,13 @@ use crate::wire::frames::PREFACE;
 pub use application::Connections;
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
-    /// Serves a connection to its end, or until it has moved to a task of its own.
+    /// Serves a connection to its end, or until it has moved to its own task.
     pub(crate) async fn serve(&self, mut client: ClientConnection, shutdown: &ShutdownWatch) {
         match self.limited(self.speaks_http2(&mut client)).await {
-            // On the heap: an HTTP/1 request should not have to carry the room for it.
+            // On the heap, so that HTTP/1 connections do not pay for the size of this future.
             Ok(true) => Box::pin(self.serve_http2(client, shutdown)).await,
             Ok(false) => self.serve_http1(client, shutdown).await,
-            Err(error) => log::debug!("side=downstream: a connection is closed before its first request: {error}"),
+            Err(error) => log::debug!("connection closed: side=downstream: before its first request: {error}"),
         }
     }
 
@@ -40,13 +39,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         if let Some(transport) = client.transport().filter(|transport| transport.get_ssl_digest().is_some()) {
             return Ok(transport.selected_alpn_proto() == Some(ALPN::H2));
         }
-        // The first bytes tell it from all of HTTP/1; a request may be shorter than the preface.
-        while self.h2c && PREFACE.starts_with(client.held()) {
+        // The first bytes of the preface differ from every HTTP/1 request; a request may be shorter than the preface.
+        while self.h2c && PREFACE.starts_with(client.received()) {
             if client.receive().await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        Ok(self.h2c && client.held().starts_with(PREFACE))
+        Ok(self.h2c && client.received().starts_with(PREFACE))
     }
 }
 

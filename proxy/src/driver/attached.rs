@@ -1,7 +1,7 @@
-//! A stream that cannot leave the task it began in: its request is still being sent, so its client is still in a session.
+//! A stream that stays in the task that started it, because its request is still being sent through a session.
 //!
-//! The same rules and the same entry in the counts and the log as for every other stream; only the task and the sockets
-//! are the caller's.
+//! It follows the same rules as every other stream, and is counted and logged like one. Only the task and the sockets
+//! belong to the caller.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 
 use tokio::time::Sleep;
 
-use super::drive::{Next, Running};
-use super::registry::Registry;
+use super::drive::{ActiveStream, DriveOutcome};
+use super::registry::StreamRegistry;
 use super::socket::Socket;
 use super::start::Start;
 use super::task::NEVER;
@@ -19,32 +19,32 @@ use super::{clock, scratch};
 
 /// A stream driven by its caller's task.
 pub(crate) struct Attached {
-    running: Running,
+    stream: ActiveStream,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Attached {
-    /// Counted as open from here. Has to be called on a tokio runtime.
-    pub(crate) fn begin(start: Start, registry: Arc<Registry>) -> Self {
-        let running = Running::begin(start, registry, clock::now());
-        Self { running, timer: Box::pin(tokio::time::sleep_until(clock::instant(NEVER))) }
+    /// Starts a stream and counts it as open. Must be called on a tokio runtime.
+    pub(crate) fn begin(start: Start, registry: Arc<StreamRegistry>) -> Self {
+        let stream = ActiveStream::begin(start, registry, clock::now());
+        Self { stream, timer: Box::pin(tokio::time::sleep_until(clock::instant(NEVER))) }
     }
 
-    /// Does everything that can be done now; is ready once the stream has ended. `upstream` becomes `None` as soon as
-    /// nothing more is wanted of it.
+    /// Makes all progress that is possible now. Ready once the stream has ended. Sets `upstream` to `None` as soon as
+    /// the stream no longer needs it.
     pub(crate) fn poll<C: Socket, U: Socket>(
         &mut self,
         cx: &mut Context<'_>,
         client: &mut C,
         upstream: &mut Option<U>,
     ) -> Poll<()> {
-        self.running.guard().register(cx.waker());
-        let next = scratch::with(|scratch| self.running.turn(client, upstream, clock::now(), scratch));
+        self.stream.guard().register(cx.waker());
+        let next = scratch::with(|scratch| self.stream.drive(client, upstream, clock::now(), scratch));
         match next {
-            Next::Done => return Poll::Ready(()),
-            Next::Again => cx.waker().wake_by_ref(),
-            Next::Wait => {
-                let due = self.running.core.next_deadline().unwrap_or(NEVER);
+            DriveOutcome::Done => return Poll::Ready(()),
+            DriveOutcome::Again => cx.waker().wake_by_ref(),
+            DriveOutcome::Wait => {
+                let due = self.stream.core.next_deadline().unwrap_or(NEVER);
                 self.timer.as_mut().reset(clock::instant(due.coarse(clock::now())));
                 if self.timer.as_mut().poll(cx).is_ready() {
                     cx.waker().wake_by_ref();
@@ -54,13 +54,13 @@ impl Attached {
         Poll::Pending
     }
 
-    /// The request cannot be sent to its end: the stream breaks off.
+    /// The rest of the request cannot be sent: the stream ends broken.
     pub(crate) fn request_failed(&mut self) {
-        self.running.core.upstream_failed(clock::now());
+        self.stream.core.upstream_failed(clock::now());
     }
 
-    /// The client is gone, or broke its request off.
+    /// The client closed the connection, or aborted its request.
     pub(crate) fn client_gone(&mut self) {
-        self.running.core.client_gone();
+        self.stream.core.client_gone();
     }
 }

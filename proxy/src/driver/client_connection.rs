@@ -1,8 +1,8 @@
 //! A client's HTTP/1 connection, between its transport and Pingora's session.
 //!
-//! Pingora's session gets one request at a time: a head that has been checked, its body to the last byte, and then nothing
-//! until the request has been served, however much the client has sent ahead. It gets the end of the connection as soon as the
-//! client closes it. Who serves the connection calls [`ClientConnection::next_head`] before each session.
+//! Pingora's session gets one request at a time: a head that has been checked, its body to the last byte, and then
+//! nothing until the request has been served, however much the client has sent ahead. The session sees the end of the
+//! connection as soon as the client closes it. The caller calls [`ClientConnection::next_head`] before each session.
 
 use std::any::Any;
 use std::fmt;
@@ -26,89 +26,90 @@ use crate::sys;
 use crate::wire::request::{HeadLimits, MAX_FIELDS, Refusal, RequestHead};
 use crate::wire::request_body::RequestBody;
 
-/// What a client may send ahead while its request is served, in bytes. What goes beyond stays in the kernel.
-pub(crate) const MAX_AHEAD_BYTES: usize = 64 * 1024;
+/// Limit on the bytes that are buffered of what a client pipelines while its request is served. The rest stays in the
+/// kernel.
+pub(crate) const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 
-/// How often the kernel is asked whether a client has closed its connection whose bytes are not read any more.
+/// How often the kernel is polled for the end of a connection that is not read any more.
 const END_POLL: Duration = Duration::from_secs(1);
 
-/// How long a client that is still sending may read the last answer on its connection (`lingering_timeout` in nginx).
+/// How long the last response on a connection may take to reach a client that is still sending (`lingering_timeout` in
+/// nginx).
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A client's connection over HTTP/1.
 pub(crate) struct ClientConnection {
-    /// Gone once the connection has been taken out.
+    /// `None` once the transport has been detached.
     transport: Option<ClientTransport>,
-    /// What has been received, and how much of it has been given out.
-    held: Vec<u8>,
-    given: usize,
+    /// The bytes received, and how many of them have been passed on.
+    received: Vec<u8>,
+    consumed: usize,
     phase: Phase,
-    /// Runs while the client has sent so much ahead that its end cannot be read.
+    /// Runs while the buffer for pipelined bytes is full, when the end of the connection cannot be read.
     end_poll: Option<Pin<Box<Sleep>>>,
-    /// Whether something has been written: an answer that the client should be able to read.
+    /// Whether a response has been written that the client should be able to read.
     answered: bool,
-    note: Mutex<Option<Box<dyn Any + Send>>>,
+    extension: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 /// What Pingora's session may read.
 #[derive(Debug)]
 enum Phase {
-    /// No head has been read; nothing is given out.
-    Between,
-    /// A request: so many bytes of its head, then its body.
+    /// No head has been read; nothing is passed on.
+    Idle,
+    /// A request: the remaining bytes of its head, then its body.
     Request { head: usize, body: RequestBody, offers_upgrade: bool },
-    /// The request has been given out, and is being served.
+    /// The request has been passed on and is being served.
     Served,
-    /// The request has been given out and offered to switch protocols: what comes now may be another one's.
+    /// The request has been passed on and offers to switch protocols: what follows may belong to another protocol.
     Upgraded,
 }
 
-/// What [`ClientConnection::next_head`] has found.
+/// The result of [`ClientConnection::next_head`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NextHead {
-    /// A request is ready to be read; so many of its fields were left out.
+    /// A request is ready to be read; `dropped_fields` of its fields were left out.
     Ready { dropped_fields: usize },
-    /// The client has sent less than a head and closed the connection.
+    /// The client closed the connection before a head was complete.
     Closed,
     /// The request must not be served.
     Refused(Refusal),
 }
 
 impl ClientConnection {
-    /// A connection that has been accepted by number, of which `held` has been read. `note` is for whoever serves the first
-    /// request on it.
+    /// A plain connection, of which `received` has been read. `extension` is for the handler of its first request.
     pub(crate) fn tcp(
-        held: Vec<u8>,
+        received: Vec<u8>,
         socket: TcpStream,
         address: SocketAddr,
-        note: Option<Box<dyn Any + Send>>,
+        extension: Option<Box<dyn Any + Send>>,
     ) -> Self {
-        Self::new(held, ClientTransport::tcp(socket, address), note)
+        Self::new(received, ClientTransport::tcp(socket, address), extension)
     }
 
-    /// A connection that Pingora has accepted.
+    /// A connection that Pingora accepted.
     pub(crate) fn over(stream: Stream) -> Self {
         Self::new(Vec::new(), ClientTransport::Pingora(stream), None)
     }
 
-    fn new(held: Vec<u8>, transport: ClientTransport, note: Option<Box<dyn Any + Send>>) -> Self {
-        let (transport, note) = (Some(transport), Mutex::new(note));
-        Self { transport, held, given: 0, phase: Phase::Between, end_poll: None, answered: false, note }
+    fn new(received: Vec<u8>, transport: ClientTransport, extension: Option<Box<dyn Any + Send>>) -> Self {
+        let (transport, extension) = (Some(transport), Mutex::new(extension));
+        Self { transport, received, consumed: 0, phase: Phase::Idle, end_poll: None, answered: false, extension }
     }
 
-    /// What came with the connection for whoever serves its first request; once.
-    pub(crate) fn take_note(&self) -> Option<Box<dyn Any + Send>> {
-        self.note.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Takes what was passed along for the handler of the first request; `None` after the first call.
+    pub(crate) fn take_extension(&self) -> Option<Box<dyn Any + Send>> {
+        self.extension.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// What has been received and not given out.
-    pub(crate) fn held(&self) -> &[u8] {
-        &self.held[self.given..]
+    /// The bytes received and not yet passed on.
+    pub(crate) fn received(&self) -> &[u8] {
+        &self.received[self.consumed..]
     }
 
     /// Whether the client has begun a request. Empty lines do not count (RFC 9112 §2.2).
     pub(crate) fn has_begun(&self) -> bool {
-        self.held().iter().any(|byte| !b"\r\n".contains(byte))
+        self.received().iter().any(|byte| !b"\r\n".contains(byte))
     }
 
     /// Receives more of what the client sends; 0 at the end of the connection. Cancel safe.
@@ -120,12 +121,12 @@ impl ClientConnection {
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Some(transport) = &mut self.transport else { return Poll::Ready(Err(taken_out())) };
-        let held = &mut self.held;
+        let Some(transport) = &mut self.transport else { return Poll::Ready(Err(detached())) };
+        let received = &mut self.received;
         scratch::with(|scratch| {
             let mut buffer = ReadBuf::new(&mut scratch.input);
             ready!(Pin::new(transport).poll_read(cx, &mut buffer))?;
-            held.extend_from_slice(buffer.filled());
+            received.extend_from_slice(buffer.filled());
             Poll::Ready(Ok(buffer.filled().len()))
         })
     }
@@ -136,10 +137,10 @@ impl ClientConnection {
     /// When the connection fails.
     pub(crate) async fn next_head(&mut self, limits: &HeadLimits) -> io::Result<NextHead> {
         if self.is_receiving() {
-            // The last request has not been read to its end: where the next begins is not known.
+            // The last request has not been read completely, so the start of the next is unknown.
             return Ok(NextHead::Closed);
         }
-        self.phase = Phase::Between;
+        self.phase = Phase::Idle;
         self.end_poll = None;
         loop {
             match self.take_head(limits) {
@@ -153,15 +154,18 @@ impl ClientConnection {
         }
     }
 
-    /// Whether more of the current request has to come or to be read.
+    /// Whether the current request has not been received and read completely.
     fn is_receiving(&self) -> bool {
         matches!(&self.phase, Phase::Request { head, body, .. } if *head > 0 || !body.is_done())
     }
 
-    /// Begins with the request whose head is held, if it is complete. Returns how many of its fields were left out.
+    /// Starts the request whose head is at the front of the buffer, if the head is complete. Returns how many of its
+    /// fields were left out.
     fn take_head(&mut self, limits: &HeadLimits) -> Result<Option<usize>, Refusal> {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-        let Some(head) = RequestHead::parse(&self.held[self.given..], limits, &mut fields)? else { return Ok(None) };
+        let Some(head) = RequestHead::parse(&self.received[self.consumed..], limits, &mut fields)? else {
+            return Ok(None);
+        };
         let (length, body) = (head.length, RequestBody::new(head.body));
         let (offers_upgrade, dropped_fields) = (head.offers_upgrade, head.dropped_fields);
         let changed = (!head.is_unchanged()).then(|| {
@@ -172,8 +176,8 @@ impl ClientConnection {
         let head = match changed {
             Some(changed) => {
                 let head = changed.len();
-                self.held.splice(..self.given + length, changed);
-                self.given = 0;
+                self.received.splice(..self.consumed + length, changed);
+                self.consumed = 0;
                 head
             }
             None => length,
@@ -182,7 +186,7 @@ impl ClientConnection {
         Ok(Some(dropped_fields))
     }
 
-    /// Answers that the request is refused, lets the client read the answer, and closes.
+    /// Responds with the refusal, lets the client read the response, and closes.
     pub(crate) async fn refuse(mut self, refusal: Refusal) {
         let Some(mut transport) = self.transport.take() else { return };
         let written = async {
@@ -194,65 +198,65 @@ impl ClientConnection {
         }
     }
 
-    /// Closes a connection on which nothing more is expected, in order: over TLS the client hears it.
+    /// Closes an idle connection in order; over TLS this sends `close_notify`.
     pub(crate) async fn close(mut self) {
         if let Some(mut transport) = self.transport.take() {
             let _ = timeout(LINGER, transport.shutdown()).await;
         }
     }
 
-    /// What has been received and not given out, and the transport; `None` once that has been taken out.
+    /// The bytes received and not yet passed on, and the transport; `None` once the transport has been detached.
     pub(crate) fn into_parts(mut self) -> Option<(Vec<u8>, ClientTransport)> {
-        let mut held = std::mem::take(&mut self.held);
-        held.drain(..self.given);
-        Some((held, self.transport.take()?))
+        let mut received = std::mem::take(&mut self.received);
+        received.drain(..self.consumed);
+        Some((received, self.transport.take()?))
     }
 
-    /// What carries the connection.
+    /// The transport below the connection.
     pub(crate) fn transport(&self) -> Option<&ClientTransport> {
         self.transport.as_ref()
     }
 
-    /// Gives out what is held, up to `limit` bytes.
-    fn give(&mut self, buffer: &mut ReadBuf<'_>, limit: usize) -> usize {
-        let count = limit.min(buffer.remaining()).min(self.held.len() - self.given);
-        buffer.put_slice(&self.held[self.given..self.given + count]);
-        self.given += count;
-        if self.given == self.held.len() {
-            // A connection that waits for its next request keeps no buffer.
-            (self.held, self.given) = (Vec::new(), 0);
+    /// Copies buffered bytes into `buffer`, at most `limit`.
+    fn copy_out(&mut self, buffer: &mut ReadBuf<'_>, limit: usize) -> usize {
+        let count = limit.min(buffer.remaining()).min(self.received.len() - self.consumed);
+        buffer.put_slice(&self.received[self.consumed..self.consumed + count]);
+        self.consumed += count;
+        if self.consumed == self.received.len() {
+            // An idle connection keeps no buffer.
+            (self.received, self.consumed) = (Vec::new(), 0);
         }
         count
     }
 
-    /// More of the body; whatever comes behind it is held back.
+    /// Reads more of the body; whatever follows it stays in the buffer.
     fn poll_body(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Phase::Request { body, .. } = &mut self.phase else { return Poll::Ready(Ok(())) };
         let broken = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        if self.given < self.held.len() {
-            let room = buffer.remaining().min(self.held.len() - self.given);
-            let count = body.take(&self.held[self.given..self.given + room]).map_err(broken)?;
-            self.give(buffer, count);
+        if self.consumed < self.received.len() {
+            let room = buffer.remaining().min(self.received.len() - self.consumed);
+            let count = body.take(&self.received[self.consumed..self.consumed + room]).map_err(broken)?;
+            self.copy_out(buffer, count);
             return Poll::Ready(Ok(()));
         }
-        let Some(transport) = &mut self.transport else { return Poll::Ready(Err(taken_out())) };
+        let Some(transport) = &mut self.transport else { return Poll::Ready(Err(detached())) };
         let start = buffer.filled().len();
         ready!(Pin::new(transport).poll_read(cx, buffer))?;
         let count = body.take(&buffer.filled()[start..]).map_err(broken)?;
-        self.held.extend_from_slice(&buffer.filled()[start + count..]);
+        self.received.extend_from_slice(&buffer.filled()[start + count..]);
         buffer.set_filled(start + count);
         Poll::Ready(Ok(()))
     }
 
-    /// Ready once the client has closed the connection. What it sends ahead is held, within a limit.
+    /// Ready once the client has closed the connection. Buffers what the client pipelines, up to the limit.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.held.len() - self.given < MAX_AHEAD_BYTES {
+        while self.received.len() - self.consumed < MAX_PIPELINED_BYTES {
             if ready!(self.poll_receive(cx))? == 0 {
                 return Poll::Ready(Ok(()));
             }
         }
         loop {
-            let Some(transport) = &self.transport else { return Poll::Ready(Err(taken_out())) };
+            let Some(transport) = &self.transport else { return Poll::Ready(Err(detached())) };
             if sys::peer_has_closed(transport.id()) {
                 return Poll::Ready(Ok(()));
             }
@@ -270,7 +274,7 @@ impl AsyncRead for ClientConnection {
             match &mut this.phase {
                 Phase::Request { head, .. } if *head > 0 => {
                     let limit = *head;
-                    let count = this.give(buffer, limit);
+                    let count = this.copy_out(buffer, limit);
                     if let Phase::Request { head, .. } = &mut this.phase {
                         *head -= count;
                     }
@@ -280,15 +284,15 @@ impl AsyncRead for ClientConnection {
                     this.phase = if *offers_upgrade { Phase::Upgraded } else { Phase::Served };
                 }
                 Phase::Request { .. } => return this.poll_body(cx, buffer),
-                Phase::Upgraded if this.held.len() > this.given => {
-                    this.give(buffer, usize::MAX);
+                Phase::Upgraded if this.received.len() > this.consumed => {
+                    this.copy_out(buffer, usize::MAX);
                     return Poll::Ready(Ok(()));
                 }
                 Phase::Upgraded => {
-                    let Some(transport) = &mut this.transport else { return Poll::Ready(Err(taken_out())) };
+                    let Some(transport) = &mut this.transport else { return Poll::Ready(Err(detached())) };
                     return Pin::new(transport).poll_read(cx, buffer);
                 }
-                Phase::Between | Phase::Served => return this.poll_end(cx),
+                Phase::Idle | Phase::Served => return this.poll_end(cx),
             }
         }
     }
@@ -299,11 +303,11 @@ impl AsyncWrite for ClientConnection {
         self.answered = true;
         match &mut self.transport {
             Some(transport) => Pin::new(transport).poll_write(cx, bytes),
-            None => Poll::Ready(Err(taken_out())),
+            None => Poll::Ready(Err(detached())),
         }
     }
 
-    // HTTP/2 would write the head and the payload of a larger frame one after the other.
+    // Without this, HTTP/2 writes the header and the payload of a larger frame separately.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -312,7 +316,7 @@ impl AsyncWrite for ClientConnection {
         self.answered = true;
         match &mut self.transport {
             Some(transport) => Pin::new(transport).poll_write_vectored(cx, slices),
-            None => Poll::Ready(Err(taken_out())),
+            None => Poll::Ready(Err(detached())),
         }
     }
 
@@ -323,7 +327,7 @@ impl AsyncWrite for ClientConnection {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Some(transport) => Pin::new(transport).poll_flush(cx),
-            None => Poll::Ready(Err(taken_out())),
+            None => Poll::Ready(Err(detached())),
         }
     }
 
@@ -348,14 +352,14 @@ impl Drop for ClientConnection {
     }
 }
 
-/// Ends the writing direction, and drops what the client is still sending until it has read the answer and closes.
+/// Shuts the write side down, and discards what the client sends until it closes the connection.
 async fn linger(mut transport: ClientTransport) {
     let until = Instant::now() + LINGER;
     if !matches!(timeout_at(until, transport.shutdown()).await, Ok(Ok(()))) {
         return;
     }
     let drain = poll_fn(|cx| {
-        // A turn for others after some reads: a client may send as fast as it is read.
+        // Yields after some reads: a client may send as fast as it is read.
         for _ in 0..16 {
             let count = scratch::with(|scratch| {
                 let mut buffer = ReadBuf::new(&mut scratch.input);
@@ -381,6 +385,6 @@ impl fmt::Debug for ClientConnection {
     }
 }
 
-fn taken_out() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the connection has been taken out")
+fn detached() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the transport has been detached")
 }

@@ -1,4 +1,4 @@
-//! The transport of a client's connection, whoever has accepted it, in the shape that Pingora's sessions want.
+//! The transport of a client connection, accepted by a reactor or by Pingora, as Pingora's sessions need it.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub(crate) enum ClientTransport {
     Tcp {
         /// The connection.
         socket: TcpStream,
-        /// What Pingora asks of its address.
+        /// The address, as Pingora's sessions look it up.
         digest: Arc<SocketDigest>,
     },
     /// Accepted by Pingora: TLS, or plain where there are no reactors.
@@ -33,7 +33,7 @@ pub(crate) enum ClientTransport {
 impl ClientTransport {
     pub(super) fn tcp(socket: TcpStream, address: SocketAddr) -> Self {
         let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
-        // Nobody else has the digest yet: it cannot be set already.
+        // The digest is not shared yet, so the value cannot be set already.
         let _ = digest.peer_addr.set(Some(address.into()));
         Self::Tcp { socket, digest: Arc::new(digest) }
     }
@@ -56,7 +56,7 @@ impl AsyncWrite for ClientTransport {
         }
     }
 
-    // HTTP/2 would write the head and the payload of a larger frame one after the other.
+    // Without this, HTTP/2 writes the header and the payload of a larger frame separately.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -142,7 +142,7 @@ impl GetSocketDigest for ClientTransport {
     }
 }
 
-/// Makes a wrapper of a client's transport a connection as Pingora wants it, but for reading and writing.
+/// Implements Pingora's connection traits for a wrapper of a client's transport, except for reading and writing.
 macro_rules! delegate_digests {
     ($wrapper:ty) => {
         impl pingora::protocols::UniqueID for $wrapper {
@@ -185,7 +185,7 @@ macro_rules! delegate_digests {
         impl pingora::protocols::Shutdown for $wrapper {
             async fn shutdown(&mut self) {
                 if let Err(error) = tokio::io::AsyncWriteExt::shutdown(self).await {
-                    log::debug!("side=downstream: closing a connection failed: {error}");
+                    log::debug!("close failed: side=downstream: {error}");
                 }
             }
         }

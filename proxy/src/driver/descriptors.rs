@@ -1,7 +1,7 @@
-//! Descriptors that clients and their upstreams may not take: they are for the admin listener, and for reading what is wrong.
+//! Reserves descriptors for the admin listener and for diagnosis: client and upstream connections must not use them.
 //!
-//! The kernel gives each new descriptor the lowest number that is free. So a number says how many are taken at least, without
-//! counting: one at the threshold says that everything below it is.
+//! The kernel assigns the lowest free number to each new descriptor. So a descriptor at the threshold means that all
+//! lower numbers are in use, without counting.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -9,29 +9,30 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// How many are kept. An operator's page takes one, and so do its files.
+/// Size of the reserve. Each admin connection takes one descriptor, and so does each file that it reads.
 const RESERVE: u64 = 32;
 
-/// Numbers from here on are in the reserve.
+/// Descriptors from this number on are in the reserve.
 static THRESHOLD: AtomicI32 = AtomicI32::new(i32::MAX);
 
-/// Keeps some of the descriptors that the process may have; `None` where there is no limit. Less of a small limit.
+/// Sets the reserve for a descriptor limit; `None` is no limit. A small limit gets a smaller reserve.
 pub(crate) fn reserve(limit: Option<u64>) {
     let threshold = limit.map_or(i32::MAX, |limit| i32::try_from(limit - RESERVE.min(limit / 4)).unwrap_or(i32::MAX));
     THRESHOLD.store(threshold, Ordering::Relaxed);
 }
 
-/// Whether a new descriptor has come out of the reserve.
+/// Whether a new descriptor is in the reserve.
 pub(crate) fn is_reserved(descriptor: RawFd) -> bool {
     descriptor >= THRESHOLD.load(Ordering::Relaxed)
 }
 
-/// Whether the next descriptor would come out of the reserve. Two system calls: for when it has come to that already.
+/// Whether the next descriptor would be in the reserve. Costs two system calls, so it is for when descriptors have run
+/// short.
 pub(crate) fn are_scarce() -> bool {
     eventfd(0, EventfdFlags::CLOEXEC).map_or(true, |next| is_reserved(next.as_raw_fd()))
 }
 
-/// The error of a descriptor that cannot be had.
+/// The error when no descriptor is left outside the reserve.
 pub(crate) fn none_left() -> io::Error {
     rustix::io::Errno::MFILE.into()
 }

@@ -1,40 +1,40 @@
-//! What a driver does with a stream each time something may have happened to it. The same for both drivers.
+//! One pass over a stream: read, ask the core, write. Both drivers call it whenever a stream may make progress.
 
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::observer::StreamGuard;
-use super::registry::Registry;
+use super::registry::StreamRegistry;
 use super::scratch::Scratch;
-use super::socket::{Socket, not_now};
+use super::socket::{Socket, would_block};
 use super::start::Start;
 use crate::stream::{Core, EndReason, Framing, Millis};
 
-/// Reads before other streams get their turn.
-const READS_PER_TURN: u32 = 16;
+/// Reads in one call, before the stream yields to others.
+const READS_PER_CALL: u32 = 16;
 
-/// What a client may send at once on a running stream, and in each second of it, in bytes. A client has nothing to send then but
-/// a next request or a sign of life.
+/// What a client may send on a running stream, at once and per second, in bytes. Legitimate clients send nothing but a
+/// pipelined request or a keep-alive.
 const CLIENT_BURST_BYTES: u64 = 64 * 1024;
 const CLIENT_BYTES_PER_SECOND: u64 = 1024;
 
-/// What reading from a client counts beside the bytes: many small packets cost more than few large ones.
+/// Added to the bytes of each read from a client: many small packets cost more than few large ones.
 const CLIENT_READ_BYTES: u32 = 512;
 
-/// A stream between two turns.
-pub(super) struct Running {
+/// A running stream, between two calls of [`ActiveStream::drive`].
+pub(super) struct ActiveStream {
     pub(super) core: Core,
     guard: StreamGuard,
-    /// Exists only while the client is behind.
+    /// Present only while the client is behind.
     pending: Option<Box<Unwritten>>,
     phase: Phase,
     framing: Framing,
-    /// What the client has sent, each read of it included.
+    /// Bytes that the client has sent, plus the overhead of each read.
     client_bytes: u32,
 }
 
-/// Bytes on their way to the client.
+/// Bytes not yet written to the client.
 struct Unwritten {
     bytes: Vec<u8>,
     written: usize,
@@ -43,26 +43,27 @@ struct Unwritten {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
-    /// Everything is written; the client's side is being closed in order.
+    /// Everything is written; the client's connection is being closed.
     Closing,
-    /// Entered in the books as ended.
-    Entered,
+    /// The end has been counted and logged.
+    Recorded,
 }
 
-/// What a driver does next with a stream.
+/// What the driver does next with a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Come back when a socket is ready or a deadline has come.
+pub(super) enum DriveOutcome {
+    /// Call again when a socket is ready or a deadline has expired.
     Wait,
-    /// Come back soon: there may be more to do now, but others wait too.
+    /// Call again soon: the stream yielded to others with work left.
     Again,
-    /// Drop it.
+    /// The stream has ended: drop it.
     Done,
 }
 
-impl Running {
-    /// Enters a stream in the books. What it has for its client already goes out on its first turn.
-    pub(super) fn begin(start: Start, registry: Arc<Registry>, now: Millis) -> Self {
+impl ActiveStream {
+    /// Starts a stream and counts it as open. The first call of [`ActiveStream::drive`] writes the bytes that it starts
+    /// with.
+    pub(super) fn begin(start: Start, registry: Arc<StreamRegistry>, now: Millis) -> Self {
         let Start { opening, unsent: mut bytes, leftover, route, info } = start;
         let framing = opening.framing;
         let guard = StreamGuard::open(route, registry, info);
@@ -76,31 +77,31 @@ impl Running {
         &mut self.guard
     }
 
-    /// Does everything that can be done now. `upstream` is dropped as soon as nothing more is wanted of it.
-    pub(super) fn turn<C: Socket, U: Socket>(
+    /// Makes all progress that is possible now. Drops `upstream` as soon as the stream no longer needs it.
+    pub(super) fn drive<C: Socket, U: Socket>(
         &mut self,
         client: &mut C,
         upstream: &mut Option<U>,
         now: Millis,
         scratch: &mut Scratch,
-    ) -> Next {
-        let client_left_off = self.watch_client(client, now, &mut scratch.input);
-        let next = self.carry(client, upstream, now, scratch);
-        if client_left_off && next == Next::Wait { Next::Again } else { next }
+    ) -> DriveOutcome {
+        let client_unfinished = self.read_client(client, now, &mut scratch.input);
+        let next = self.transfer(client, upstream, now, scratch);
+        if client_unfinished && next == DriveOutcome::Wait { DriveOutcome::Again } else { next }
     }
 
-    /// Does what there is to do beside watching the client.
-    fn carry<C: Socket, U: Socket>(
+    /// Acts on a drain and on deadlines, and moves bytes from the upstream to the client.
+    fn transfer<C: Socket, U: Socket>(
         &mut self,
         client: &mut C,
         upstream: &mut Option<U>,
         now: Millis,
         scratch: &mut Scratch,
-    ) -> Next {
+    ) -> DriveOutcome {
         if let Some(limit) = self.guard.draining() {
             self.core.close(EndReason::Drain, limit, now);
         }
-        // Before the deadlines: a client that has made room is not stalled.
+        // Before the deadlines: a client that has become writable is not stalled.
         self.write(client, now, &mut scratch.output);
         if self.core.suspects_idle(now) && upstream.as_mut().is_some_and(Socket::has_unread) {
             self.core.upstream_waits(now);
@@ -108,30 +109,30 @@ impl Running {
         let progress = self.core.tick(now, &mut scratch.output);
         self.guard.add(progress);
         self.write(client, now, &mut scratch.output);
-        for _ in 0..READS_PER_TURN {
+        for _ in 0..READS_PER_CALL {
             let Some(source) = upstream.as_mut().filter(|_| self.core.wants_upstream()) else {
                 return self.end(client, upstream, now);
             };
             if self.read_upstream(source, now, scratch).is_break() {
-                return Next::Wait;
+                return DriveOutcome::Wait;
             }
             self.write(client, now, &mut scratch.output);
         }
-        Next::Again
+        DriveOutcome::Again
     }
 
-    /// Notices that the client has left. What it sends while it listens has no meaning here and is dropped, unless it is too
-    /// much. Returns whether there may be more of that: others wait too.
-    fn watch_client(&mut self, client: &mut impl Socket, now: Millis, input: &mut [u8]) -> bool {
+    /// Reads from the client to detect its close. Discards what it sends, up to a limit. Returns whether there may be
+    /// more to read.
+    fn read_client(&mut self, client: &mut impl Socket, now: Millis, input: &mut [u8]) -> bool {
         if self.phase == Phase::Closing {
             return false;
         }
-        for _ in 0..READS_PER_TURN {
+        for _ in 0..READS_PER_CALL {
             match client.read(input) {
                 Ok(0) => self.core.client_gone(),
-                Ok(count) if self.tolerates(count, now) => continue,
+                Ok(count) if self.is_within_client_limit(count, now) => continue,
                 Ok(_) => self.core.client_floods(),
-                Err(error) if not_now(&error) => {}
+                Err(error) if would_block(&error) => {}
                 Err(error) => self.client_failed(&error),
             }
             return false;
@@ -139,8 +140,8 @@ impl Running {
         true
     }
 
-    /// Whether the client may send `count` bytes more by now.
-    fn tolerates(&mut self, count: usize, now: Millis) -> bool {
+    /// Whether `count` more bytes keep the client within its limit.
+    fn is_within_client_limit(&mut self, count: usize, now: Millis) -> bool {
         let more = u32::try_from(count).unwrap_or(u32::MAX).saturating_add(CLIENT_READ_BYTES);
         self.client_bytes = self.client_bytes.saturating_add(more);
         let seconds = now.0.saturating_sub(self.guard.opened().0) / 1000;
@@ -155,7 +156,7 @@ impl Running {
         }
     }
 
-    /// Moves one read from the upstream through the core into the output. Breaks when there is nothing to read.
+    /// Passes one read from the upstream through the core into the output. Breaks when there is nothing to read.
     fn read_upstream(&mut self, upstream: &mut impl Socket, now: Millis, scratch: &mut Scratch) -> ControlFlow<()> {
         match upstream.read(&mut scratch.input) {
             Ok(0) => self.core.upstream_closed(now, &mut scratch.output),
@@ -163,13 +164,13 @@ impl Running {
                 let progress = self.core.upstream_data(&scratch.input[..count], now, &mut scratch.output);
                 self.guard.add(progress);
             }
-            Err(error) if not_now(&error) => return ControlFlow::Break(()),
+            Err(error) if would_block(&error) => return ControlFlow::Break(()),
             Err(_) => self.core.upstream_failed(now),
         }
         ControlFlow::Continue(())
     }
 
-    /// Writes what is pending, then `output`; what the client does not take becomes pending. Empties `output`.
+    /// Writes what is pending, then `output`; what cannot be written becomes pending. Clears `output`.
     fn write(&mut self, client: &mut impl Socket, now: Millis, output: &mut Vec<u8>) {
         if self.pending.is_none() && output.is_empty() {
             return;
@@ -200,54 +201,54 @@ impl Running {
             return Ok(progress || written > 0);
         }
         match client.flush() {
-            // A flush that has to wait is taken up with the next turn; what it holds is bounded by the connection.
-            Err(error) if !not_now(&error) => Err(error),
+            // A flush that blocks is retried by the next call; the connection bounds what it holds.
+            Err(error) if !would_block(&error) => Err(error),
             _ => Ok(true),
         }
     }
 
-    /// Done once an ended stream has nothing left to tell its client. A stream that is merely behind waits.
-    fn end<U>(&mut self, client: &mut impl Socket, upstream: &mut Option<U>, now: Millis) -> Next {
-        let Some(reason) = self.core.ended() else { return Next::Wait };
-        // It has nothing more to give, or nobody left to give it to.
+    /// Finishes an ended stream once nothing is left to write; until then, waits.
+    fn end<U>(&mut self, client: &mut impl Socket, upstream: &mut Option<U>, now: Millis) -> DriveOutcome {
+        let Some(reason) = self.core.ended() else { return DriveOutcome::Wait };
+        // The stream needs nothing more from the upstream.
         *upstream = None;
         let abandoned = self.core.abandoned();
         if !abandoned && (self.pending.is_some() || self.core.breaks_later()) {
-            return Next::Wait;
+            return DriveOutcome::Wait;
         }
         let clean = self.core.ended_clean();
         if clean {
             self.phase = Phase::Closing;
-            if client.shutdown().is_err_and(|error| not_now(&error)) {
-                // TLS has a farewell to write; it may wait for the client as long as any bytes may.
+            if client.shutdown().is_err_and(|error| would_block(&error)) {
+                // TLS still has to write `close_notify`, under the same write timeout as other bytes.
                 self.core.wrote(false, true, now);
-                return Next::Wait;
+                return DriveOutcome::Wait;
             }
         }
-        // Without chunks, only a reset tells a client that its body was cut; and what the kernel still holds for a client that
-        // was given up must not live on without its stream.
+        // Without chunks, only a reset shows the client that its body is incomplete. An abandoned client's unsent data
+        // in the kernel must not outlive the stream.
         if !clean && (self.framing != Framing::Chunked || (abandoned && reason != EndReason::ClientGone)) {
             self.phase = Phase::Closing;
-            if client.reset_on_close(abandoned).is_err_and(|error| not_now(&error)) {
+            if client.reset_on_close(abandoned).is_err_and(|error| would_block(&error)) {
                 self.core.wrote(false, true, now);
-                return Next::Wait;
+                return DriveOutcome::Wait;
             }
         }
-        self.enter(reason, clean);
-        Next::Done
+        self.record_end(reason, clean);
+        DriveOutcome::Done
     }
 
-    fn enter(&mut self, reason: EndReason, clean: bool) {
-        if self.phase != Phase::Entered {
-            self.phase = Phase::Entered;
+    fn record_end(&mut self, reason: EndReason, clean: bool) {
+        if self.phase != Phase::Recorded {
+            self.phase = Phase::Recorded;
             self.guard.close(reason, clean, self.core.counts());
         }
     }
 }
 
-impl Drop for Running {
+impl Drop for ActiveStream {
     fn drop(&mut self) {
-        self.enter(EndReason::Dropped, false);
+        self.record_end(EndReason::Dropped, false);
     }
 }
 
@@ -258,7 +259,7 @@ fn write_some(client: &mut impl Socket, bytes: &[u8]) -> io::Result<usize> {
         match client.write(&bytes[written..]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => written += count,
-            Err(error) if not_now(&error) => break,
+            Err(error) if would_block(&error) => break,
             Err(error) => return Err(error),
         }
     }
@@ -272,7 +273,7 @@ mod tests {
     use crate::stream::{Opening, Policy};
     use crate::wire::body::Body;
 
-    /// Has always more to read, so much at a time, and takes whatever is written.
+    /// Always readable, `bytes` at a time, and always writable.
     struct Endless {
         reads: u32,
         bytes: usize,
@@ -281,7 +282,7 @@ mod tests {
     impl Socket for Endless {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             self.reads += 1;
-            assert!(self.reads < 10_000, "read without end");
+            assert!(self.reads < 10_000, "unbounded reading");
             Ok(self.bytes.min(buffer.len()))
         }
 
@@ -306,29 +307,29 @@ mod tests {
         }
     }
 
-    struct Nobody;
+    struct NoObserver;
 
-    impl Observer for Nobody {
+    impl Observer for NoObserver {
         fn ended(&self, _: &Ended<'_>) {}
     }
 
-    /// Invariant: streams beside one another get their turns. Mechanism: what a client sends while it listens was read until
-    /// there was no more, and one that sends as fast as it is read never comes to an end. Symptom: events of all streams
-    /// on the thread are late, a hundred times later than they were, or stop.
+    /// Invariant: no stream starves the others on its thread. Mechanism: what a client sends on a running stream was
+    /// read until nothing was left, and a client that sends as fast as it is read never stops. Symptom: events of all
+    /// streams on the thread are a hundred times later, or stop.
     #[test]
-    fn a_client_that_sends_without_end_leaves_others_their_turns() {
-        let mut running = running();
+    fn a_client_that_keeps_sending_does_not_starve_other_streams() {
+        let mut stream = stream();
         let mut client = Endless { reads: 0, bytes: 1 };
         let mut upstream: Option<Endless> = None;
-        let next = scratch::with(|scratch| running.turn(&mut client, &mut upstream, Millis(0), scratch));
-        assert_eq!((next, client.reads), (Next::Again, READS_PER_TURN));
+        let next = scratch::with(|scratch| stream.drive(&mut client, &mut upstream, Millis(0), scratch));
+        assert_eq!((next, client.reads), (DriveOutcome::Again, READS_PER_CALL));
     }
 
-    /// Invariant: a client that is served nothing costs nothing. Mechanism: what it sent on a running stream was read for as
-    /// long as it sent. Symptom: eight clients took most of a core.
+    /// Invariant: the work that a client causes on a running stream is bounded. Mechanism: whatever it sent was read
+    /// for as long as it sent. Symptom: eight clients took most of a core.
     #[test]
-    fn a_client_that_sends_more_than_it_can_mean_is_cut() {
-        // Bytes in each read, reads in each second, seconds, and whether the stream lives on.
+    fn a_client_that_floods_a_running_stream_is_closed() {
+        // Bytes in each read, reads in each second, seconds, and whether the stream continues.
         for (bytes, per_second, seconds, lives) in [
             (16_384, 1, 1, true),
             (16_384, 16, 1, false),
@@ -337,29 +338,31 @@ mod tests {
             (1, 1, 3600, true),
             (1000, 1, 3600, false),
         ] {
-            let mut running = running();
-            let opened = running.guard.opened().0;
+            let mut stream = stream();
+            let opened = stream.guard.opened().0;
             let mut client = Endless { reads: 0, bytes };
             let mut input = [0; 16_384];
             for second in 0..seconds {
-                client.reads = READS_PER_TURN - 1;
+                client.reads = READS_PER_CALL - 1;
                 for _ in 0..per_second {
-                    if !running.tolerates(client.read(&mut input).expect("bytes"), Millis(opened + 1000 * second)) {
-                        running.core.client_floods();
+                    if !stream
+                        .is_within_client_limit(client.read(&mut input).expect("bytes"), Millis(opened + 1000 * second))
+                    {
+                        stream.core.client_floods();
                     }
                 }
             }
             let ended = (!lives).then_some(EndReason::ClientFlood);
-            assert_eq!(running.core.ended(), ended, "{per_second} reads of {bytes} bytes for {seconds} s");
+            assert_eq!(stream.core.ended(), ended, "{per_second} reads of {bytes} bytes for {seconds} s");
         }
     }
 
-    fn running() -> Running {
-        let route = Route::new("/", Policy::default(), Arc::new(Nobody));
+    fn stream() -> ActiveStream {
+        let route = Route::new("/", Policy::default(), Arc::new(NoObserver));
         let (policy, body) = (route.policy.clone(), Body::UntilClose);
         let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0 };
         let info = StreamInfo::new(None, None, "GET", "/", std::time::Duration::ZERO);
         let start = Start { opening, unsent: Vec::new(), leftover: Vec::new(), route, info };
-        Running::begin(start, Arc::default(), Millis(0))
+        ActiveStream::begin(start, Arc::default(), Millis(0))
     }
 }

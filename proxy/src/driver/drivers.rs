@@ -1,4 +1,4 @@
-//! Starts streams on the driver that fits them.
+//! Starts each stream on the driver that can run it.
 
 use std::io;
 use std::net::TcpListener;
@@ -9,15 +9,15 @@ use std::thread;
 
 use socket2::SockRef;
 
-use super::drive::Running;
+use super::drive::ActiveStream;
 use super::reactor::{Command, ConnectionHandler, Handle, NewStream, Reactor, ReactorListener};
-use super::registry::Registry;
+use super::registry::StreamRegistry;
 use super::start::Start;
 use super::transport::Transport;
 use super::{clock, task};
 use crate::threads;
 
-/// Which driver runs the streams that could run on either.
+/// The driver for streams that can run on either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Driver {
     /// Plain TCP on both sides is parked in a table; everything else gets a task.
@@ -31,9 +31,9 @@ pub enum Driver {
 pub struct Drivers {
     driver: Driver,
     threads: usize,
-    registry: Arc<Registry>,
+    registry: Arc<StreamRegistry>,
     reactors: OnceLock<Arc<[Handle]>>,
-    turn: AtomicUsize,
+    next_reactor: AtomicUsize,
 }
 
 impl Default for Drivers {
@@ -43,69 +43,68 @@ impl Default for Drivers {
     }
 }
 
-/// How many reactor threads `workers` cores deserve: half of them. One thread carries some 40,000 events a second, and fewer
-/// threads find more to do each time they wake, which is most of what an event costs; see
+/// The number of reactor threads for `workers` cores: half of them. One thread carries some 40,000 events a second, and
+/// fewer threads handle more events per wakeup, which is most of the cost of an event; see
 /// `docs/decisions/0004-threads-timers-and-build.md`.
 pub fn reactor_threads(workers: usize) -> usize {
     workers.div_ceil(2)
 }
 
 impl Drivers {
-    /// Drivers with this many reactor threads, which start with the first stream that is parked or the first listener that
-    /// they accept from.
+    /// Drivers with this many reactor threads, which start with the first parked stream or the first listener.
     pub fn new(driver: Driver, threads: usize) -> Self {
         Self {
             driver,
             threads: threads.max(1),
             registry: Arc::default(),
             reactors: OnceLock::new(),
-            turn: AtomicUsize::new(0),
+            next_reactor: AtomicUsize::new(0),
         }
     }
 
-    /// The streams that are running, and the way to drain them.
-    pub fn registry(&self) -> &Arc<Registry> {
+    /// The running streams, and how to drain them.
+    pub fn registry(&self) -> &Arc<StreamRegistry> {
         &self.registry
     }
 
-    /// Runs a stream to its end. Counted as open from here. Has to be woken on a tokio runtime.
+    /// Runs a stream to its end and counts it as open. Must be called on a tokio runtime.
     ///
     /// # Errors
-    /// When the stream cannot be waited for; it is counted as dropped then.
+    /// When its sockets cannot be registered; the stream is then counted as dropped.
     pub fn start(&self, start: Start, client: Transport, upstream: Transport) -> io::Result<()> {
         client.bound_send_queue(start.opening.policy.timeouts.write);
-        let running = Running::begin(start, self.registry.clone(), clock::now());
+        let stream = ActiveStream::begin(start, self.registry.clone(), clock::now());
         let reactors = match self.driver {
             Driver::Parked => self.reactors(),
             Driver::Task => &[],
         };
         match (client, upstream) {
             (Transport::Tcp(client), Transport::Tcp(upstream)) if !reactors.is_empty() => {
-                let next = self.turn.fetch_add(1, Ordering::Relaxed);
+                let next = self.next_reactor.fetch_add(1, Ordering::Relaxed);
                 let client = mio::net::TcpStream::from_std(client);
                 let upstream = mio::net::TcpStream::from_std(upstream);
-                let stream = Box::new(NewStream { running, client, upstream });
+                let stream = Box::new(NewStream { stream, client, upstream });
                 reactors[next % reactors.len()].send(Command::Stream(stream))
             }
-            (client, upstream) => task::spawn(running, client, upstream),
+            (client, upstream) => task::spawn(stream, client, upstream),
         }
     }
 
-    /// Makes a listener the reactors' own: who connects is received by `handler`, and parked from the first byte on, until
-    /// a drain closes it. Nobody is let in before it is opened. Only the parked driver can do that.
+    /// Registers a listener with the reactors: they accept its connections and pass them to `handler`, until a drain
+    /// closes the listener. They accept nothing before [`BoundListener::open`]. Only for the parked driver.
     ///
     /// # Errors
-    /// When there is no reactor to do it.
+    /// When no reactor thread is running.
     pub(crate) fn listen(
         &self,
         listener: TcpListener,
         handler: Arc<dyn ConnectionHandler>,
     ) -> io::Result<BoundListener> {
-        // What is accepted inherits it.
+        // Accepted connections inherit it.
         SockRef::from(&listener).set_tcp_nodelay(true)?;
         let reactors = self.reactors.get_or_init(|| self.start_reactors()).clone();
         if reactors.is_empty() {
-            return Err(io::Error::other("no thread for streams could be started"));
+            return Err(io::Error::other("no reactor thread could be started"));
         }
         let listener = mio::net::TcpListener::from_std(listener);
         Ok(BoundListener(ReactorListener { listener, handler, reactors }))
@@ -115,7 +114,7 @@ impl Drivers {
         self.reactors.get_or_init(|| self.start_reactors())
     }
 
-    /// Whatever can be started; with none at all, every stream gets a task.
+    /// Starts as many as possible. Without any, every stream gets a task.
     fn start_reactors(&self) -> Arc<[Handle]> {
         let start = |at: usize| -> io::Result<Handle> {
             let (commands, inbox) = channel();
@@ -123,27 +122,27 @@ impl Drivers {
             let (reactor, waker) = Reactor::new(inbox, woken.clone(), self.registry.clone())?;
             let waker = Arc::new(waker);
             self.registry.on_drain(waker.clone());
-            // Its streams and listeners would be gone without anybody noticing.
+            // A panic would otherwise silently end its streams and listeners.
             threads::spawn(&format!("streams-{at}"), move || reactor.run())?;
             Ok(Handle { commands, waker, woken })
         };
         let started = (0..self.threads).map(start);
         started
             .filter_map(|handle| {
-                handle.inspect_err(|error| log::error!("no reactor thread: side=internal: {error}")).ok()
+                handle.inspect_err(|error| log::error!("reactor thread not started: side=internal: {error}")).ok()
             })
             .collect()
     }
 }
 
-/// A listener that nobody is let in by yet.
+/// A bound listener from which nothing is accepted yet.
 pub(crate) struct BoundListener(ReactorListener);
 
 impl BoundListener {
-    /// Lets everybody in who has come, and who comes.
+    /// Starts accepting, queued connections included.
     ///
     /// # Errors
-    /// When the reactor is gone that would do it.
+    /// When the reactor's thread has ended.
     pub(crate) fn open(self) -> io::Result<()> {
         let reactors = self.0.reactors.clone();
         reactors.first().map_or(Ok(()), |first| first.send(Command::Listen(self.0)))
@@ -161,14 +160,14 @@ mod tests {
     use crate::driver::Pending;
     use crate::stream::Millis;
 
-    /// Tells the test, started once more, to be the process that is to end.
+    /// Set in the child process, in which this test runs again and panics.
     const CHILD: &str = "SSE_PROXY_TEST_PANIC";
 
     struct Defective;
 
     impl ConnectionHandler for Defective {
         fn connected(&self, _: SocketAddr, _: Millis) -> Box<dyn Pending> {
-            panic!("a defect outside of a stream's turn");
+            panic!("a defect outside of a stream's handling");
         }
     }
 
@@ -183,8 +182,8 @@ mod tests {
         Ok(())
     }
 
-    /// Invariant: a reactor that has died takes the process along. Mechanism: a panic outside of a stream's turn ended the thread
-    /// alone. Symptom: its listeners and streams were dead, while the health page went on saying ok.
+    /// Invariant: a panic in a reactor ends the process. Mechanism: a panic outside of a stream's handling ended only
+    /// the thread. Symptom: its listeners and streams were dead, while `/healthz` reported ok.
     #[test]
     fn a_panic_in_a_reactor_ends_the_process() {
         for status in [None, Some(threads::EXIT_DEFECT)] {
@@ -208,12 +207,12 @@ mod tests {
                 }
                 if Instant::now() > until {
                     let _ = child.kill();
-                    panic!("the process goes on without its reactor");
+                    panic!("the process continues without its reactor");
                 }
                 thread::sleep(Duration::from_millis(10));
             };
             assert_eq!(exited.code(), status, "{exited:?}");
-            // Where nothing is to be flushed it aborts.
+            // Without a flush function the process aborts.
             assert_eq!(exited.signal().is_some(), status.is_none(), "{exited:?}");
         }
     }

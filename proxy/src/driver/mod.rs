@@ -1,9 +1,9 @@
-//! Drivers: they move bytes and wait, the core in [`crate::stream`] decides.
+//! Drivers do the I/O and the waiting of streams; the core in [`crate::stream`] decides.
 //!
 //! A driver holds two connections and one [`crate::stream::Core`] per stream, and bytes only while they are in flight.
-//! There are two, with one set of rules in `drive`. The reactor carries streams that are plain TCP on both sides and keeps
-//! nothing of a silent stream but its state in a table. A task per stream carries everything else. The reactor also
-//! accepts plain connections and keeps each in the same table until it is a stream or is handed off.
+//! There are two, which share the rules in `drive`. The reactor runs streams that are plain TCP on both sides, and
+//! keeps only an entry in a table for a silent stream. Every other stream gets a task. The reactor also accepts plain
+//! connections and keeps each in the same table until it is a stream or is handed off.
 
 mod attached;
 mod client_connection;
@@ -24,16 +24,16 @@ mod transport;
 
 pub use drivers::{Driver, Drivers, reactor_threads};
 pub use observer::{Ended, Observer, Route, Totals};
-pub use registry::Registry;
+pub use registry::StreamRegistry;
 pub use start::Start;
 pub use stream_info::StreamInfo;
 pub use transport::Transport;
 
 pub(crate) use attached::Attached;
-pub(crate) use client_connection::{ClientConnection, MAX_AHEAD_BYTES, NextHead};
+pub(crate) use client_connection::{ClientConnection, MAX_PIPELINED_BYTES, NextHead};
 pub(crate) use client_transport::{ClientTransport, delegate_digests};
 pub(crate) use drivers::BoundListener;
 pub(crate) use reactor::{ConnectionHandler, Pending, Step};
-pub(crate) use socket::{Socket, not_now, peeks};
-pub(crate) use task::{Last, poll_send};
+pub(crate) use socket::{Socket, has_readable_bytes, would_block};
+pub(crate) use task::{PendingReset, poll_send};
 pub(crate) use transport::{bound_page_queue, canonical, keep_alive, reset_stream};

@@ -1,4 +1,4 @@
-//! What is counted while a stream runs, and what is told when it ends.
+//! What is counted while a stream runs, and what is reported when it ends.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::clock;
-use super::registry::Registry;
+use super::registry::StreamRegistry;
 use super::stream_info::StreamInfo;
 use crate::failure::Failure;
 use crate::stream::{Counts, EndReason, Millis, Policy, Progress};
@@ -53,7 +53,7 @@ pub trait Observer: Send + Sync {
         let _ = (route, info);
     }
 
-    /// A request was taken over and got no response head from the upstream.
+    /// A request that was taken over got no response head from the upstream.
     fn failed(&self, route: &str, failure: &Failure) {
         let _ = (route, failure);
     }
@@ -65,7 +65,7 @@ pub trait Observer: Send + Sync {
 pub struct Ended<'a> {
     /// The name of its route.
     pub route: &'a str,
-    /// What is known of it from its request.
+    /// What is known from its request.
     pub info: &'a StreamInfo,
     /// Why it ended.
     pub reason: EndReason,
@@ -87,7 +87,7 @@ impl Route {
         Arc::new(Self { name: name.into(), policy: Arc::new(policy), totals: Arc::default(), observer })
     }
 
-    /// The same route, its counters included, for a request whose stream has an observer of its own: one that holds the
+    /// The same route, its counters included, for a request whose stream has its own observer, which holds the
     /// request's context, such as the user it belongs to. Only requests that ask for it pay for it.
     ///
     /// ```
@@ -136,26 +136,26 @@ impl Totals {
     }
 }
 
-/// One stream's entry in its route's books.
+/// Counts one stream as open in its route and the registry, until it is closed.
 pub(super) struct StreamGuard {
     route: Arc<Route>,
-    registry: Arc<Registry>,
+    registry: Arc<StreamRegistry>,
     info: StreamInfo,
-    /// The place of a stream that has a task in the registry.
+    /// The key in the registry of a stream that has a task.
     task: Option<u32>,
     opened: Millis,
 }
 
 impl StreamGuard {
-    pub(super) fn open(route: Arc<Route>, registry: Arc<Registry>, info: StreamInfo) -> Self {
+    pub(super) fn open(route: Arc<Route>, registry: Arc<StreamRegistry>, info: StreamInfo) -> Self {
         route.totals.opened.fetch_add(1, Ordering::Relaxed);
         route.totals.active.fetch_add(1, Ordering::Relaxed);
-        registry.enter();
+        registry.stream_opened();
         route.observer.opened(&route.name, &info);
         Self { route, registry, info, task: None, opened: clock::now() }
     }
 
-    /// Enters the waker of a stream that has a task, on its first call.
+    /// Registers the waker of a stream that has a task, on the first call.
     pub(super) fn register(&mut self, waker: &std::task::Waker) {
         if self.task.is_none() {
             self.task = u32::try_from(self.registry.insert_task(waker.clone())).ok();
@@ -174,7 +174,7 @@ impl StreamGuard {
         self.route.totals.add(progress);
     }
 
-    /// Enters the stream as ended. The caller does this once.
+    /// Counts and reports the stream as ended. Must be called once.
     pub(super) fn close(&self, reason: EndReason, clean: bool, counts: Counts) {
         let duration = Duration::from_millis(clock::now().0.saturating_sub(self.opened.0));
         let ended = Ended { route: &self.route.name, info: &self.info, reason, clean, duration, counts };
@@ -183,6 +183,6 @@ impl StreamGuard {
         if let Some(task) = self.task {
             self.registry.remove_task(task as usize);
         }
-        self.registry.leave();
+        self.registry.stream_ended();
     }
 }

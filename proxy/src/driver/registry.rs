@@ -11,18 +11,18 @@ use tokio::sync::Notify;
 /// `drain_limit_ms` while no drain is under way.
 const NOT_DRAINING: u64 = u64::MAX;
 
-/// The running streams and the drain they may be under.
+/// The running streams, and the drain under way, if any.
 #[derive(Debug)]
-pub struct Registry {
+pub struct StreamRegistry {
     active: AtomicUsize,
     drain_limit_ms: AtomicU64,
-    /// Who to tell of a drain: the streams that have a task, and the threads of those that have none.
+    /// Wakers for a drain: of the streams that have a task, and of the reactor threads.
     tasks: Mutex<Slab<Waker>>,
     threads: Mutex<Vec<Arc<mio::Waker>>>,
     emptied: Notify,
 }
 
-impl Default for Registry {
+impl Default for StreamRegistry {
     fn default() -> Self {
         Self {
             active: AtomicUsize::new(0),
@@ -34,7 +34,7 @@ impl Default for Registry {
     }
 }
 
-impl Registry {
+impl StreamRegistry {
     /// Asks every stream, running or still to come, to end at its next event boundary, and cuts those that have not
     /// reached one after `limit`.
     pub fn drain(&self, limit: Duration) {
@@ -42,7 +42,7 @@ impl Registry {
         self.drain_limit_ms.store(millis, Ordering::Release);
         for thread in lock(&self.threads).iter() {
             if let Err(error) = thread.wake() {
-                log::error!("thread not drained: side=internal: it cannot be woken: {error}");
+                log::error!("drain incomplete: side=internal: a reactor thread cannot be woken: {error}");
             }
         }
         // Woken outside the lock: a woken stream may end at once on another thread and want it.
@@ -63,22 +63,22 @@ impl Registry {
         self.active.load(Ordering::Acquire)
     }
 
-    pub(super) fn enter(&self) {
+    pub(super) fn stream_opened(&self) {
         self.active.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) fn leave(&self) {
+    pub(super) fn stream_ended(&self) {
         if self.active.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.emptied.notify_waiters();
         }
     }
 
     /// Waits until no stream is running. Cancel-safe.
-    pub(crate) async fn emptied(&self) {
+    pub(crate) async fn all_ended(&self) {
         loop {
             let emptied = self.emptied.notified();
             tokio::pin!(emptied);
-            // Registered before the look at the count, so that the last stream cannot end unnoticed in between.
+            // Registered before the count is read, so that the last stream cannot end unnoticed in between.
             emptied.as_mut().enable();
             if self.active() == 0 {
                 return;
@@ -98,7 +98,7 @@ impl Registry {
     pub(super) fn remove_task(&self, key: usize) {
         let mut tasks = lock(&self.tasks);
         tasks.try_remove(key);
-        // A wave of streams has left: give their places back.
+        // Releases the memory of a burst.
         if tasks.is_empty() && tasks.capacity() > 1024 {
             tasks.shrink_to_fit();
         }
@@ -115,18 +115,18 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_for_the_last_stream_ends_with_it() {
-        let registry = Arc::<Registry>::default();
-        registry.emptied().await;
-        registry.enter();
-        registry.enter();
+        let registry = Arc::<StreamRegistry>::default();
+        registry.all_ended().await;
+        registry.stream_opened();
+        registry.stream_opened();
         let waiting = tokio::spawn({
             let registry = registry.clone();
-            async move { registry.emptied().await }
+            async move { registry.all_ended().await }
         });
-        registry.leave();
+        registry.stream_ended();
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished(), "one is left");
-        registry.leave();
+        registry.stream_ended();
         waiting.await.expect("it ends");
     }
 }

@@ -1,4 +1,4 @@
-//! One pair of buffers per worker thread, lent to whichever stream is being driven.
+//! One pair of buffers per worker thread, lent to the stream that is being driven.
 
 use std::cell::RefCell;
 
@@ -18,8 +18,8 @@ impl Scratch {
     }
 }
 
-/// Lends this thread's buffers. `output` is empty on entry; its capacity is kept within bounds on exit. A call within another
-/// gets buffers of its own: a stream whose client is read through a session reads while it is being driven.
+/// Lends this thread's buffers. `output` is empty on entry; its capacity is kept within bounds on exit. A nested call
+/// gets its own buffers: a stream whose client is read through a session reads while it is being driven.
 pub(super) fn with<T>(borrow: impl FnOnce(&mut Scratch) -> T) -> T {
     thread_local! {
         static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_within_another_has_buffers_of_its_own() {
+    fn a_nested_call_gets_its_own_buffers() {
         with(|outer| {
             outer.output.push(1);
             with(|inner| assert!(inner.output.is_empty()));

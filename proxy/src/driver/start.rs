@@ -15,7 +15,7 @@ pub struct Start {
     pub unsent: Vec<u8>,
     /// Body bytes that came with the upstream's head.
     pub leftover: Vec<u8>,
-    /// Where it is counted.
+    /// The route that it is counted in.
     pub route: Arc<Route>,
     /// For the log.
     pub info: StreamInfo,

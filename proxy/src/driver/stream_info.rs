@@ -1,13 +1,13 @@
-//! What is kept of a stream's request for the log, in few bytes: there are tens of thousands of these.
+//! What is kept of a stream's request for the log, in few bytes: there is one for each of tens of thousands of streams.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// What is kept of a target, in bytes: it is held for as long as the stream runs.
+/// Limit on the part of a target that is kept, in bytes, for as long as the stream runs.
 const KEPT_TARGET_BYTES: usize = 1024;
 
-/// Marks a target of which only the beginning is kept; no target that is sent has it.
+/// Marks a truncated target; it cannot occur in a request.
 const CUT: &str = "…";
 
 /// A stream's request and where it went.
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_in_comes_out() {
+    fn the_parts_of_a_request_are_kept() {
         let client = "[2001:db8::1]:443".parse().ok();
         let label = StreamInfo::new(client, None, "POST", "/chat?q=a b", Duration::from_micros(1500));
         assert_eq!((label.client(), label.upstream()), (client, None));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_target_the_beginning_is_kept() {
+    fn a_long_target_is_truncated() {
         for (target, kept) in [
             ("/".repeat(1024), "/".repeat(1024)),
             ("/".repeat(1025), "/".repeat(1024) + "…"),

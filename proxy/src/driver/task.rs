@@ -1,6 +1,6 @@
 //! The task driver: one small tokio task per stream, for any transport.
 //!
-//! A future written by hand, because what a compiler-made one keeps across its waits is several times this size.
+//! The future is written by hand: a compiler-generated one is several times as large.
 
 use std::future::Future;
 use std::io;
@@ -18,33 +18,33 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::drive::{Next, Running};
-use super::socket::{Socket, peeks, reset};
+use super::drive::{ActiveStream, DriveOutcome};
+use super::socket::{Socket, has_readable_bytes, reset};
 use super::transport::Transport;
 use super::{clock, scratch};
 use crate::stream::Millis;
 use crate::sys;
 
-/// Stands for no deadline: further away than any process lives, near enough for the timer wheel.
+/// Stands for no deadline: beyond the life of any process, within the range of the timer wheel.
 pub(super) const NEVER: Millis = Millis(1 << 40);
 
-/// For an HTTP/2 client to read what it has received, before it learns that no more comes.
+/// Time for an HTTP/2 client to read what it has received before the reset.
 const RESET_PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs a stream to its end on the current runtime.
 ///
 /// # Errors
 /// When a socket cannot be registered with the runtime.
-pub(super) fn spawn(running: Running, client: Transport, upstream: Transport) -> io::Result<()> {
-    let timer_at = running.core.next_deadline().unwrap_or(NEVER);
-    let pump = StreamTask {
+pub(super) fn spawn(stream: ActiveStream, client: Transport, upstream: Transport) -> io::Result<()> {
+    let timer_at = stream.core.next_deadline().unwrap_or(NEVER);
+    let task = StreamTask {
         timer: tokio::time::sleep_until(clock::instant(timer_at)),
         timer_at,
-        running,
-        client: Connection::new(client)?,
-        upstream: Some(Connection::new(upstream)?),
+        stream,
+        client: AsyncTransport::new(client)?,
+        upstream: Some(AsyncTransport::new(upstream)?),
     };
-    tokio::spawn(pump);
+    tokio::spawn(task);
     Ok(())
 }
 
@@ -52,12 +52,12 @@ pin_project! {
     struct StreamTask {
         #[pin]
         timer: Sleep,
-        // What the timer is set to. Moved only when something is due earlier, or when it has fired: an event that puts
-        // deadlines off costs nothing.
+        // What the timer is set to. Changed only when a deadline is earlier, or when the timer has fired: an event that
+        // postpones deadlines costs nothing.
         timer_at: Millis,
-        running: Running,
-        client: Connection,
-        upstream: Option<Connection>,
+        stream: ActiveStream,
+        client: AsyncTransport,
+        upstream: Option<AsyncTransport>,
     }
 }
 
@@ -66,26 +66,26 @@ impl Future for StreamTask {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        this.running.guard().register(cx.waker());
+        this.stream.guard().register(cx.waker());
         let mut client = Polled { connection: this.client, cx };
-        // The waker is the same for both sides; each needs a borrow of its own.
+        // The waker is the same for both sides; each context needs its own borrow.
         let waker = client.cx.waker().clone();
         let mut second = Context::from_waker(&waker);
         let mut upstream = this.upstream.as_mut().map(|connection| Polled { connection, cx: &mut second });
-        let next = scratch::with(|scratch| this.running.turn(&mut client, &mut upstream, clock::now(), scratch));
+        let next = scratch::with(|scratch| this.stream.drive(&mut client, &mut upstream, clock::now(), scratch));
         if upstream.is_none() {
             *this.upstream = None;
         }
         match next {
-            Next::Done => return Poll::Ready(()),
-            Next::Again => {
+            DriveOutcome::Done => return Poll::Ready(()),
+            DriveOutcome::Again => {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Next::Wait => {}
+            DriveOutcome::Wait => {}
         }
         loop {
-            let due = this.running.core.next_deadline().unwrap_or(NEVER);
+            let due = this.stream.core.next_deadline().unwrap_or(NEVER);
             let next = due.coarse(clock::now());
             let fired = this.timer.as_mut().poll(cx).is_ready();
             if !fired && next >= *this.timer_at {
@@ -102,14 +102,14 @@ impl Future for StreamTask {
 }
 
 /// A transport on the runtime.
-enum Connection {
+enum AsyncTransport {
     Tcp(TcpStream),
     Other(Stream),
-    // Beside the body, the wait of one that breaks off.
-    H2(SendStream<Bytes>, Option<Box<Last>>),
+    // The body, and the reset that waits to be sent.
+    H2(SendStream<Bytes>, Option<Box<PendingReset>>),
 }
 
-impl Connection {
+impl AsyncTransport {
     fn new(transport: Transport) -> io::Result<Self> {
         Ok(match transport {
             Transport::Tcp(socket) => Self::Tcp(TcpStream::from_std(socket)?),
@@ -119,54 +119,54 @@ impl Connection {
     }
 }
 
-/// What a reset over HTTP/2 waits for. It drops what waits in the connection's queue, and clients drop what they have not
-/// read when it comes: without this wait, the last events before a break are lost.
-pub(crate) struct Last {
-    on_its_way: Weak<()>,
+/// Delays a reset over HTTP/2 until the client has had time to read what was sent. A reset drops what is queued on the
+/// connection, and clients drop what they have not read: without the delay, the last events are lost.
+pub(crate) struct PendingReset {
+    in_flight: Weak<()>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-impl Last {
-    /// Sends an empty piece, which the connection lets go of once it has taken it, and all before it, from its queue.
+impl PendingReset {
+    /// Sends an empty piece, which the connection drops once it has sent everything queued before it.
     pub(crate) fn send(body: &mut SendStream<Bytes>, stream: &Waker) -> Box<Self> {
-        let on_its_way = Arc::new(());
-        let last = Self { on_its_way: Arc::downgrade(&on_its_way), pause: None };
-        // Refused where the stream is over already: then it is gone at once.
-        let _ = body.send_data(Bytes::from_owner(LastPiece(Some(on_its_way), stream.clone())), false);
-        Box::new(last)
+        let in_flight = Arc::new(());
+        let pending_reset = Self { in_flight: Arc::downgrade(&in_flight), pause: None };
+        // An error means that the stream has ended already, and the piece is dropped at once.
+        let _ = body.send_data(Bytes::from_owner(FlushMarker(Some(in_flight), stream.clone())), false);
+        Box::new(pending_reset)
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.on_its_way.strong_count() > 0 {
+        if self.in_flight.strong_count() > 0 {
             return Poll::Pending;
         }
         self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(RESET_PAUSE))).as_mut().poll(cx)
     }
 }
 
-/// Tells when it is gone: the pointers to it dangle, and its stream is woken.
-struct LastPiece(Option<Arc<()>>, Waker);
+/// Wakes its stream when it is dropped; weak pointers to it then dangle.
+struct FlushMarker(Option<Arc<()>>, Waker);
 
-impl AsRef<[u8]> for LastPiece {
+impl AsRef<[u8]> for FlushMarker {
     fn as_ref(&self) -> &[u8] {
         &[]
     }
 }
 
-impl Drop for LastPiece {
+impl Drop for FlushMarker {
     fn drop(&mut self) {
         self.0 = None;
         self.1.wake_by_ref();
     }
 }
 
-/// A connection and who to wake when it is ready: polling, in the shape of non-blocking calls.
+/// Adapts a polled connection to non-blocking calls; registers the waker when an operation would block.
 struct Polled<'a, 'b, 'c> {
-    connection: &'a mut Connection,
+    connection: &'a mut AsyncTransport,
     cx: &'b mut Context<'c>,
 }
 
-/// Hands over what the stream's window and its share of the send buffer take.
+/// Sends as much as the stream's window and its share of the send buffer allow.
 pub(crate) fn poll_send(body: &mut SendStream<Bytes>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
     body.reserve_capacity(bytes.len());
     let mut room = body.capacity();
@@ -194,57 +194,60 @@ impl Socket for Polled<'_, '_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(buffer);
         ready(match self.connection {
-            Connection::Tcp(socket) => Pin::new(socket).poll_read(self.cx, &mut buffer),
-            Connection::Other(stream) => Pin::new(stream).poll_read(self.cx, &mut buffer),
-            // Nothing is read from an HTTP/2 client; that it is gone is told by a reset.
-            Connection::H2(body, _) => body.poll_reset(self.cx).map(|_| Err(io::ErrorKind::ConnectionReset.into())),
+            AsyncTransport::Tcp(socket) => Pin::new(socket).poll_read(self.cx, &mut buffer),
+            AsyncTransport::Other(stream) => Pin::new(stream).poll_read(self.cx, &mut buffer),
+            // Nothing is read from an HTTP/2 client; its close shows as a reset.
+            AsyncTransport::H2(body, _) => body.poll_reset(self.cx).map(|_| Err(io::ErrorKind::ConnectionReset.into())),
         })?;
         Ok(buffer.filled().len())
     }
 
     fn has_unread(&mut self) -> bool {
         match self.connection {
-            Connection::Tcp(socket) => peeks(SockRef::from(&*socket)),
-            // TLS cannot be looked into without reading: it gets the benefit of the doubt, and other deadlines hold.
-            Connection::Other(_) => true,
-            Connection::H2(..) => false,
+            AsyncTransport::Tcp(socket) => has_readable_bytes(SockRef::from(&*socket)),
+            // TLS cannot be peeked: assume that there are bytes; other deadlines still apply.
+            AsyncTransport::Other(_) => true,
+            AsyncTransport::H2(..) => false,
         }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         ready(match self.connection {
-            Connection::Tcp(socket) => Pin::new(socket).poll_write(self.cx, bytes),
-            Connection::Other(stream) => Pin::new(stream).poll_write(self.cx, bytes),
-            Connection::H2(body, _) => poll_send(body, self.cx, bytes),
+            AsyncTransport::Tcp(socket) => Pin::new(socket).poll_write(self.cx, bytes),
+            AsyncTransport::Other(stream) => Pin::new(stream).poll_write(self.cx, bytes),
+            AsyncTransport::H2(body, _) => poll_send(body, self.cx, bytes),
         })
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self.connection {
-            Connection::Tcp(_) | Connection::H2(..) => Ok(()),
-            Connection::Other(stream) => ready(Pin::new(stream).poll_flush(self.cx)),
+            AsyncTransport::Tcp(_) | AsyncTransport::H2(..) => Ok(()),
+            AsyncTransport::Other(stream) => ready(Pin::new(stream).poll_flush(self.cx)),
         }
     }
 
     fn shutdown(&mut self) -> io::Result<()> {
         ready(match self.connection {
-            Connection::Tcp(socket) => Pin::new(socket).poll_shutdown(self.cx),
-            Connection::Other(stream) => Pin::new(stream).poll_shutdown(self.cx),
-            Connection::H2(body, _) => Poll::Ready(body.send_data(Bytes::new(), true).map_err(io::Error::other)),
+            AsyncTransport::Tcp(socket) => Pin::new(socket).poll_shutdown(self.cx),
+            AsyncTransport::Other(stream) => Pin::new(stream).poll_shutdown(self.cx),
+            AsyncTransport::H2(body, _) => Poll::Ready(body.send_data(Bytes::new(), true).map_err(io::Error::other)),
         })
     }
 
     fn reset_on_close(&mut self, abandoned: bool) -> io::Result<()> {
         match self.connection {
-            Connection::Tcp(socket) => reset(SockRef::from(&*socket)),
-            Connection::Other(stream) => sys::with_socket(stream.id(), reset),
-            Connection::H2(body, last) => {
+            AsyncTransport::Tcp(socket) => reset(SockRef::from(&*socket)),
+            AsyncTransport::Other(stream) => sys::with_socket(stream.id(), reset),
+            AsyncTransport::H2(body, pending_reset) => {
                 if !abandoned
-                    && last.get_or_insert_with(|| Last::send(body, self.cx.waker())).poll(self.cx).is_pending()
+                    && pending_reset
+                        .get_or_insert_with(|| PendingReset::send(body, self.cx.waker()))
+                        .poll(self.cx)
+                        .is_pending()
                 {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
-                // CANCEL is an ordinary end to some clients.
+                // Some clients treat CANCEL as a normal end.
                 body.send_reset(Reason::INTERNAL_ERROR);
             }
         }

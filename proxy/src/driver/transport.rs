@@ -1,4 +1,4 @@
-//! The two ends of a stream once HTTP is done with them: as bare as the connection allows.
+//! The two connections of a stream, without the HTTP session around them.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -20,22 +20,23 @@ use crate::sys;
 /// not yet acknowledged comes on top, and is bounded by the client's receive window.
 const NOTSENT_LOWAT_BYTES: u32 = 16 * 1024;
 
-/// The same for a page, which is written as fast as it is taken: fewer turns for each megabyte.
+/// The same for a page, which is written as fast as the client reads: fewer wakeups for each megabyte.
 const PAGE_NOTSENT_LOWAT_BYTES: u32 = 128 * 1024;
 
-/// A connection that bytes are read from or written to.
+/// A connection to a client or an upstream.
 #[derive(Debug)]
 pub enum Transport {
-    /// Plain TCP, non-blocking, without the buffers and bookkeeping it had while HTTP was spoken on it.
+    /// Plain TCP, non-blocking, without the session's buffers.
     Tcp(TcpStream),
-    /// Anything else, TLS above all, as it is.
+    /// Any other stream, mostly TLS.
     Other(Stream),
     /// The response body of one HTTP/2 stream; its connection belongs to many.
     H2(SendStream<Bytes>),
 }
 
 impl Transport {
-    /// Takes a connection over from HTTP. What HTTP has buffered of it is lost: the caller has to know there is nothing.
+    /// Takes a connection out of its HTTP session. Bytes buffered in the session are lost: the caller must know that
+    /// there are none.
     ///
     /// # Errors
     /// When a plain connection's descriptor cannot be duplicated: the descriptor limit is reached.
@@ -45,9 +46,9 @@ impl Transport {
                 Ok(connection) => match connection.into_parts() {
                     Some((_, ClientTransport::Tcp { socket, .. })) => Ok(Self::Tcp(socket.into_std()?)),
                     Some((_, ClientTransport::Pingora(stream))) => Self::bare(stream),
-                    None => Err(io::Error::other("the transport has been taken out")),
+                    None => Err(io::Error::other("the transport has been detached")),
                 },
-                Err(_) => Err(io::Error::other("a connection is not what it was")),
+                Err(_) => Err(io::Error::other("the client connection has an unexpected type")),
             };
         }
         if !stream.as_any().is::<L4Stream>() {
@@ -72,9 +73,9 @@ impl Transport {
     }
 }
 
-/// Makes the kernel tell soon when the client stops reading: little may wait unsent, and data that is not acknowledged
-/// for `limit`, a closed receive window included, fails the connection with `ETIMEDOUT`. A write timeout alone would not
-/// see it: at a small event a second the kernel's buffers take hours to fill.
+/// Makes the kernel report soon when the client stops reading: little may wait unsent, and data that is not
+/// acknowledged for `limit`, a closed receive window included, fails the connection with `ETIMEDOUT`. A write timeout
+/// alone would not notice: at a small event a second the kernel's buffers take hours to fill.
 fn bound_send_queue(stream: &Stream, limit: Option<Duration>) {
     sys::with_socket(stream.id(), |socket| bound_queue_of(socket, limit));
 }
@@ -87,23 +88,23 @@ pub(crate) fn bound_page_queue(stream: &Stream, limit: Option<Duration>) {
     });
 }
 
-/// Makes closing a connection reset it, so that its peer sees that something is missing.
+/// Makes closing a connection reset it, so that the peer sees an incomplete response.
 pub(crate) fn reset_stream(stream: &Stream) {
     sys::with_socket(stream.id(), reset);
 }
 
 pub(super) fn bound_queue_of(socket: SockRef<'_>, limit: Option<Duration>) {
-    // Best effort: what a kernel lacks costs memory or promptness, not correctness.
+    // Best effort: a kernel without the option costs memory or promptness, not correctness.
     let _ = socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES);
     let _ = socket.set_tcp_user_timeout(limit);
 }
 
-/// A client's address as it is written: a listener on `[::]` accepts IPv4 clients as `::ffff:192.0.2.7`.
+/// A client's address in canonical form: a listener on `[::]` reports IPv4 clients as `::ffff:192.0.2.7`.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Has the kernel probe the peer of a silent connection; what a listener is told, its connections inherit.
+/// Enables TCP keep-alive; accepted connections inherit it from their listener.
 pub(crate) fn keep_alive(socket: SockRef<'_>, keep_alive: KeepAlive) -> io::Result<()> {
     let KeepAlive { idle, interval, count } = keep_alive;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count))

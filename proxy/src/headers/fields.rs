@@ -1,8 +1,8 @@
-//! Fields that belong to one connection, and names that several headers share.
+//! Connection fields, and names shared by the modules of headers.
 
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::forwarded::is_claim;
+use super::forwarded::is_forwarding_field;
 
 /// The media type of an event stream (WHATWG HTML §9.2.5).
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
@@ -40,10 +40,10 @@ fn named_by_connection(headers: &pingora::http::HMap) -> Vec<String> {
         .get_all("connection")
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        // One that is no name does not keep the others from counting.
+        // An invalid name does not affect the others.
         .filter_map(|name| std::str::from_utf8(name).ok())
         .map(|name| name.trim().to_ascii_lowercase())
-        .filter(|name| !name.is_empty() && !KEPT.contains(&name.as_str()) && !is_claim(name))
+        .filter(|name| !name.is_empty() && !KEPT.contains(&name.as_str()) && !is_forwarding_field(name))
         .collect()
 }
 
@@ -59,7 +59,7 @@ mod tests {
     /// Invariant: what `Connection` names is not forwarded. Mechanism: one byte that is not ASCII made the whole field pass
     /// for empty. Symptom: fields of the upstream's connection reach the client. Found by fuzzing.
     #[test]
-    fn a_connection_field_counts_though_a_part_of_it_is_no_name() {
+    fn a_connection_field_with_an_invalid_name_still_removes_the_others() {
         let mut response = ResponseHeader::build(200, None).expect("response");
         response.append_header("Connection", &b"\xDE, X-A"[..]).expect("header");
         response.append_header("X-A", "1").expect("header");

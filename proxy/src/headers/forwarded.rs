@@ -1,4 +1,4 @@
-//! What the upstream learns of the client: the fields in which proxies say who connected to them, and whose claims count.
+//! Forwarding fields, which tell the upstream who the client is, and the peers that are trusted to send them.
 
 use std::net::IpAddr;
 
@@ -10,8 +10,8 @@ use pingora::prelude::Result;
 /// Every field that begins like this is about the connection between a client and a proxy.
 const PREFIX: &[u8] = b"x-forwarded-";
 
-/// Other fields in which a proxy or a CDN says who its client is, and which backends are known to believe.
-const CLAIMS: [&[u8]; 28] = [
+/// Other fields in which proxies and CDNs report their client, and which backends are known to trust.
+const FORWARDING_FIELDS: [&[u8]; 28] = [
     b"forwarded",
     b"x-forwarded",
     b"forwarded-for",
@@ -42,12 +42,12 @@ const CLAIMS: [&[u8]; 28] = [
     b"fly-client-ip",
 ];
 
-/// The peers whose forwarding fields are believed: proxies in front that overwrite what their own clients claim.
+/// The peers whose forwarding fields are trusted: proxies in front that overwrite what their own clients send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// Believes peers in these networks, and no others.
+    /// Trusts peers in these networks only.
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(networks)
     }
@@ -57,7 +57,7 @@ impl TrustedProxies {
         &self.0
     }
 
-    /// Whether a peer is believed. An IPv4 address that a dual-stack socket reports as IPv6 counts as IPv4.
+    /// Whether a peer is trusted. An IPv4 address that a dual-stack socket reports as IPv6 counts as IPv4.
     pub fn contains(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.0.iter().any(|network| network.contains(&peer))
@@ -75,10 +75,10 @@ impl Default for TrustedProxies {
 
 /// Sets the fields that tell the upstream who the client is.
 ///
-/// A peer among `trusted` is believed: its address is appended to `X-Forwarded-For` and `Forwarded`, and of the other
-/// fields only those are added that it has not sent. From any other peer every such field is removed, and what is true
-/// for its connection takes their place. Spellings that a gateway interface such as CGI or WSGI cannot tell from a field's
-/// name (`X_Forwarded_For`) are always removed: no proxy sends them.
+/// For a peer in `trusted`, appends its address to `X-Forwarded-For` and `Forwarded`, and adds the other fields that it
+/// has not sent. For any other peer, removes every such field and sets them from its connection. Always removes
+/// spellings that a gateway interface such as CGI or WSGI does not distinguish (`X_Forwarded_For`): no proxy sends
+/// them.
 ///
 /// # Errors
 /// When a header cannot be built.
@@ -89,12 +89,12 @@ pub fn set_forwarded(
     trusted: &TrustedProxies,
 ) -> Result<()> {
     let peer = peer.map(|peer| peer.to_canonical());
-    let believed = peer.is_some_and(|peer| trusted.contains(peer));
+    let is_trusted = peer.is_some_and(|peer| trusted.contains(peer));
     let was_forwarded = request.headers.contains_key("forwarded");
     let removed: Vec<HeaderName> = request
         .headers
         .keys()
-        .filter(|name| is_claim(name.as_str()) && !(believed && is_spelled_with_dashes(name.as_str())))
+        .filter(|name| is_forwarding_field(name.as_str()) && !(is_trusted && is_spelled_with_dashes(name.as_str())))
         .cloned()
         .collect();
     for name in removed {
@@ -103,7 +103,7 @@ pub fn set_forwarded(
 
     let scheme = if tls { "https" } else { "http" };
     let host = request.headers.get("host").cloned();
-    // A proxy that has said anything of the address its client asked for, and no port, means the scheme's own.
+    // A proxy that sent any of these fields without a port means the scheme's default port.
     let tells_address = ["x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"]
         .into_iter()
         .any(|name| request.headers.contains_key(name));
@@ -129,15 +129,15 @@ pub fn set_forwarded(
     Ok(())
 }
 
-/// Whether a field says, in any spelling, who the client is.
-pub(super) fn is_claim(name: &str) -> bool {
+/// Whether a field, in any spelling, is a forwarding field.
+pub(super) fn is_forwarding_field(name: &str) -> bool {
     let name = name.as_bytes();
     name.get(..PREFIX.len()).is_some_and(|start| is_spelling_of(start, PREFIX))
-        || CLAIMS.iter().any(|claim| is_spelling_of(name, claim))
+        || FORWARDING_FIELDS.iter().any(|field| is_spelling_of(name, field))
 }
 
-/// Whether a gateway interface gives the field the same variable as `canonical`: it writes letters and digits in capitals,
-/// and everything else as an underscore (RFC 3875 §4.1.18, and what servers make of it).
+/// Whether a gateway interface maps the field to the same variable as `canonical`: letters and digits in upper case,
+/// and everything else as an underscore (RFC 3875 §4.1.18, and common practice).
 fn is_spelling_of(name: &[u8], canonical: &[u8]) -> bool {
     let same = |(byte, canonical): (&u8, &u8)| {
         byte.eq_ignore_ascii_case(canonical) || (*canonical == b'-' && !byte.is_ascii_alphanumeric())
@@ -149,12 +149,12 @@ fn is_spelled_with_dashes(name: &str) -> bool {
     name.bytes().all(|byte| byte == b'-' || byte.is_ascii_alphanumeric())
 }
 
-/// The client as the trusted proxies in front know it: the last address of `X-Forwarded-For` that is not one of them.
+/// The client as the trusted proxies in front report it: the last address of `X-Forwarded-For` that is not trusted.
 fn nearest_untrusted(request: &RequestHeader, trusted: &TrustedProxies) -> Option<IpAddr> {
     let fields = request.headers.get_all("x-forwarded-for");
     let hops = fields.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     let hops: Vec<Option<IpAddr>> = hops.map(|hop| hop.trim().parse().ok()).collect();
-    // What stands before something that is no address may be anything.
+    // Entries before an invalid address cannot be trusted.
     let hops = hops.into_iter().rev().map_while(|hop| hop);
     let mut nearest = None;
     for hop in hops {
@@ -172,7 +172,7 @@ fn port_of(host: &[u8]) -> Option<u16> {
     port.parse().ok()
 }
 
-/// Adds to a list, whose lines become one.
+/// Appends to a list field and joins its lines.
 fn append(request: &mut RequestHeader, name: &'static str, element: &[u8]) -> Result<()> {
     let mut list: Vec<u8> = Vec::new();
     for value in request.headers.get_all(name) {
@@ -208,9 +208,9 @@ mod tests {
     use super::*;
 
     const PROXY: &str = "127.0.0.1";
-    const STRANGER: &str = "192.0.2.7";
+    const UNTRUSTED: &str = "192.0.2.7";
 
-    /// What it shows, the peer, whether over TLS, the fields sent, the fields forwarded.
+    /// A description, the peer, whether over TLS, the fields sent, the fields forwarded.
     type Case = (&'static str, &'static str, bool, &'static [&'static str], &'static [&'static str]);
 
     /// The fields that an upstream gets, sorted, `name: value` each.
@@ -228,10 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_believed_from_trusted_peers_and_replaced_from_others() {
+    fn forwarding_fields_of_trusted_peers_are_extended_and_others_replaced() {
         let cases: [Case; 7] = [
             (
-                "a proxy on this host is believed, and extended",
+                "fields of a proxy on this host are extended",
                 PROXY,
                 false,
                 &["Host: a.b", "X-Forwarded-For: 10.0.0.1", "X-Forwarded-For: 203.0.113.5", "X-Forwarded-Proto: https"],
@@ -244,7 +244,7 @@ mod tests {
                 ],
             ),
             (
-                "what else it says stays",
+                "its other fields are kept",
                 "::ffff:127.0.0.1",
                 false,
                 &["X-Real-IP: 203.0.113.5", "X-Forwarded-Port: 8443", "X-Forwarded-Prefix: /a", "Forwarded: for=a"],
@@ -258,7 +258,7 @@ mod tests {
                 ],
             ),
             (
-                "what it has passed on under another spelling does not",
+                "its fields with other spellings are removed",
                 PROXY,
                 false,
                 &["X_Forwarded_For: 6.6.6.6", "X-Forwarded_Proto: gopher", "True_Client_IP: 6.6.6.6"],
@@ -270,8 +270,8 @@ mod tests {
                 ],
             ),
             (
-                "a stranger is not believed",
-                STRANGER,
+                "fields of an untrusted peer are replaced",
+                UNTRUSTED,
                 true,
                 &[
                     "Host: a.b:8443",
@@ -303,7 +303,7 @@ mod tests {
                 ],
             ),
             (
-                "ports are those that the client has asked for",
+                "ports are those of the request",
                 "2001:db8::1",
                 true,
                 &["Host: [2001:db8::2]", "Forwarded: for=a", "Forwarded: for=b"],
@@ -318,7 +318,7 @@ mod tests {
                 ],
             ),
             (
-                "what stands before something that is no address may be anything",
+                "entries before an invalid address are not trusted",
                 PROXY,
                 false,
                 &["X-Forwarded-For: 6.6.6.6, unknown, 127.0.0.2", "X-Forwarded-Host: a"],
@@ -330,7 +330,7 @@ mod tests {
                 ],
             ),
             (
-                "a peer without an address is a stranger",
+                "a peer without an address is untrusted",
                 "",
                 false,
                 &["X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https"],

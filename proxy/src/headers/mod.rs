@@ -1,6 +1,6 @@
 //! Header policy: what the proxy reads in request and response heads, and what it changes in them.
 //!
-//! Everything that is not named here passes untouched: `Last-Event-ID`, `traceparent`, cookies, CORS, authorization.
+//! Everything that is not named here passes unchanged: `Last-Event-ID`, `traceparent`, cookies, CORS, authorization.
 
 mod fields;
 mod forwarded;

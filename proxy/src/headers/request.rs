@@ -1,4 +1,4 @@
-//! The request: how it is read, refused, and passed on.
+//! Requests: normalization, refusals, and the head that goes to the upstream.
 
 use pingora::http::{HMap, Method, RequestHeader, Version};
 use pingora::prelude::Result;
@@ -9,7 +9,7 @@ use crate::wire::request::{HeadLimits, Refusal};
 use super::fields::{EVENT_STREAM, INCREMENTAL, media_type, strip_request};
 use super::via;
 
-/// A request that must not be passed on as it is, and the status it is answered with.
+/// Why a request must not be forwarded, and its status.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum RequestError {
     /// "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks a Host
@@ -32,9 +32,8 @@ impl RequestError {
     }
 }
 
-/// Brings an HTTP/1 request into the form in which it is routed and passed on: the target in origin-form, with the host
-/// that an absolute one named (RFC 9112 §3.2.2), and one `Content-Length` where the same was said several times
-/// (RFC 9110 §8.6).
+/// Normalizes an HTTP/1 request for routing and forwarding: the target in origin-form, the host of an absolute target
+/// in `Host` (RFC 9112 §3.2.2), and one `Content-Length` in place of equal ones (RFC 9110 §8.6).
 ///
 /// # Errors
 /// When the request must not be passed on.
@@ -44,7 +43,7 @@ pub fn normalize_request(request: &mut RequestHeader) -> std::result::Result<(),
         return Ok(());
     }
     if let Some((host, target)) = split_absolute(request.raw_path()) {
-        // The parser has refused a Host header that names another.
+        // The parser has refused a Host header that differs.
         let host_set = request.insert_header("Host", host).is_ok();
         if let (true, Ok(uri)) = (host_set, target.parse()) {
             request.set_uri(uri);
@@ -60,7 +59,7 @@ pub fn normalize_request(request: &mut RequestHeader) -> std::result::Result<(),
     Ok(())
 }
 
-/// One `Content-Length` where the same was said several times; a message is passed on with one (RFC 9110 §8.6).
+/// Replaces equal `Content-Length` values by one (RFC 9110 §8.6).
 fn join_lengths(request: &mut RequestHeader) {
     let lengths: Vec<_> = request.headers.get_all("content-length").iter().cloned().collect();
     // The parser has refused lengths that differ.
@@ -70,8 +69,8 @@ fn join_lengths(request: &mut RequestHeader) {
     }
 }
 
-/// Holds a request over HTTP/2 to the rules that [`RequestHead::parse`](crate::wire::request::RequestHead::parse) has for
-/// HTTP/1, as far as the library has not: method, size, and names that are not passed on. Returns how many fields were left out.
+/// Applies to a request over HTTP/2 the rules of [`RequestHead::parse`](crate::wire::request::RequestHead::parse) that
+/// the library does not check: method, size, and field names. Returns how many fields were removed.
 ///
 /// # Errors
 /// When the request must not be served.
@@ -109,7 +108,7 @@ fn split_absolute(target: &[u8]) -> Option<(String, String)> {
 
 /// Whether a request asks for an event stream: one of the media ranges in `Accept` is `text/event-stream`.
 ///
-/// `*/*` does not count: it is what clients send for anything.
+/// `*/*` does not count: clients send it for every kind of resource.
 pub fn accepts_event_stream(request: &RequestHeader) -> bool {
     request
         .headers
@@ -120,7 +119,7 @@ pub fn accepts_event_stream(request: &RequestHeader) -> bool {
         .any(|range| media_type(range).eq_ignore_ascii_case(EVENT_STREAM))
 }
 
-/// Whether a request asks to go on in another protocol, WebSocket for one, so that both connections become a tunnel.
+/// Whether a request asks to switch to another protocol, such as WebSocket, so that both connections become a tunnel.
 ///
 /// An offer of HTTP/2 (`h2c`) is not one: RFC 9113 §3.1 has withdrawn it, "a server MAY ignore a received Upgrade header
 /// field" (RFC 9110 §7.8), and this proxy does. Neither is `Upgrade` without `Connection: upgrade`.
@@ -130,7 +129,7 @@ pub fn asks_upgrade(request: &RequestHeader) -> bool {
         && list(&request.headers, "upgrade").any(|protocol| !protocol.eq_ignore_ascii_case("h2c"))
 }
 
-/// Removes an offer of another protocol that [`asks_upgrade`] does not count, so that nobody behind takes it for one.
+/// Removes an `Upgrade` that [`asks_upgrade`] does not count, so that no server behind accepts it.
 pub fn drop_ignored_upgrade(request: &mut RequestHeader) {
     if request.headers.contains_key("upgrade") && !asks_upgrade(request) {
         request.remove_header("upgrade");
@@ -138,8 +137,8 @@ pub fn drop_ignored_upgrade(request: &mut RequestHeader) {
     }
 }
 
-/// Whether a request may be sent a second time where the first one got no answer: its method is idempotent
-/// (RFC 9110 §9.2.2), and there is no body that would have to be sent again.
+/// Whether a request may be sent again if the first attempt got no response: its method is idempotent (RFC 9110
+/// §9.2.2), and there is no body that would have to be sent again.
 pub fn is_repeatable(request: &RequestHeader, has_body: bool) -> bool {
     let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE];
     !has_body && idempotent.contains(&request.method)
@@ -153,7 +152,7 @@ pub fn add_via(request: &mut RequestHeader, version: Version) -> Result<()> {
     via::add_to_request(request, version)
 }
 
-/// A target as it may stand in a log: queries carry tokens, and stay out.
+/// A target for the log, without its query, which may contain tokens.
 pub fn masked_target(target: &[u8]) -> String {
     let target = String::from_utf8_lossy(target);
     match target.split_once('?') {
@@ -170,9 +169,9 @@ fn list<'a>(headers: &'a HMap, name: &str) -> impl Iterator<Item = &'a str> {
 
 /// The request as it goes to the upstream of a stream.
 ///
-/// Connection fields go, and with them `Accept-Encoding`, because nothing can be added to an encoded body, and
-/// `Expect`, which the proxy answers itself. `has_body` decides the framing where the client's was not a length.
-/// `host` is for a request that names none.
+/// Removes connection fields, `Accept-Encoding`, because heartbeats cannot be added to an encoded body, and `Expect`,
+/// which the proxy answers itself. `has_body` decides the framing if the client sent no length. `host` is for a request
+/// without one.
 ///
 /// # Errors
 /// When a header cannot be built.
@@ -184,7 +183,7 @@ pub fn stream_request(downstream: &RequestHeader, has_body: bool, host: Option<&
     Ok(request)
 }
 
-/// The request as it goes to the upstream of anything else. The connection is kept for the next one.
+/// The request as it goes to the upstream of a page. The connection is kept for the next request.
 ///
 /// # Errors
 /// When a header cannot be built.
@@ -202,8 +201,8 @@ fn upstream_request(downstream: &RequestHeader, has_body: bool, host: Option<&st
     if has_body && !has_length {
         request.insert_header("Transfer-Encoding", "chunked")?;
     }
-    // "A user agent SHOULD send Content-Length in a request when the method defines a meaning for enclosed content and it
-    // is not sending Transfer-Encoding" (RFC 9110 §8.6). HTTP/2 says the same with the end of the stream.
+    // "A user agent SHOULD send Content-Length in a request when the method defines a meaning for enclosed content and
+    // it is not sending Transfer-Encoding" (RFC 9110 §8.6). HTTP/2 has the end of the stream instead.
     if !has_body && !has_length && [Method::POST, Method::PUT, Method::PATCH].contains(&request.method) {
         request.insert_header("Content-Length", "0")?;
     }
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_brought_into_the_form_they_are_passed_on_in() {
+    fn requests_are_normalized() {
         let mut absolute = RequestHeader::build("GET", b"http://other.example/events?a=1", None).expect("request");
         absolute.append_header("Host", "x").expect("header");
         normalize_request(&mut absolute).expect("fine");
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_keeps_its_codings_and_says_how_long_it_is() {
+    fn a_page_request_keeps_its_codings_and_states_its_length() {
         for (method, has_body, length) in [("POST", false, Some("0")), ("GET", false, None), ("PUT", true, None)] {
             let mut downstream = RequestHeader::build(method, b"/", None).expect("request");
             downstream.set_version(Version::HTTP_10);

@@ -1,4 +1,4 @@
-//! The response: whether it is an event stream, how its body is delimited, and how it goes to the client.
+//! Responses: detection of event streams, body framing, and the head that goes to the client.
 
 use pingora::http::{HMap, ResponseHeader, Version};
 use pingora::prelude::Result;
@@ -12,14 +12,14 @@ use crate::wire::chunked::Decoder;
 /// The response's framing cannot be relied on.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum FramingError {
-    /// A transfer coding other than chunked, or chunked more than once. Holds what the field said.
+    /// A transfer coding other than chunked, or chunked more than once. Holds the field's value.
     #[error("its Transfer-Encoding is `{0}`, and only `chunked` can be read")]
     TransferCoding(String),
     /// "A server MUST NOT send a Transfer-Encoding header field in any response with a status code of 1xx or 204"
     /// (RFC 9112 §6.1).
     #[error("it has the status {0}, which has no body, and a Transfer-Encoding")]
     CodingWithoutBody(u16),
-    /// A content length that is not a number, or several that differ. Holds what the field said.
+    /// A content length that is not a number, or several that differ. Holds the field's value.
     #[error("its Content-Length is `{0}`, which is not one number")]
     ContentLength(String),
 }
@@ -27,7 +27,7 @@ pub enum FramingError {
 /// How the body of a page goes to its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageFraming {
-    /// There is none.
+    /// No body.
     NoBody,
     /// `Content-Length`.
     Length(u64),
@@ -37,7 +37,7 @@ pub enum PageFraming {
     UntilEnd,
 }
 
-/// Whether a response is an event stream: a status of success with a body to carry it, and the media type.
+/// Whether a response is an event stream: a successful status with a body, and the media type.
 ///
 /// `EventSource` takes any status but 200 for a failure (WHATWG HTML §9.2.3); programs that read a stream with `fetch` do not,
 /// and frameworks answer a POST with 201. 204 and 205 have no body, and 206 is a part of one.
@@ -48,13 +48,13 @@ pub fn is_event_stream(response: &ResponseHeader) -> bool {
         && content_type(response).is_some_and(|value| media_type(value).eq_ignore_ascii_case(EVENT_STREAM))
 }
 
-/// The first media type that is named, where a response names several.
+/// The first media type, if there are several.
 fn content_type(response: &ResponseHeader) -> Option<&str> {
     let values = response.headers.get_all("content-type").iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim).find(|value| !value.is_empty())
 }
 
-/// Whether the body is sent without a content coding, so that something may be added to it.
+/// Whether the body has no content coding, so that heartbeats can be added to it.
 pub fn is_identity(response: &ResponseHeader) -> bool {
     response.headers.get_all("content-encoding").iter().all(|value| {
         value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).all(|coding| {
@@ -68,7 +68,8 @@ pub fn has_no_body(status: u16, is_head_request: bool) -> bool {
     is_head_request || matches!(status, 100..=199 | 204 | 205 | 304)
 }
 
-/// The transfer codings of a message, in lower case. `identity` is none: RFC 7230 removed it, and some backends still say it.
+/// The transfer codings of a message, in lower case. `identity` is ignored: RFC 7230 removed it, and some backends
+/// still send it.
 pub fn transfer_codings(headers: &HMap) -> Vec<String> {
     headers
         .get_all("transfer-encoding")
@@ -79,10 +80,10 @@ pub fn transfer_codings(headers: &HMap) -> Vec<String> {
         .collect()
 }
 
-/// How the body of a response is delimited (RFC 9112 §6.3), for a request and a status that have one.
+/// How the body of a response is delimited (RFC 9112 §6.3), if the request and the status allow one.
 ///
 /// # Errors
-/// When the framing fields are not ones that this proxy and the client are sure to read alike.
+/// When the framing fields are ambiguous, so that the proxy and the client may read them differently.
 pub fn response_body(response: &ResponseHeader) -> std::result::Result<Body, FramingError> {
     let codings = transfer_codings(&response.headers);
     let status = response.status.as_u16();
@@ -124,14 +125,14 @@ pub fn keeps_connection(response: &ResponseHeader) -> bool {
     response.version == Version::HTTP_11 && !options.any(|option| option.eq_ignore_ascii_case(b"close"))
 }
 
-/// The head of an interim response as it goes to the client. It has no body to describe (RFC 9110 §15.2).
+/// The head of an interim response as it goes to the client, without fields that describe a body (RFC 9110 §15.2).
 pub fn interim_response(response: &mut ResponseHeader) {
     strip_response(response);
     response.remove_header("content-length");
 }
 
-/// The head of a page as it goes to the client: connection fields go, its framing is `framing`. `Trailer` announces what
-/// comes only where `trailers` can be delivered.
+/// The head of a page as it goes to the client: without connection fields, framed as `framing`. Keeps `Trailer` only if
+/// `trailers` can be delivered.
 ///
 /// # Errors
 /// When a header cannot be built.
@@ -149,7 +150,7 @@ pub fn page_response(response: &mut ResponseHeader, framing: PageFraming, traile
         PageFraming::NoBody => match response.status.as_u16() {
             204 => drop(response.remove_header("content-length")),
             205 => response.insert_header("Content-Length", 0)?,
-            // What the body would have: said for HEAD and 304.
+            // The length that the body would have, for HEAD and 304.
             _ => match response_body(response) {
                 Ok(Body::Length(length)) => response.insert_header("Content-Length", length)?,
                 _ => drop(response.remove_header("content-length")),
@@ -166,8 +167,8 @@ pub fn page_response(response: &mut ResponseHeader, framing: PageFraming, traile
     Ok(())
 }
 
-/// The head of a stream as it goes to the client: connection fields and length go, since something may be added to the
-/// body; what keeps proxies and caches in front from holding events back is added.
+/// The head of a stream as it goes to the client: without connection fields, and without the length, since heartbeats
+/// may be added. Adds fields that keep proxies and caches in front from buffering.
 ///
 /// # Errors
 /// When a header cannot be built.
@@ -188,8 +189,8 @@ pub fn stream_response(response: &mut ResponseHeader, chunked: bool) -> Result<(
     Ok(())
 }
 
-/// The head of the answer to an upgrade, which goes on in the framing that it came in. An accepted one (101) keeps what
-/// belongs to the connection: it is about the connection.
+/// The head of the response to an upgrade, whose framing is kept. An accepted upgrade (101) keeps its connection
+/// fields.
 ///
 /// # Errors
 /// When a header cannot be built.
@@ -207,7 +208,7 @@ pub fn upgrade_response(response: &mut ResponseHeader) -> Result<()> {
     via::add_to_response(response, response.version)
 }
 
-/// Writes a response head as HTTP/1.1 has it on the wire.
+/// Appends a response head in the format of HTTP/1.1.
 pub fn write_response(response: &ResponseHeader, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(response.status.as_str().as_bytes());
@@ -218,7 +219,7 @@ pub fn write_response(response: &ResponseHeader, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// `Cache-Control` with `wanted` appended where missing; what the origin set stays.
+/// `Cache-Control` with the missing directives of `wanted` appended.
 fn with_directives(response: &ResponseHeader, wanted: &[&str]) -> String {
     let mut directives: Vec<String> = response
         .headers
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_goes_on_without_what_belongs_to_the_upstreams_connection() {
+    fn connection_fields_of_a_page_are_removed() {
         let fields = [
             ("Connection", "keep-alive, X-Hop"),
             ("Keep-Alive", "timeout=5"),
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_gets_a_head_that_nothing_in_front_should_hold_back() {
+    fn the_head_of_a_stream_disables_buffering_in_front() {
         let mut head = response(
             200,
             &[

@@ -1,4 +1,4 @@
-//! `Via` (RFC 9110 §7.6.3): says that a message has come through this proxy, and finds requests that come back to it.
+//! `Via` (RFC 9110 §7.6.3): marks messages that passed through this proxy, and detects request loops.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use pingora::prelude::Result;
 /// The name under which this proxy appears in `Via` and in `Proxy-Status`.
 pub const PSEUDONYM: &str = "sse-proxy";
 
-/// Tells this process from every other: 16 hexadecimal digits, in a comment of the requests' `Via`.
+/// Identifies this process: 16 hexadecimal digits, in a comment of the requests' `Via`.
 static PROCESS: LazyLock<String> = LazyLock::new(|| format!("{:016x}", fastrand::u64(..)));
 
 /// The values for requests: received over HTTP/1.0, HTTP/1.1, HTTP/2.
@@ -36,7 +36,7 @@ pub(super) fn add_to_response(response: &mut ResponseHeader, version: Version) -
     response.append_header("Via", value).map(|_| ())
 }
 
-/// Whether a request has come through this process before: an upstream leads back to one of its own listeners.
+/// Whether a request has passed through this process before, because an upstream leads back to one of its listeners.
 pub fn is_loop(headers: &HMap) -> bool {
     let mut values = headers.get_all("via").iter();
     values.any(|value| memchr::memmem::find(value.as_bytes(), PROCESS.as_bytes()).is_some())
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_that_comes_back_is_known_and_others_are_not() {
+    fn only_a_request_through_this_process_is_a_loop() {
         let mut request = RequestHeader::build("GET", b"/", None).expect("request");
         request.append_header("Via", "1.1 sse-proxy (0000000000000000), 1.1 nginx").expect("header");
         assert!(!is_loop(&request.headers), "another process of the same name");

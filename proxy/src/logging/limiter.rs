@@ -1,12 +1,12 @@
-//! Limits how often the same thing is logged. Pure: the caller brings the clock.
+//! Limits the rate of log lines for each cause. Pure: the caller passes the time.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Causes that are told apart at the same time. Past these, all others are one cause.
+/// Limit on causes that are tracked separately. All others share one entry.
 const CAUSES: usize = 512;
 
-/// What a line is about: where in the source it comes from, and the fields that tell its causes apart.
+/// What causes a line: its location in the source, and the fields that distinguish causes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Cause {
     pub(super) file: &'static str,
@@ -14,8 +14,8 @@ pub(super) struct Cause {
     pub(super) fields: String,
 }
 
-/// Lets one line of each cause through in an interval, at its beginning. At its end the last of the others follows, with the
-/// count of those that never show.
+/// Admits the first line of each cause in an interval. At the end of the interval, returns the last suppressed line
+/// with the count of the others.
 #[derive(Debug)]
 pub(super) struct Limiter {
     interval: Duration,
@@ -34,7 +34,7 @@ impl Limiter {
         Self { interval, causes: HashMap::new() }
     }
 
-    /// Takes in a line. Returns what is to be logged now: the line, and how many went before it unseen.
+    /// Returns the line if it is to be logged now, and how many lines of its cause were suppressed before it.
     pub(super) fn admit(&mut self, cause: Cause, now: Instant, line: String) -> Option<(String, u64)> {
         let is_known = self.causes.contains_key(&cause);
         let cause = if is_known || self.causes.len() < CAUSES { cause } else { Cause::default() };
@@ -57,7 +57,7 @@ impl Limiter {
         }
     }
 
-    /// The lines whose interval has ended: the last of each cause, and how many others of it were suppressed.
+    /// The last suppressed line of each cause whose interval has ended, and how many others were suppressed.
     pub(super) fn ended(&mut self, now: Instant) -> Vec<(String, u64)> {
         let mut lines = Vec::new();
         let until = now + self.interval;
@@ -76,7 +76,7 @@ impl Limiter {
         lines
     }
 
-    /// When [`Limiter::ended`] has something to do next.
+    /// When to call [`Limiter::ended`] next.
     pub(super) fn next(&self) -> Option<Instant> {
         self.causes.values().map(|interval| interval.until).min()
     }
@@ -106,12 +106,12 @@ mod tests {
         assert_eq!(limiter.next(), Some(at(10_000)));
         assert!(limiter.ended(at(9_999)).is_empty());
         assert_eq!(limiter.ended(at(10_000)), [("a999".to_owned(), 998)]);
-        // The next interval has begun with that line.
+        // That line has started the next interval.
         assert_eq!(limiter.admit(cause("a"), at(10_001), "a1000".to_owned()), None);
-        // Nobody asked at the interval's end: the next line brings the count.
+        // `ended` was not called at the interval's end: the next line carries the count.
         assert_eq!(limiter.admit(cause("a"), at(20_001), "a1001".to_owned()), line("a1001", 1));
         assert!(limiter.ended(at(40_000)).is_empty());
-        assert_eq!(limiter.next(), None, "nothing is kept of what is over");
+        assert_eq!(limiter.next(), None, "ended intervals are removed");
     }
 
     #[test]

@@ -1,15 +1,15 @@
-//! Writes lines to a file or a pipe so that none is torn: what failed in the middle of a line is completed before the next.
+//! Writes lines to a file or a pipe so that none is torn: a partly written line is completed before the next.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::time::Duration;
 
-/// How long to wait before writing again to a pipe that does not block and is full.
+/// How long to wait before retrying a write to a full non-blocking pipe.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// What lines are written to.
+/// The destination of lines.
 pub(crate) trait Output: Write + Send + 'static {
-    /// The size of what has been written, where it can shrink, in bytes.
+    /// The current size in bytes, if the output can be truncated; otherwise 0.
     fn length(&self) -> u64;
 }
 
@@ -19,11 +19,11 @@ impl Output for File {
     }
 }
 
-/// An output, and the rest of a line that it has taken the beginning of.
+/// An output, and the unwritten rest of a partly written line.
 pub(crate) struct LineFile<O = File> {
     output: O,
     rest: Vec<u8>,
-    /// The output's length behind the beginning of that line.
+    /// The output's length after the written part of that line.
     length: u64,
 }
 
@@ -42,12 +42,12 @@ impl<O: Output> LineFile<O> {
     /// Writes whole lines.
     ///
     /// # Errors
-    /// When the output takes no more. A line that it has taken in part is not lost: it is completed by the next call, unless
-    /// the file has been truncated in between.
+    /// When a write fails. A partly written line is not lost: the next call completes it, unless the file has been
+    /// truncated in between.
     pub(crate) fn write(&mut self, lines: &[u8]) -> Result<(), Lost> {
         let lost = |lines: &[u8], error| Lost { lines: memchr::memchr_iter(b'\n', lines).count() as u64, error };
         if !self.rest.is_empty() {
-            // A file that was emptied has lost the beginning of the line, too.
+            // A truncated file has lost the beginning of the line, too.
             if self.output.length() < self.length {
                 self.rest.clear();
             }
@@ -71,7 +71,7 @@ impl<O: Output> LineFile<O> {
     }
 }
 
-/// Writes all of `bytes`, or returns how many and why not the others.
+/// Writes all of `bytes`; returns how many were written and the error that stopped it.
 fn write(output: &mut impl Output, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while written < bytes.len() {
@@ -90,7 +90,7 @@ fn write(output: &mut impl Output, bytes: &[u8]) -> (usize, io::Result<()>) {
 mod tests {
     use super::*;
 
-    /// A disk with room for so many bytes.
+    /// A disk with a limited capacity.
     #[derive(Default)]
     struct Disk {
         content: Vec<u8>,
@@ -115,16 +115,17 @@ mod tests {
         }
     }
 
-    /// Invariant: whatever has room, every line in the file is whole. Mechanism: a full disk takes the beginning of a line, and
-    /// the next line was written right behind it. Symptom: one line that no parser understands after the disk was emptied.
+    /// Invariant: every line in the file is complete, however full the disk is. Mechanism: a full disk took the
+    /// beginning of a line, and the next line was written right after it. Symptom: one line that no parser accepts
+    /// after the disk was emptied.
     #[test]
-    fn a_full_disk_tears_no_line() {
+    fn a_full_disk_leaves_no_partial_line() {
         let batch = b"aaa\nbbb\nccc\n";
         for room in 0..=batch.len() {
             for is_emptied in [false, true] {
                 let mut file = LineFile::new(Disk { content: Vec::new(), room });
                 let lost = file.write(batch).map_or_else(|lost| lost.lines, |()| 0);
-                // Once more, as long as it is full.
+                // Another write while the disk is full.
                 let full = file.write(b"ddd\n").map_or_else(|lost| lost.lines, |()| 0);
                 assert_eq!(full, 1);
                 if is_emptied {

@@ -9,31 +9,31 @@ use prometheus_client::metrics::counter::Counter;
 
 use crate::threads;
 
-/// A buffer that a burst has made larger than this is given back once it is empty, in bytes.
+/// An empty buffer that a burst has grown beyond this is released, in bytes.
 const KEPT_BYTES: usize = 64 * 1024;
 
-/// What may wait to be written, the lines being written included.
+/// Limits on queued lines, those being written included.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) lines: usize,
     pub(crate) bytes: usize,
 }
 
-/// Where the lines of a queue go. Called on the queue's thread, and may block.
+/// The writer of a queue. Called on the queue's thread, and may block.
 pub(crate) trait Sink: Send + 'static {
-    /// Writes `batch`, which holds whole lines, in order. `dropped` lines found no room after them.
+    /// Writes `batch`, which consists of whole lines. `dropped` lines exceeded the queue after them.
     fn write(&mut self, batch: &[u8], dropped: u64);
 
-    /// How long to wait for lines before [`Sink::idle`]; `None` for as long as it takes.
-    fn patience(&self) -> Option<Duration> {
+    /// How long to wait for lines before [`Sink::idle`]; `None` waits without a limit.
+    fn idle_wait(&self) -> Option<Duration> {
         None
     }
 
-    /// No line has come for [`Sink::patience`].
+    /// Called when no line was added for [`Sink::idle_wait`].
     fn idle(&mut self) {}
 }
 
-/// The adding end. Clones add to the same queue.
+/// A handle to add lines. Clones add to the same queue.
 #[derive(Clone)]
 pub struct LineQueue(Arc<Shared>);
 
@@ -47,13 +47,13 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Lines that wait, one after the other.
+    /// The queued lines, concatenated.
     waiting: Vec<u8>,
     waiting_lines: usize,
     /// Size of the batch that is being written.
     writing: usize,
     writing_lines: usize,
-    /// Lines that found no room since the last batch.
+    /// Lines dropped since the last batch.
     dropped: u64,
     /// Batches taken and batches written: what [`LineQueue::flush`] compares.
     taken: u64,
@@ -61,7 +61,7 @@ struct State {
 }
 
 impl LineQueue {
-    /// Starts the thread. Lines that find no room are counted in `lost`.
+    /// Starts the thread. Dropped lines are counted in `lost`.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -77,7 +77,7 @@ impl LineQueue {
         Self(Arc::new(Shared { limits, lost, state, added: Condvar::new(), written: Condvar::new() }))
     }
 
-    /// Adds a line, which ends with a newline. Drops and counts it when the queue is full.
+    /// Adds a line, which must end with a newline. Drops and counts it if the queue is full.
     pub fn add(&self, line: &[u8]) {
         let Shared { limits, lost, added, .. } = &*self.0;
         let mut state = self.0.state();
@@ -98,7 +98,7 @@ impl LineQueue {
     pub fn flush(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         let mut state = self.0.state();
-        // The lines that wait now are in the next batch that is taken, if there are any.
+        // The lines queued now, if any, are in the next batch that is taken.
         let wanted = state.taken + u64::from(!state.waiting.is_empty());
         while state.done < wanted {
             let left = until.saturating_duration_since(Instant::now());
@@ -119,7 +119,7 @@ impl Shared {
     fn write_to(&self, mut sink: impl Sink) {
         let mut batch = Vec::new();
         loop {
-            match self.take(&mut batch, sink.patience()) {
+            match self.take(&mut batch, sink.idle_wait()) {
                 Some(dropped) => sink.write(&batch, dropped),
                 None => sink.idle(),
             }
@@ -135,9 +135,9 @@ impl Shared {
         }
     }
 
-    /// Takes what waits, and how many lines were dropped; `None` when nothing has come for `patience`.
-    fn take(&self, batch: &mut Vec<u8>, patience: Option<Duration>) -> Option<u64> {
-        let until = patience.map(|patience| Instant::now() + patience);
+    /// Takes the queued lines and the number of dropped ones; `None` if nothing was added for `idle_wait`.
+    fn take(&self, batch: &mut Vec<u8>, idle_wait: Option<Duration>) -> Option<u64> {
+        let until = idle_wait.map(|idle_wait| Instant::now() + idle_wait);
         let mut state = self.state();
         while state.waiting.is_empty() && state.dropped == 0 {
             state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
@@ -162,7 +162,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// Hands each batch to the test, and goes on when the test says so.
+    /// Passes each batch to the test, and blocks until the test continues it.
     struct Gate {
         batches: Sender<(String, u64)>,
         go_on: Receiver<()>,
@@ -184,20 +184,20 @@ mod tests {
         (queue, lost, written, let_go)
     }
 
-    /// Invariant: adding and flushing return whatever the writer does. A full queue whose reader was stuck once kept the
-    /// process from ending: handing in the flush itself waited.
+    /// Invariant: adding and flushing never block on the writer. Mechanism: a flush was added to the queue, which
+    /// waited when it was full. Symptom: the process did not exit while the reader of its log was stuck.
     #[test]
-    fn a_stuck_writer_holds_nobody_and_loses_what_has_no_room() {
+    fn a_stuck_writer_blocks_no_caller_and_lines_beyond_the_limits_are_dropped() {
         for limits in [Limits { lines: 4, bytes: 1000 }, Limits { lines: 1000, bytes: 6 + 3 * 7 }] {
             let (queue, lost, written, let_go) = stuck(limits);
             for at in 0..5 {
                 queue.add(format!("line {at}\n").as_bytes());
             }
-            assert_eq!(lost.get(), 2, "{limits:?}: three found room beside the one that is being written");
+            assert_eq!(lost.get(), 2, "{limits:?}: three fit beside the one that is being written");
             assert!(!queue.flush(Duration::from_millis(20)), "nothing has been written");
             let_go.send(()).expect("the writer");
-            let batch = written.recv_timeout(SOON).expect("what waited");
-            assert_eq!(batch, ("line 0\nline 1\nline 2\n".to_owned(), 2), "whole lines, and the count of the lost");
+            let batch = written.recv_timeout(SOON).expect("the queued lines");
+            assert_eq!(batch, ("line 0\nline 1\nline 2\n".to_owned(), 2), "whole lines, and the count of dropped ones");
             let_go.send(()).expect("the writer");
             assert!(queue.flush(SOON), "written by now");
             queue.add(b"again\n");

@@ -1,8 +1,8 @@
-//! The process's log on standard error: one line for each record, limited in rate, written by a thread of its own.
+//! The process's log on standard error: one line for each record, rate-limited, written by a separate thread.
 //!
-//! Whoever logs never waits: lines go through a bounded queue, and a line that finds it full is dropped and counted. So a
-//! reader of standard error that has stopped reading stalls neither a request nor a shutdown. The access log writes its lines
-//! through the same queue and the same writer. See `docs/decisions/0007-a-log-that-never-waits.md`.
+//! Logging never blocks: lines go through a bounded queue, and are dropped and counted when it is full. So a stuck
+//! reader of standard error stalls neither a request nor a shutdown. The access log uses the same queue and writer. See
+//! `docs/decisions/0007-a-log-that-never-waits.md`.
 
 mod limiter;
 mod line_file;

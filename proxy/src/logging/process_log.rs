@@ -1,4 +1,4 @@
-//! The [`log::Log`] of the binary: filters, cleans and limits records, and queues their lines.
+//! The [`log::Log`] of the binary: filters, sanitizes and rate-limits records, and queues their lines.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fs::File;
@@ -16,13 +16,13 @@ use super::line_file::LineFile;
 use super::line_queue::{Limits, LineQueue, Sink};
 use super::record::{cause_fields, clean};
 
-/// What may wait for a reader of standard error that is slow.
+/// Limits on lines queued for a slow reader of standard error.
 const LIMITS: Limits = Limits { lines: 4096, bytes: 1024 * 1024 };
 
 /// A warning or an error of one cause is logged once in this interval, with the count of the others.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The process's log. Clones log to the same place.
+/// The process's log. Clones share one queue.
 #[derive(Clone)]
 pub struct ProcessLog {
     queue: LineQueue,
@@ -33,7 +33,7 @@ impl ProcessLog {
     /// Logs records of this level and above on standard error from here on, panics included.
     ///
     /// # Errors
-    /// When standard error is closed, the thread cannot be started, or the process has a logger already.
+    /// When standard error is closed, the thread cannot be started, or a logger is already set.
     pub fn start(level: LevelFilter) -> io::Result<Self> {
         let dropped = Counter::default();
         let limiter = Arc::new(Mutex::new(Limiter::new(INTERVAL)));
@@ -47,12 +47,12 @@ impl ProcessLog {
         let logger = Logger { level, limiter, queue: queue.clone() };
         log::set_boxed_logger(Box::new(logger)).map_err(io::Error::other)?;
         log::set_max_level(level);
-        // The default hook writes to standard error by itself, and waits for it.
+        // The default hook writes to standard error directly, and blocks on it.
         std::panic::set_hook(Box::new(report_panic));
         Ok(Self { queue, dropped })
     }
 
-    /// The counter of lines that were dropped because nobody took them.
+    /// The counter of lines that were dropped because standard error was not read in time.
     pub fn dropped(&self) -> Counter {
         self.dropped.clone()
     }
@@ -86,7 +86,8 @@ impl log::Log for Logger {
         }
         let text = clean(&record.args().to_string());
         let line = line(record.level(), record.target(), &text);
-        // Peers cause warnings and errors. What is logged at other levels comes from the process itself, or was asked for.
+        // Peers can cause warnings and errors, which are therefore limited. Other levels come from the process itself,
+        // or were enabled for debugging.
         if record.level() > Level::Warn {
             return self.queue.add(format!("{line}\n").as_bytes());
         }
@@ -104,8 +105,8 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
-/// Pingora tells the story of its start at info, which is ours to tell; and its proxy calls every client that leaves an
-/// error, while what went wrong with a request is logged here with the side that failed.
+/// Pingora's own messages at info repeat ours, and its proxy logs every client that closes its connection as an error.
+/// Failed requests are logged by this crate, with the side that failed.
 fn level_of(target: &str, level: LevelFilter) -> LevelFilter {
     match target {
         target if target.starts_with("pingora_proxy") && level < LevelFilter::Debug => LevelFilter::Off,
@@ -144,7 +145,7 @@ struct Stderr {
     file: LineFile,
     limiter: Arc<Mutex<Limiter>>,
     dropped: Counter,
-    /// Lines dropped since that was last said.
+    /// Lines dropped since the last report.
     unreported: u64,
 }
 
@@ -155,7 +156,7 @@ impl Sink for Stderr {
         self.idle();
     }
 
-    fn patience(&self) -> Option<Duration> {
+    fn idle_wait(&self) -> Option<Duration> {
         let next = lock(&self.limiter).next();
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }
@@ -171,7 +172,7 @@ impl Sink for Stderr {
 impl Stderr {
     fn write_lines(&mut self, lines: &[u8]) {
         if let Err(lost) = self.file.write(lines) {
-            // Nothing else can be done: this is where errors are reported.
+            // The log itself has failed: the next report counts these lines.
             self.dropped.inc_by(lost.lines);
             self.unreported += lost.lines;
             return;
@@ -195,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pingora_is_heard_where_it_has_something_of_its_own_to_say() {
+    fn pingoras_log_levels_are_reduced() {
         use LevelFilter as Filter;
         for (target, level, wanted) in [
             ("sse_proxy::server", Filter::Info, Filter::Info),

@@ -1,18 +1,18 @@
-//! A log record's text: on one line, with the query of every target masked. Pure.
+//! Sanitizes the text of a log record: one line, with queries masked. Pure.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Longest text of one record, in bytes; what goes beyond is cut.
+/// Longest text of one record, in bytes; the rest is cut.
 const MAX_BYTES: usize = 4 * 1024;
 
-/// The fields whose values tell the causes of one message apart. They stand before anything that a peer has sent.
+/// The fields whose values distinguish the causes of a message. They precede anything that a peer has sent.
 const CAUSE_FIELDS: [&str; 6] = ["route=", "reason=", "server=", "listener=", "location=", "warning="];
 
-/// What no target holds.
+/// Characters that no target contains.
 const SPACES: [char; 4] = [' ', '\t', '\n', '\r'];
 
-/// The text as it is logged.
+/// Sanitizes a text for the log.
 pub(super) fn clean(text: &str) -> String {
     let cut = (0..=MAX_BYTES.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
     let mut clean = mask_queries(&text[..cut]);
@@ -32,13 +32,13 @@ pub(super) fn clean(text: &str) -> String {
     escaped
 }
 
-/// What distinguishes causes, of a text that begins with fields.
+/// The fields that distinguish causes, from a text that begins with fields.
 pub(super) fn cause_fields(text: &str) -> String {
     let words = text.split(' ').filter(|word| CAUSE_FIELDS.iter().any(|field| word.starts_with(field)));
     words.take(CAUSE_FIELDS.len()).collect::<Vec<_>>().join(" ")
 }
 
-/// Queries hold tokens and what people write: `/chat?q=…` becomes `/chat?…`, in whatever text it stands.
+/// Masks queries, which may contain tokens and private text: `/chat?q=…` becomes `/chat?…`, anywhere in a text.
 fn mask_queries(text: &str) -> Cow<'_, str> {
     if !text.contains('?') {
         return text.into();

@@ -36,7 +36,7 @@ fn resident_bytes() -> Option<i64> {
 }
 
 fn open_descriptors() -> Option<i64> {
-    // The listing itself holds one open.
+    // The listing itself has one descriptor open.
     let count = fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1);
     i64::try_from(count).ok()
 }

@@ -1,7 +1,7 @@
-//! Finds the places in an event stream where a heartbeat may stand: between two events, never inside one.
+//! Finds the positions in an event stream where a heartbeat may be inserted: between two events, never inside one.
 //!
-//! The scanner follows WHATWG HTML §9.2.6 ("Interpreting an event stream") as far as line ends, comments and the
-//! byte order mark go, keeps a few bytes of state, and gives the same answer however the input was cut into reads.
+//! The scanner follows WHATWG HTML §9.2.6 ("Interpreting an event stream") as far as line ends, comments and the byte
+//! order mark go, keeps a few bytes of state, and gives the same result however the input is split into reads.
 
 use memchr::memchr2;
 
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Looks at the whole prefix at once: the scanner must agree with it after every byte.
+    /// A naive model that parses the whole prefix: the scanner must agree with it after every byte.
     fn naive(prefix: &[u8]) -> (bool, u32) {
         if prefix.is_empty() {
             return (true, 0);

@@ -1,6 +1,6 @@
-//! What the proxy knows of the event-stream format: where an event ends, and what a heartbeat looks like.
+//! The event-stream format, as far as the proxy needs it: event boundaries and heartbeats.
 //!
-//! Pure: bytes in, answers out. Decoding events into fields is left to clients; the proxy never needs it.
+//! Pure. Does not parse events into fields.
 
 mod boundary;
 mod heartbeat;

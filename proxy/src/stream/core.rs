@@ -1,7 +1,7 @@
 //! The state machine of one stream: what is written when, and when it ends.
 //!
-//! The driver reads and writes; this decides. After each call that appends to `out` the driver writes those bytes (after
-//! anything still pending) and reports with [`Core::wrote`]. It reads the upstream only while [`Core::wants_upstream`].
+//! The driver does the I/O. After each call that appends to `out`, it writes those bytes (after anything still pending)
+//! and reports with [`Core::wrote`]. It reads the upstream only while [`Core::wants_upstream`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::wire::body::Body;
 use crate::wire::chunked::{self, Piece};
 use crate::wire::trailers;
 
-/// How long a stream that should end at an event boundary may take to reach one, where nothing shorter is asked for.
+/// How long a stream that should end at an event boundary may take to reach one, unless a shorter limit is set.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the last bytes of an ended stream may wait for a client, where the route sets no write timeout.
+/// How long writing the last bytes of an ended stream may take, if the route sets no write timeout.
 const FLUSH_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long after its last bytes a client learns that its stream is broken. Clients and proxies in front drop what they have
-/// not passed on when they learn of it.
+/// The pause between a broken stream's last bytes and the signal that it is broken. Clients and proxies in front drop
+/// bytes that they have not passed on when they see the signal.
 pub(super) const BREAK_PAUSE: Duration = Duration::from_millis(500);
 
 /// How body bytes are framed towards the client.
@@ -29,25 +29,25 @@ pub(super) const BREAK_PAUSE: Duration = Duration::from_millis(500);
 pub enum Framing {
     /// HTTP/1.1 chunked transfer coding.
     Chunked,
-    /// As they are: HTTP/1.0, where the end of the connection is the end of the body.
+    /// Unframed: HTTP/1.0, where the body ends with the connection.
     Plain,
-    /// As they are: HTTP/2 frames them, and its transport tells the client of a break.
+    /// Unframed: the HTTP/2 transport frames them and signals a broken end.
     Http2,
 }
 
-/// What is known of a stream when both heads have passed.
+/// The parameters of a stream, known once both heads have been forwarded.
 #[derive(Clone, Debug)]
 pub struct Opening {
     /// The rules of its route.
     pub policy: Arc<Policy>,
     /// How the upstream's body is delimited.
     pub body: Body,
-    /// How the client's is.
+    /// How the client's body is framed.
     pub framing: Framing,
-    /// Whether the body is an event stream in plain text, so that its events can be told apart. Where it is not (a
-    /// content coding), bytes pass through and no heartbeat is sent.
+    /// Whether the body has no content coding, so that its events can be parsed. If it has one, bytes pass through and
+    /// no heartbeat is sent.
     pub identity: bool,
-    /// Uniform in 0..1; decides this stream's part of the lifetime's jitter.
+    /// Uniform in 0..1; selects this stream's jitter of the lifetime.
     pub random: f64,
 }
 
@@ -65,15 +65,15 @@ pub struct Counts {
 /// What one call added to the [`Counts`].
 pub type Progress = Counts;
 
-/// A byte order mark is only one at byte 0, so after a heartbeat at byte 0 the upstream's own must go: it would become
-/// part of the first field's name. Holds how many of its bytes have come so far.
+/// Removes the upstream's byte order mark after a heartbeat at byte 0: elsewhere it would become part of the first
+/// field's name. Holds how many of its bytes have matched so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BomGuard {
     Off,
     Matched(u8),
 }
 
-/// One stream's state. Holds no bytes of the stream, save trailers on their way.
+/// One stream's state. Holds no bytes of the stream, except trailers.
 #[derive(Debug)]
 pub struct Core {
     policy: Arc<Policy>,
@@ -91,8 +91,8 @@ pub struct Core {
     ended: Option<EndReason>,
     clean: bool,
     abandoned: bool,
-    /// Whether the client has been told that the ended stream is broken.
-    break_told: bool,
+    /// Whether the broken end has been signalled to the client.
+    break_signalled: bool,
 }
 
 impl Core {
@@ -112,7 +112,7 @@ impl Core {
             ended: None,
             clean: false,
             abandoned: false,
-            break_told: false,
+            break_signalled: false,
             policy: opening.policy,
         };
         let timeouts = core.policy.timeouts;
@@ -154,22 +154,23 @@ impl Core {
         self.end(EndReason::UpstreamBroken, now);
     }
 
-    /// The client closed its connection, or it failed for another reason than taking too long.
+    /// The client closed its connection, or the connection failed for a reason other than a timeout.
     pub fn client_gone(&mut self) {
         self.abandon(EndReason::ClientGone);
     }
 
-    /// The kernel gave the client up: it acknowledged nothing for the write timeout.
+    /// The kernel timed the connection out: the client acknowledged nothing for the write timeout.
     pub fn client_stalled(&mut self) {
         self.abandon(EndReason::WriteTimeout);
     }
 
-    /// The client sends more than it can mean.
+    /// The client exceeded the limit on what it may send on a running stream.
     pub fn client_floods(&mut self) {
         self.abandon(EndReason::ClientFlood);
     }
 
-    /// The driver wrote: `progress` when at least one byte went out or none had to, `rest` when some are still pending.
+    /// The driver wrote: `progress` if at least one byte was written or none had to be, `rest` if some are still
+    /// pending.
     pub fn wrote(&mut self, progress: bool, rest: bool, now: Millis) {
         if rest {
             if progress || !self.blocked {
@@ -198,9 +199,9 @@ impl Core {
         self.blocked = rest;
     }
 
-    /// Asks for the stream to end at its next event boundary, within `limit` at the latest. A second call can only
-    /// shorten the limit. A stream whose events cannot be told apart, because of a content coding, ends at once and
-    /// broken: no moment is better than another, and the client has to see that its body is not complete.
+    /// Ends the stream at its next event boundary, or after `limit`. A second call can only shorten the limit. A stream
+    /// with a content coding ends at once and broken: its boundaries are unknown, and the client has to see that its
+    /// body is incomplete.
     pub fn close(&mut self, reason: EndReason, limit: Duration, now: Millis) {
         if self.ended.is_some() {
             return;
@@ -217,28 +218,28 @@ impl Core {
         }
     }
 
-    /// Whether the upstream is about to be called idle though it has not been read, because the client is behind. A driver
-    /// that finds bytes waiting to be read says so with [`Core::upstream_waits`] before the next [`Core::tick`].
+    /// Whether the idle timeout has expired while the upstream was not read because the client is behind. A driver that
+    /// finds unread bytes reports them with [`Core::upstream_waits`] before the next [`Core::tick`].
     pub fn suspects_idle(&self, now: Millis) -> bool {
         self.blocked && self.ended.is_none() && self.deadlines.expired(now) == Some(Deadline::Idle)
     }
 
-    /// The upstream has sent bytes that wait for the client to catch up: it is not idle.
+    /// The upstream has sent bytes that are not read yet because the client is behind: it is not idle.
     pub fn upstream_waits(&mut self, now: Millis) {
         self.active(now);
     }
 
-    /// Acts on every deadline that has come by `now`.
+    /// Handles every deadline that has expired at `now`.
     pub fn tick(&mut self, now: Millis, out: &mut Vec<u8>) -> Progress {
         let before = self.counts;
         while let Some(expired) = self.deadlines.expired(now) {
             match expired {
                 Deadline::Write => self.abandon(EndReason::WriteTimeout),
-                // A client that is behind would have to be waited for, and the waiting is over.
+                // The client is behind, and there is no time left to wait for it.
                 Deadline::CloseLimit if self.blocked => self.abandon(self.closing.unwrap_or(EndReason::Lifetime)),
                 Deadline::CloseLimit => self.end(self.closing.unwrap_or(EndReason::Lifetime), now),
                 Deadline::Idle => self.end(EndReason::IdleTimeout, now),
-                Deadline::Close if self.ended.is_some() => self.tell_break(out),
+                Deadline::Close if self.ended.is_some() => self.signal_break(out),
                 Deadline::Close if self.at_boundary() && !self.blocked => {
                     self.end_clean(self.closing.unwrap_or(EndReason::Lifetime), now, out);
                 }
@@ -249,7 +250,7 @@ impl Core {
         self.counts.since(before)
     }
 
-    /// When [`Core::tick`] has something to do next.
+    /// When to call [`Core::tick`] next.
     pub fn next_deadline(&self) -> Option<Millis> {
         self.deadlines.next()
     }
@@ -259,7 +260,8 @@ impl Core {
         !self.blocked && self.ended.is_none()
     }
 
-    /// Why the stream ended, once it has. Bytes already handed out are still to be written, unless the client is gone.
+    /// Why the stream ended, once it has. Bytes already returned are still to be written, unless the client is
+    /// [abandoned](Self::abandoned).
     pub fn ended(&self) -> Option<EndReason> {
         self.ended
     }
@@ -274,10 +276,10 @@ impl Core {
         self.clean
     }
 
-    /// Whether the client is still to learn that the ended stream is broken, at the next deadline.
+    /// Whether the broken end is still to be signalled to the client, at the next deadline.
     pub fn breaks_later(&self) -> bool {
         let broken = self.ended.is_some() && !self.clean && !self.abandoned;
-        broken && !self.break_told && self.framing != Framing::Http2
+        broken && !self.break_signalled && self.framing != Framing::Http2
     }
 
     /// The totals so far.
@@ -311,7 +313,7 @@ impl Core {
         self.emit(data, out);
     }
 
-    /// Passes on what belongs to the event under way, and ends the stream where it ends.
+    /// Forwards the rest of the current event, and ends the stream at its boundary.
     fn body_data_closing(&mut self, data: &[u8], now: Millis, out: &mut Vec<u8>) {
         for (at, byte) in data.iter().enumerate() {
             if self.boundary.is_boundary() {
@@ -332,7 +334,7 @@ impl Core {
         self.end_clean(reason, now, out);
     }
 
-    /// Drops a byte order mark that no longer stands at byte 0. `None`: nothing is left to pass on yet.
+    /// Drops a byte order mark that is no longer at byte 0. `None`: nothing is left to forward yet.
     fn guard_bom<'a>(&mut self, data: &'a [u8], out: &mut Vec<u8>) -> Option<&'a [u8]> {
         let BomGuard::Matched(matched) = self.bom_guard else { return Some(data) };
         let matched = usize::from(matched);
@@ -351,7 +353,7 @@ impl Core {
         Some(rest)
     }
 
-    /// Passes on bytes that were held back as the start of a byte order mark and are none.
+    /// Forwards bytes that were held back as a possible byte order mark and are not one.
     fn release_bom(&mut self, out: &mut Vec<u8>, fresh: usize) {
         if let BomGuard::Matched(matched) = self.bom_guard {
             self.bom_guard = BomGuard::Off;
@@ -417,17 +419,18 @@ impl Core {
         }
     }
 
-    fn tell_break(&mut self, out: &mut Vec<u8>) {
+    fn signal_break(&mut self, out: &mut Vec<u8>) {
         self.deadlines.clear(Deadline::Close);
-        self.break_told = true;
+        self.break_signalled = true;
         if self.framing == Framing::Chunked {
             out.extend_from_slice(chunked::BROKEN_CHUNK);
         }
     }
 
-    /// Ends with nothing more to write. What had ended already and still had bytes to write ends for this reason instead.
+    /// Ends the stream with nothing more to write. An ended stream that still had bytes to write ends for this reason
+    /// instead.
     fn abandon(&mut self, reason: EndReason) {
-        // A connection that has failed fails again with whatever is tried next: the first failure says why.
+        // A failed connection fails every later operation, too: the first failure is the reason.
         if !self.abandoned && (self.ended.is_none() || self.blocked) {
             self.ended = Some(reason);
         }

@@ -163,7 +163,7 @@ fn upstream_comments_count_as_activity_unless_told_otherwise() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_cut_though_the_upstream_is_not_read() {
+fn a_client_that_reads_nothing_times_out_though_the_upstream_is_not_read() {
     let mut stream = Harness::plain(policy());
     stream.core.upstream_data(b"data: a\n\n", stream.now, &mut stream.sent);
     stream.core.wrote(false, true, stream.now);
@@ -217,7 +217,10 @@ fn an_upstream_whose_bytes_wait_for_the_client_is_not_idle() {
     stream.core.tick(stream.now, &mut stream.sent);
     assert_eq!(stream.core.ended(), None);
     stream.core.wrote(true, false, stream.now);
-    assert!(!stream.core.suspects_idle(stream.now.after(IDLE)), "read again, it is judged by what it sends");
+    assert!(
+        !stream.core.suspects_idle(stream.now.after(IDLE)),
+        "the idle timeout applies once the upstream is read again"
+    );
 }
 
 #[test]
@@ -305,7 +308,7 @@ fn upstream_ends_are_told_apart() {
     cut.data(b"3\r\n:a\n\r\n");
     cut.core.upstream_closed(cut.now, &mut cut.sent);
     assert_eq!((cut.core.ended(), cut.core.ended_clean()), (Some(EndReason::UpstreamBroken), false));
-    assert_eq!(cut.sent(), "3\r\n:a\n\r\n", "what came is passed on before the break is told");
+    assert_eq!(cut.sent(), "3\r\n:a\n\r\n", "received bytes are forwarded before the broken end is signalled");
     cut.pass(secs(1));
     assert_eq!(cut.sent(), "3\r\n:a\n\r\nff\n");
 
@@ -318,10 +321,11 @@ fn upstream_ends_are_told_apart() {
     assert_eq!((counted.core.ended(), counted.core.ended_clean()), (Some(EndReason::UpstreamEnd), true));
 }
 
-/// Invariant: nothing is waited for that cannot come. Mechanism: no boundary is seen in a coded body, and a drain or the end of
-/// its lifetime waited for one. Symptom: every shutdown took the whole of `drain.timeout`.
+/// Invariant: a stream does not wait for a boundary that cannot be seen. Mechanism: no boundary is seen in a coded
+/// body, and a drain or the end of the lifetime waited for one. Symptom: every shutdown took the whole of
+/// `drain.timeout`.
 #[test]
-fn a_coded_stream_that_is_to_end_ends_at_once_and_broken() {
+fn a_coded_stream_ends_at_once_and_broken_on_drain_and_lifetime() {
     let coded = |policy| Harness::with(policy, Framing::Chunked, Body::UntilClose, false);
     let mut drained = coded(policy());
     drained.data(b"\x1f\x8b\n\n");
@@ -339,11 +343,11 @@ fn a_coded_stream_that_is_to_end_ends_at_once_and_broken() {
     assert_eq!((old.core.ended(), old.core.ended_clean()), (Some(EndReason::Lifetime), false));
 }
 
-/// Invariant: a client gets every event that came before a break, and then learns of the break. Mechanism: what a client or a
-/// proxy in front has read and not passed on is dropped when it meets the break. Symptom: Chromium showed
-/// neither the last event nor those before it that it had not come to.
+/// Invariant: a client gets every event before a broken end, and then the error. Mechanism: clients and proxies in
+/// front drop bytes that they have not passed on when they see the error. Symptom: Chromium did not deliver the last
+/// events.
 #[test]
-fn a_break_is_told_once_a_while_after_the_last_bytes_have_been_written() {
+fn a_broken_end_is_signalled_once_after_a_pause() {
     for (framing, told) in [(Framing::Chunked, "ff\n"), (Framing::Plain, "")] {
         let mut stream = Harness::with(policy(), framing, Body::Length(99), true);
         stream.core.upstream_data(b":a\n", stream.now, &mut stream.sent);
@@ -364,17 +368,17 @@ fn a_break_is_told_once_a_while_after_the_last_bytes_have_been_written() {
     }
     let mut http2 = Harness::with(policy(), Framing::Http2, Body::UntilClose, true);
     http2.core.upstream_failed(http2.now);
-    assert!(!http2.core.breaks_later(), "the transport tells it");
+    assert!(!http2.core.breaks_later(), "the transport signals it");
 
     let mut left = Harness::with(policy(), Framing::Chunked, Body::UntilClose, true);
     left.core.upstream_failed(left.now);
     left.core.client_gone();
-    assert!(!left.core.breaks_later(), "nobody is left to be told");
+    assert!(!left.core.breaks_later(), "the client is gone");
     assert_eq!(left.core.ended(), Some(EndReason::UpstreamBroken));
 }
 
 #[test]
-fn a_client_that_leaves_ends_the_stream_whatever_it_was_doing() {
+fn a_client_that_disconnects_ends_the_stream_in_any_state() {
     let mut stream = Harness::plain(policy());
     stream.data(b"data: a\n");
     stream.core.client_gone();
@@ -382,9 +386,8 @@ fn a_client_that_leaves_ends_the_stream_whatever_it_was_doing() {
     assert_eq!(stream.core.next_deadline(), None);
 }
 
-/// Invariant: a stream ends once, with one reason. Mechanism: the kernel gave a client up, and the write that was tried on the
-/// dead connection then failed in another way, whose reason replaced the first. Symptom: a stalled client is logged as one
-/// that has left.
+/// Invariant: a stream ends once, with one reason. Mechanism: after the kernel timed a client out, the next write
+/// failed with another error, whose reason replaced the first. Symptom: a stalled client was logged as `client_gone`.
 #[test]
 fn the_first_failure_of_a_client_is_the_reason() {
     let mut stalled = Harness::plain(policy());

@@ -2,42 +2,42 @@
 
 use std::time::Duration;
 
-/// A moment, in milliseconds since an epoch that the caller chooses.
+/// A time, in milliseconds since an epoch that the caller chooses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// Further than any clock reaches.
+    /// Beyond every clock.
     const NEVER: Self = Self(u64::MAX);
 
-    /// This moment moved by `by`, to the millisecond, never past the end of time.
+    /// This time plus `by`, to the millisecond; saturates.
     #[must_use]
     pub fn after(self, by: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// This moment as a timer seen from `now`: up to 3 % of the way there later, at most 128 ms, on a grid that is the same
-    /// for all streams. Thousands of streams whose deadlines lie a little apart are then looked at together, and a thread
-    /// that waits for them wakes a few times a second in place of thousands.
+    /// Rounds this time up for a timer set at `now`: by at most 3 % of the delay and at most 128 ms, to a grid that all
+    /// streams share. Deadlines of thousands of streams that are close together then expire together, and a thread
+    /// wakes a few times a second instead of thousands of times.
     #[must_use]
     pub fn coarse(self, now: Self) -> Self {
         let ahead = self.0.saturating_sub(now.0);
-        // A power of two: the grids of different lengths lie on each other.
+        // A power of two, so that a coarser grid is a subset of a finer one.
         let grid = 1_u64 << (ahead / 32).clamp(1, 128).ilog2();
         Self(self.0.checked_next_multiple_of(grid).unwrap_or(self.0))
     }
 }
 
-/// What a stream can be waiting for. Where several have expired at once, the first in this order is acted on.
+/// The timers of a stream, in order of priority: if several have expired, the first is handled first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
-    /// The client has taken nothing for too long.
+    /// The client has read nothing for too long.
     Write,
-    /// A stream that was to end at an event boundary has not reached one.
+    /// A stream that should end at an event boundary has not reached one in time.
     CloseLimit,
     /// The upstream has been silent for too long.
     Idle,
-    /// The stream is to end at the next event boundary.
+    /// The stream should end at the next event boundary.
     Close,
     /// A heartbeat is due.
     Heartbeat,
@@ -90,7 +90,7 @@ impl Deadlines {
         self.at.iter().copied().min().filter(|at| *at != Millis::NEVER)
     }
 
-    /// The weightiest deadline that has come by `now`.
+    /// The expired deadline of the highest priority at `now`.
     pub fn expired(&self, now: Millis) -> Option<Deadline> {
         KINDS.into_iter().find(|kind| self.at[*kind as usize] <= now)
     }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_earliest_is_next_and_the_weightiest_expires_first() {
+    fn the_earliest_deadline_is_next_and_the_highest_priority_expires_first() {
         let mut deadlines = Deadlines::default();
         assert_eq!(deadlines.next(), None);
         deadlines.set(Deadline::Heartbeat, Millis(10));
@@ -125,7 +125,7 @@ mod tests {
         let timers = |range: std::ops::Range<u64>| -> std::collections::BTreeSet<u64> {
             range.map(|ahead| Millis(now.0 + 15_000 + ahead).coarse(now).0).collect()
         };
-        assert!(timers(0..1000).len() <= 9, "a second's deadlines share a few moments");
+        assert!(timers(0..1000).len() <= 9, "a second's deadlines share a few times");
         assert_eq!(Millis::NEVER.coarse(now), Millis::NEVER);
     }
 

@@ -4,41 +4,41 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndReason {
-    /// The upstream ended its response, and the client was told so.
+    /// The upstream ended its response, and so did the proxy.
     UpstreamEnd,
     /// The upstream's connection failed or closed before its response was complete.
     UpstreamBroken,
-    /// The upstream's chunked framing made no sense.
+    /// The upstream's chunked framing is malformed.
     UpstreamProtocol,
     /// The client closed its connection.
     ClientGone,
-    /// The client sent on the running stream without end.
+    /// The client sent more on the running stream than is allowed.
     ClientFlood,
     /// The upstream was silent for `timeouts.idle`.
     IdleTimeout,
-    /// The client took nothing for `timeouts.write`.
+    /// The client read nothing for `timeouts.write`.
     WriteTimeout,
     /// The stream reached `timeouts.lifetime`.
     Lifetime,
     /// The proxy is shutting down.
     Drain,
-    /// The proxy dropped the stream without deciding to: the process stopped before the stream could end.
+    /// The stream was dropped without an end: the process stopped, or its driver failed.
     Dropped,
 }
 
-/// Who brought a stream's end about.
+/// The side that ended a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The backend.
     Upstream,
     /// The client.
     Downstream,
-    /// This proxy, by a rule of its own.
+    /// This proxy.
     Internal,
 }
 
 impl EndReason {
-    /// Every reason, for tables that want a row for each.
+    /// Every reason, for tables with a row for each.
     pub const ALL: [Self; 10] = [
         Self::UpstreamEnd,
         Self::UpstreamBroken,
@@ -68,7 +68,7 @@ impl EndReason {
         }
     }
 
-    /// Who brought this end about.
+    /// The side that caused this end.
     pub fn side(self) -> Side {
         match self {
             Self::UpstreamEnd | Self::UpstreamBroken | Self::UpstreamProtocol | Self::IdleTimeout => Side::Upstream,

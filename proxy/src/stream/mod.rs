@@ -1,5 +1,5 @@
-//! The rules of one proxied stream, as a pure state machine: bytes, moments and events go in, bytes to write and
-//! deadlines come out. Opens no socket and reads no clock; the drivers in [`crate::driver`] do.
+//! The rules of one proxied stream, as a pure state machine: bytes, times and events go in, bytes to write and
+//! deadlines come out. It opens no socket and reads no clock; the drivers in [`crate::driver`] do.
 
 mod core;
 #[cfg(test)]

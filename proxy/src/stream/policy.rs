@@ -1,4 +1,4 @@
-//! What a route asks of its streams, validated and ready for use.
+//! The policy of a route's streams, validated.
 
 use std::time::Duration;
 
@@ -24,20 +24,20 @@ pub struct Policy {
     pub heartbeat: Option<HeartbeatPolicy>,
     /// How long each kind of waiting may last.
     pub timeouts: Timeouts,
-    /// Whether a comment from the upstream leaves `timeouts.idle` running: only events then show that it is alive.
+    /// Whether comments from the upstream do not restart `timeouts.idle`, so that only events do.
     pub idle_ignores_comments: bool,
-    /// How a server that has vanished without a word is found; `None` leaves it to the limits.
+    /// TCP keep-alive on upstream connections, which detects vanished servers; `None` disables it.
     pub keep_alive: Option<KeepAlive>,
 }
 
-/// Probes of a silent TCP connection.
+/// TCP keep-alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
     /// Silence before the first probe, in whole seconds.
     pub idle: Duration,
-    /// From one probe to the next, in whole seconds.
+    /// Interval between probes, in whole seconds.
     pub interval: Duration,
-    /// Probes without an answer until the connection has failed.
+    /// Unanswered probes after which the connection has failed.
     pub count: u32,
 }
 
@@ -51,7 +51,7 @@ pub struct HeartbeatPolicy {
     pub heartbeat: Heartbeat,
 }
 
-/// Limits on waiting. `None` waits for ever.
+/// Time limits. `None` sets no limit.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Timeouts {
@@ -59,16 +59,16 @@ pub struct Timeouts {
     pub connect: Option<Duration>,
     /// From the request being written to the upstream's response head.
     pub first_byte: Option<Duration>,
-    /// Silence of the upstream once the head has come.
+    /// Silence of the upstream after the response head.
     pub idle: Option<Duration>,
-    /// Silence of the upstream within an answer that is no stream.
+    /// Silence of the upstream within a response that is not a stream.
     pub read: Option<Duration>,
-    /// The client taking no byte while some are waiting for it.
+    /// Time without progress while bytes wait to be written to the client.
     pub write: Option<Duration>,
     /// Age at which a stream is ended at its next event boundary.
     pub lifetime: Option<Duration>,
-    /// Part of `lifetime`, between 0 and 1, by which it is shortened at random, so that streams opened together do not
-    /// end together.
+    /// The largest part of `lifetime`, between 0 and 1, by which it is shortened at random, so that streams that start
+    /// together do not end together.
     pub lifetime_jitter: f64,
 }
 

@@ -1,18 +1,18 @@
-//! The allocator: its settings, and an arena for buffers of which little is ever written.
+//! The allocator's settings, and an arena for buffers that are mostly never written.
 //!
-//! A page that has never been written takes no memory. The h2 crate gives each connection 28 KiB of buffers, and a silent
-//! stream writes into three of their seven pages (`docs/decisions/0006-drive-http2-connections.md`). But an allocator that
-//! gives out what others have just freed, a request's futures above all, gives out pages that are there already, and they
-//! stay for as long as the connection does.
+//! A page that has never been written takes no memory. The h2 crate gives each connection 28 KiB of buffers, and a
+//! silent stream writes into three of their seven pages (`docs/decisions/0006-drive-http2-connections.md`). But memory
+//! that was freed just before, such as a request's futures, has resident pages, which would stay resident as long as
+//! the connection.
 
-/// Calls `make`, whose allocations get pages that nothing else uses, where the allocator can do that.
+/// Calls `make` with allocations from the separate arena, if the allocator has arenas.
 #[cfg(feature = "jemalloc")]
 pub(crate) fn on_unused_pages<T>(make: impl FnOnce() -> T) -> T {
-    let _elsewhere = jemalloc::Elsewhere::go();
+    let _guard = jemalloc::ArenaGuard::enter();
     make()
 }
 
-/// Calls `make`: of this allocator nothing is known.
+/// Calls `make`; this allocator has no arenas.
 #[cfg(not(feature = "jemalloc"))]
 pub(crate) fn on_unused_pages<T>(make: impl FnOnce() -> T) -> T {
     make()
@@ -21,13 +21,13 @@ pub(crate) fn on_unused_pages<T>(make: impl FnOnce() -> T) -> T {
 /// Applies the settings that the figures in `docs/benchmarks.md` were measured with
 /// (`docs/decisions/0003-jemalloc-in-the-binary.md`). `_RJEM_MALLOC_CONF` in the environment takes precedence.
 ///
-/// Returns whether the settings hold.
+/// Returns whether the settings are in effect.
 #[cfg(feature = "jemalloc")]
 pub(crate) fn tune_allocator() -> bool {
     std::env::var_os("_RJEM_MALLOC_CONF").is_some() || jemalloc::tune().is_some()
 }
 
-/// There is nothing to set.
+/// Does nothing without jemalloc.
 #[cfg(not(feature = "jemalloc"))]
 pub(crate) fn tune_allocator() -> bool {
     true
@@ -42,21 +42,21 @@ mod jemalloc {
 
     use tikv_jemalloc_sys::mallctl;
 
-    /// How long the pages of a connection that has gone may wait for the next one. They are few and have mostly not been
-    /// written; a second, as elsewhere, lets them mix until they have been.
+    /// How long the freed pages of a connection are kept for the next one. They are few and mostly unwritten; a longer
+    /// time would let allocations mix until all pages are written.
     const DECAY_MS: isize = 100;
 
     /// Unused memory goes back to the system within this time.
     const DIRTY_DECAY_MS: isize = 1000;
 
-    /// Sets the defaults of arenas still to come, and those of the ones that exist.
+    /// Sets the defaults of new arenas, and the settings of the existing ones.
     pub(super) fn tune() -> Option<()> {
         exchange(c"arenas.dirty_decay_ms", DIRTY_DECAY_MS)?;
         exchange(c"arenas.muzzy_decay_ms", 0_isize)?;
         let arenas: c_uint = read(c"arenas.narenas")?;
         for arena in 0..arenas {
             for (kind, decay) in [("dirty", DIRTY_DECAY_MS), ("muzzy", 0)] {
-                // Arenas that have not been used yet do not exist, and get the defaults when they do.
+                // Unused arenas do not exist yet, and get the defaults later.
                 exchange(&CString::new(format!("arena.{arena}.{kind}_decay_ms")).ok()?, decay);
             }
         }
@@ -64,26 +64,26 @@ mod jemalloc {
         exchange(c"background_thread", true).map(drop)
     }
 
-    /// The arena, unless it cannot be had.
+    /// The arena; `None` if it cannot be created.
     static ARENA: OnceLock<Option<c_uint>> = OnceLock::new();
 
-    /// This thread allocates from the arena as long as this lives.
-    pub(super) struct Elsewhere {
-        home: Option<c_uint>,
+    /// While this guard exists, its thread allocates from the arena.
+    pub(super) struct ArenaGuard {
+        previous: Option<c_uint>,
         not_send: PhantomData<*const ()>,
     }
 
-    impl Elsewhere {
-        pub(super) fn go() -> Self {
+    impl ArenaGuard {
+        pub(super) fn enter() -> Self {
             let arena = *ARENA.get_or_init(create);
-            Self { home: arena.and_then(|arena| exchange(c"thread.arena", arena)), not_send: PhantomData }
+            Self { previous: arena.and_then(|arena| exchange(c"thread.arena", arena)), not_send: PhantomData }
         }
     }
 
-    impl Drop for Elsewhere {
+    impl Drop for ArenaGuard {
         fn drop(&mut self) {
-            if let Some(home) = self.home {
-                exchange(c"thread.arena", home);
+            if let Some(previous) = self.previous {
+                exchange(c"thread.arena", previous);
             }
         }
     }
@@ -120,18 +120,18 @@ mod jemalloc {
         use super::*;
 
         #[test]
-        fn a_thread_is_elsewhere_only_for_a_while() {
-            let home: Option<c_uint> = read(c"thread.arena");
-            let elsewhere = Elsewhere::go();
-            let away = read(c"thread.arena");
-            assert!(away.is_some() && away != home);
-            assert_eq!(Some(&away), ARENA.get());
-            drop(elsewhere);
-            assert_eq!(read(c"thread.arena"), home);
+        fn a_thread_uses_the_arena_only_while_the_guard_exists() {
+            let previous: Option<c_uint> = read(c"thread.arena");
+            let guard = ArenaGuard::enter();
+            let inside = read(c"thread.arena");
+            assert!(inside.is_some() && inside != previous);
+            assert_eq!(Some(&inside), ARENA.get());
+            drop(guard);
+            assert_eq!(read(c"thread.arena"), previous);
         }
 
         #[test]
-        fn the_settings_hold_for_arenas_that_exist_and_that_are_still_to_come() {
+        fn the_settings_apply_to_existing_and_new_arenas() {
             tune().expect("jemalloc takes the settings");
             assert_eq!(read::<bool>(c"background_thread"), Some(true));
             assert_eq!(read::<isize>(c"arenas.dirty_decay_ms"), Some(DIRTY_DECAY_MS));
@@ -143,7 +143,7 @@ mod jemalloc {
         }
 
         #[test]
-        fn what_jemalloc_does_not_know_is_no_setting() {
+        fn unknown_settings_are_refused() {
             assert_eq!(read::<c_uint>(c"no.such.setting"), None);
             assert_eq!(exchange::<u8>(c"thread.arena", 0), None, "another size");
         }

@@ -1,4 +1,4 @@
-//! What the heads of an answer mean to the request.
+//! Classifies the response heads of an upstream.
 
 use pingora::http::ResponseHeader;
 
@@ -7,31 +7,31 @@ use crate::failure::Failure;
 use crate::headers;
 use crate::wire::body::Body;
 
-/// What is to be done with a head.
+/// What to do with a response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// 100: for the proxy, which answers expectations itself.
+pub(super) enum HeadKind {
+    /// 100: dropped, since the proxy answers expectations itself.
     Continue,
-    /// 101: for nobody, since nobody asked for another protocol.
+    /// 101: refused, since the request asked for no other protocol.
     Switching,
-    /// Any other of the 1xx: for the client, and another head follows.
+    /// Any other 1xx: forwarded to the client; another head follows.
     Interim,
-    /// The answer proper.
+    /// The final response.
     Final,
 }
 
-/// What a final head begins, and the bytes of the body that came with it. They have not been interpreted.
+/// The body that follows a final head: its kind, its framing, and its first bytes as they were read.
 #[derive(Debug)]
-pub(super) struct Beginning {
-    /// Whether it is the stream that was asked for.
+pub(super) struct BodyStart {
+    /// Whether it is an event stream that the request may become.
     pub(super) is_stream: bool,
     pub(super) body: Body,
-    /// Whether there is a body at all.
+    /// Whether there is a body.
     pub(super) has_body: bool,
     pub(super) leftover: Vec<u8>,
 }
 
-impl Kind {
+impl HeadKind {
     pub(super) fn of(head: &ResponseHeader) -> Self {
         match head.status.as_u16() {
             100 => Self::Continue,
@@ -42,8 +42,8 @@ impl Kind {
     }
 }
 
-impl Beginning {
-    /// `reader` has given out `head`, and holds what came behind it.
+impl BodyStart {
+    /// `reader` has returned `head` and holds the bytes after it.
     ///
     /// # Errors
     /// When the body's framing cannot be relied on.

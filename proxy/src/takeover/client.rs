@@ -1,7 +1,7 @@
-//! The client of a request that Pingora has read, while both its request and its response are under way.
+//! The client of a request that Pingora has read, while its request and its response are both in progress.
 //!
-//! Its session is one value that reads and writes. So that neither direction waits for the other, everything here is
-//! polled: each call does what can be done now, and its waker is woken when there is more to do.
+//! One session value reads and writes. So that neither direction blocks the other, everything here is polled: each call
+//! makes the progress that is possible now and registers the waker for more.
 
 use std::io;
 use std::pin::pin;
@@ -17,22 +17,22 @@ use pingora::prelude::{Error, OrErr};
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::proxy::Session;
 
-use crate::driver::{Last, Socket, bound_page_queue, poll_send, reset_stream};
+use crate::driver::{PendingReset, Socket, bound_page_queue, poll_send, reset_stream};
 
-/// A client, its request's head read.
+/// The client side of a request whose head has been read.
 pub(super) struct Client<'s> {
     session: &'s mut Session,
     /// The response's body over HTTP/2, once its head is written.
     body: Option<SendStream<Bytes>>,
-    /// What a broken end over HTTP/2 waits for.
-    last: Option<Box<Last>>,
+    /// A reset over HTTP/2 that waits to be sent.
+    pending_reset: Option<Box<PendingReset>>,
     ended: bool,
     broken: bool,
 }
 
 impl<'s> Client<'s> {
     pub(super) fn new(session: &'s mut Session) -> Self {
-        Self { session, body: None, last: None, ended: false, broken: false }
+        Self { session, body: None, pending_reset: None, ended: false, broken: false }
     }
 
     pub(super) fn is_http2(&self) -> bool {
@@ -44,8 +44,8 @@ impl<'s> Client<'s> {
         pin!(self.session.downstream_session.read_request_body()).poll(cx)
     }
 
-    /// Is ready once the client has gone. The request's body has been read.
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+    /// Ready once the client has closed the connection. The request's body must have been read.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         if let Some(body) = &mut self.body {
             return body.poll_reset(cx).map(|_| Error::explain(ErrorType::ConnectionClosed, "the stream was reset"));
         }
@@ -55,7 +55,7 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// Queues a response head. HTTP/2 clients get no interim ones: Pingora's session cannot send them.
+    /// Queues a response head. Drops interim heads for HTTP/2 clients: Pingora's session cannot send them.
     pub(super) fn send_head(&mut self, head: Box<ResponseHeader>, end: bool) -> Result<(), Box<Error>> {
         let interim = head.status.is_informational();
         match &mut *self.session.downstream_session {
@@ -70,7 +70,7 @@ impl<'s> Client<'s> {
         Ok(())
     }
 
-    /// Is ready once everything queued has been written.
+    /// Ready once everything queued has been written.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Box<Error>>> {
         match &mut *self.session.downstream_session {
             ServerSession::H1(session) if session.has_pending_proxy_tasks() => {
@@ -80,8 +80,8 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// Writes what can be written of `bytes`, of which what remains is left. Ready when that was something; over HTTP/1 it
-    /// is all of it, the last of which may still be queued.
+    /// Writes what can be written of `bytes` and leaves the rest in it. Ready once something was written; over HTTP/1
+    /// that is all of it, and its end may still be queued.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), Box<Error>>> {
         ready!(self.poll_flush(cx))?;
         if let Some(body) = &mut self.body {
@@ -101,17 +101,17 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// What the downstream modules make of a piece of the body, `end` with its last.
+    /// Passes a piece of the body through the downstream modules; `end` marks the last.
     pub(super) fn filter_body(&mut self, piece: Bytes, end: bool) -> Bytes {
         let mut body = (!piece.is_empty()).then_some(piece);
         match self.session.downstream_modules_ctx.response_body_filter(&mut body, end) {
             Ok(()) => {}
-            Err(error) => log::warn!("side=internal: a downstream module failed: {error}"),
+            Err(error) => log::warn!("downstream module failed: side=internal: {error}"),
         }
         body.unwrap_or_default()
     }
 
-    /// Ends the response in order. Ready once the client's connection has all of it.
+    /// Ends the response in order. Ready once all of it has been written.
     pub(super) fn poll_end(
         &mut self,
         cx: &mut Context<'_>,
@@ -133,20 +133,20 @@ impl<'s> Client<'s> {
         self.poll_flush(cx)
     }
 
-    /// Makes the client see that its response is not complete. Ready once what was written before has been sent. The
+    /// Ends the response so that the client sees it as incomplete. Ready once the bytes before have been sent. The
     /// connection must be closed afterwards.
-    pub(super) fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_abort(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.broken = true;
         let Some(body) = &mut self.body else {
-            // What cannot be written any more breaks off by itself. Where the head has promised that the connection closes,
-            // or the end of the connection is the end of the body, only a reset tells a cut from an end.
+            // If the flush fails, the response is incomplete in any case. If the head announced that the connection
+            // closes, or the body ends with the connection, only a reset distinguishes a broken end.
             let _ = ready!(self.poll_flush(cx));
             if self.session.get_keepalive().is_none() {
                 self.reset();
             }
             return Poll::Ready(());
         };
-        ready!(self.last.get_or_insert_with(|| Last::send(body, cx.waker())).poll(cx));
+        ready!(self.pending_reset.get_or_insert_with(|| PendingReset::send(body, cx.waker())).poll(cx));
         body.send_reset(Reason::INTERNAL_ERROR);
         Poll::Ready(())
     }
@@ -164,12 +164,12 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// Whether the response was made to break off.
+    /// Whether the response was ended as incomplete.
     pub(super) fn is_broken(&self) -> bool {
         self.broken
     }
 
-    /// Lets little wait unsent for the client.
+    /// Bounds the unsent bytes in the kernel.
     pub(super) fn bound_queue(&self, limit: Option<Duration>) {
         if let Some(stream) = self.session.stream() {
             bound_page_queue(stream, limit);
@@ -177,15 +177,15 @@ impl<'s> Client<'s> {
     }
 }
 
-/// A client in the shape of non-blocking calls, for a stream that runs while its request is still being sent.
+/// Adapts a client to non-blocking calls, for a stream that runs while its request is still being sent.
 pub(super) struct ClientSocket<'a, 's, 'c> {
     pub(super) client: &'a mut Client<'s>,
     pub(super) cx: &'a mut Context<'c>,
-    /// Whether the request's body is done, so that what can still be read is the client's end.
-    pub(super) listening: bool,
+    /// Whether the request's body has been read, so that only the end of the connection is left to read.
+    pub(super) request_read: bool,
 }
 
-fn now<T>(poll: Poll<Result<T, Box<Error>>>) -> io::Result<T> {
+fn or_would_block<T>(poll: Poll<Result<T, Box<Error>>>) -> io::Result<T> {
     match poll {
         Poll::Ready(result) => result.map_err(io::Error::other),
         Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
@@ -194,7 +194,7 @@ fn now<T>(poll: Poll<Result<T, Box<Error>>>) -> io::Result<T> {
 
 impl Socket for ClientSocket<'_, '_, '_> {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        match self.listening && self.client.poll_gone(self.cx).is_ready() {
+        match self.request_read && self.client.poll_closed(self.cx).is_ready() {
             true => Ok(0),
             false => Err(io::ErrorKind::WouldBlock.into()),
         }
@@ -205,18 +205,18 @@ impl Socket for ClientSocket<'_, '_, '_> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        now(self.client.poll_flush(self.cx))?;
+        or_would_block(self.client.poll_flush(self.cx))?;
         let mut piece = Bytes::copy_from_slice(bytes);
-        now(self.client.poll_write(self.cx, &mut piece))?;
+        or_would_block(self.client.poll_write(self.cx, &mut piece))?;
         Ok(bytes.len() - piece.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        now(self.client.poll_flush(self.cx))
+        or_would_block(self.client.poll_flush(self.cx))
     }
 
     fn shutdown(&mut self) -> io::Result<()> {
-        now(self.client.poll_end(self.cx, None))
+        or_would_block(self.client.poll_end(self.cx, None))
     }
 
     fn reset_on_close(&mut self, abandoned: bool) -> io::Result<()> {
@@ -224,6 +224,6 @@ impl Socket for ClientSocket<'_, '_, '_> {
             self.client.reset();
             return Ok(());
         }
-        now(self.client.poll_break(self.cx).map(Ok))
+        or_would_block(self.client.poll_abort(self.cx).map(Ok))
     }
 }

@@ -1,21 +1,21 @@
-//! What a client's connection may cost before and between its requests.
+//! Limits on a client's connection before and between its requests.
 
 use std::time::Duration;
 
 use crate::wire::request::HeadLimits;
 
-/// Limits on client connections. A limit on waiting that is `None` does not hold.
+/// Limits on client connections. `None` sets no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientPolicy {
     /// Size of a request head.
     pub head: HeadLimits,
-    /// Total time for a request head: from the connection for the first, from their first bytes for others.
+    /// Total time for a request head: from the connection's start for the first, from the first byte for later ones.
     pub header: Option<Duration>,
     /// Time between two reads of a request's body.
     pub body: Option<Duration>,
     /// Time without a request on a connection that has had one.
     pub keepalive: Option<Duration>,
-    /// Silence of an HTTP/2 connection after which the client is asked whether it is still there.
+    /// Silence of an HTTP/2 connection before a PING is sent.
     pub ping: Option<Duration>,
 }
 

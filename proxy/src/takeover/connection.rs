@@ -1,4 +1,4 @@
-//! The connection to an upstream, as bare as its peer allows.
+//! The connection to an upstream, a plain socket where possible.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,19 +9,19 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::driver::{Socket, Transport, peeks};
+use crate::driver::{Socket, Transport, has_readable_bytes};
 
 /// A connection to an upstream.
 #[derive(Debug)]
-pub(super) enum Connection {
-    /// Plain TCP without anything around it: Pingora's stream would bring buffers of 64 KiB.
+pub(super) enum UpstreamConnection {
+    /// A plain TCP socket: Pingora's stream would add buffers of 64 KiB.
     Tcp(TcpStream),
-    /// What Pingora's connector made: TLS, or a peer with options of its own.
+    /// A stream of Pingora's connector: TLS, or a peer with options.
     Pingora(Stream),
 }
 
-impl Connection {
-    /// The connection for a driver. Nothing may be buffered in it.
+impl UpstreamConnection {
+    /// Converts it for a driver. Nothing may be buffered in it.
     ///
     /// # Errors
     /// When its descriptor cannot be duplicated, or taken from the runtime.
@@ -32,7 +32,7 @@ impl Connection {
         }
     }
 
-    /// Whether nothing has come on it, not even its end: what an idle connection has to be like to be used again.
+    /// Whether nothing has arrived on it, not even its end, so that an idle connection can be reused.
     pub(super) fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         let mut context = Context::from_waker(std::task::Waker::noop());
@@ -40,7 +40,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for UpstreamConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buffer),
@@ -49,7 +49,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for UpstreamConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
@@ -87,13 +87,13 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// An upstream's connection in the shape of non-blocking calls, and who to wake when it is ready.
-pub(super) struct ConnectionSocket<'a, 'c> {
-    pub(super) connection: &'a mut Connection,
+/// Adapts an upstream connection to non-blocking calls; registers the waker when an operation would block.
+pub(super) struct UpstreamSocket<'a, 'c> {
+    pub(super) connection: &'a mut UpstreamConnection,
     pub(super) cx: &'a mut Context<'c>,
 }
 
-impl Socket for ConnectionSocket<'_, '_> {
+impl Socket for UpstreamSocket<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(buffer);
         match Pin::new(&mut *self.connection).poll_read(self.cx, &mut buffer) {
@@ -104,8 +104,8 @@ impl Socket for ConnectionSocket<'_, '_> {
 
     fn has_unread(&mut self) -> bool {
         match self.connection {
-            Connection::Tcp(socket) => peeks(SockRef::from(&*socket)),
-            Connection::Pingora(_) => true,
+            UpstreamConnection::Tcp(socket) => has_readable_bytes(SockRef::from(&*socket)),
+            UpstreamConnection::Pingora(_) => true,
         }
     }
 

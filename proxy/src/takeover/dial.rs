@@ -15,55 +15,55 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::connection::Connection;
+use super::connection::UpstreamConnection;
 use super::pool::Pool;
 use crate::driver::{self, descriptors};
 use crate::failure::Failure;
 use crate::stream::KeepAlive;
 
-/// Receive buffer of an upstream's socket, in bytes (the kernel doubles it for its bookkeeping). Setting it ends
-/// autotuning, which would let megabytes collect for a client that does not read.
+/// Receive buffer of an upstream's socket, in bytes (the kernel doubles it for its bookkeeping). Setting it disables
+/// autotuning, which would buffer megabytes for a client that does not read.
 pub(super) const UPSTREAM_RECEIVE_BYTES: usize = 64 * 1024;
 
-/// The same for a page, whose connection others use after it. Large enough to fill a link of 10 MB/s over 50 ms.
+/// The same for a page, whose connection is reused. Large enough for 10 MB/s over 50 ms.
 const PAGE_RECEIVE_BYTES: usize = 256 * 1024;
 
-/// A connection to one of the servers.
-pub(super) struct Dialled {
-    pub(super) connection: Connection,
-    /// The server that it leads to.
+/// An established connection to one of the servers.
+pub(super) struct Connected {
+    pub(super) connection: UpstreamConnection,
+    /// The server at the other end.
     pub(super) peer: HttpPeer,
-    /// Whether it has carried a request before: then its server may be closing it at this moment.
+    /// Whether it has carried a request before: then the server may be closing it at this moment.
     pub(super) reused: bool,
 }
 
-/// What a connection is wanted for.
+/// What a connection is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// One event stream, after which it is closed.
     Stream,
-    /// A request and its response, after which it is kept. Whether it may have been kept before is told too.
+    /// A request and its response, after which it is kept. `idle` says whether an idle connection may be used.
     Page { idle: bool },
 }
 
-/// Tries the servers in their order, each once: those that are left in `peers` have not been tried. Nothing has been sent
-/// yet, so trying the next is always safe.
+/// Tries the servers in order, each once; those left in `peers` have not been tried. Nothing has been sent yet, so
+/// trying the next is always safe.
 pub(super) async fn connect(
     connector: &TransportConnector,
     pool: &Pool,
     peers: &mut std::slice::Iter<'_, HttpPeer>,
     purpose: Purpose,
     limit: Option<Duration>,
-) -> Result<Dialled, Failure> {
+) -> Result<Connected, Failure> {
     let mut failure = Failure::NoServer;
     for peer in peers.by_ref() {
         if purpose == (Purpose::Page { idle: true })
             && let Some(connection) = pool.take(peer.reuse_hash()).await
         {
-            return Ok(Dialled { connection, peer: peer.clone(), reused: true });
+            return Ok(Connected { connection, peer: peer.clone(), reused: true });
         }
-        match fresh(connector, peer, purpose, limit).await {
-            Ok(dialled) => return Ok(dialled),
+        match connect_new(connector, peer, purpose, limit).await {
+            Ok(connected) => return Ok(connected),
             Err(error) => failure = error,
         }
     }
@@ -71,19 +71,19 @@ pub(super) async fn connect(
 }
 
 /// A new connection to one server.
-pub(super) async fn fresh(
+pub(super) async fn connect_new(
     connector: &TransportConnector,
     peer: &HttpPeer,
     purpose: Purpose,
     limit: Option<Duration>,
-) -> Result<Dialled, Failure> {
+) -> Result<Connected, Failure> {
     let receive_bytes = if purpose == Purpose::Stream { UPSTREAM_RECEIVE_BYTES } else { PAGE_RECEIVE_BYTES };
     let connected = match plain_address(peer) {
         Some(address) => within(limit, connect_plain(address, peer, receive_bytes)).await,
         None => within(limit, connect_with_options(connector, peer, receive_bytes)).await,
     };
     match connected {
-        Ok(Ok(connection)) => Ok(Dialled { connection, peer: peer.clone(), reused: false }),
+        Ok(Ok(connection)) => Ok(Connected { connection, peer: peer.clone(), reused: false }),
         Ok(Err(source)) => Err(Failure::Connect { peer: peer.address().to_string(), source }),
         Err(limit) => Err(Failure::ConnectTimeout { peer: peer.address().to_string(), limit }),
     }
@@ -93,13 +93,13 @@ async fn connect_with_options(
     connector: &TransportConnector,
     peer: &HttpPeer,
     receive_bytes: usize,
-) -> Result<Connection, Box<Error>> {
+) -> Result<UpstreamConnection, Box<Error>> {
     let mut peer = peer.clone();
     peer.options.tcp_recv_buf.get_or_insert(receive_bytes);
-    connector.new_stream(&peer).await.map(Connection::Pingora)
+    connector.new_stream(&peer).await.map(UpstreamConnection::Pingora)
 }
 
-/// The address of a peer that wants nothing but a TCP connection.
+/// The address of a peer that needs only a TCP connection without options.
 fn plain_address(peer: &HttpPeer) -> Option<SocketAddr> {
     let options = &peer.options;
     let is_plain = peer.scheme == Scheme::HTTP
@@ -113,7 +113,11 @@ fn plain_address(peer: &HttpPeer) -> Option<SocketAddr> {
     peer.address().as_inet().copied().filter(|_| is_plain)
 }
 
-async fn connect_plain(address: SocketAddr, peer: &HttpPeer, receive_bytes: usize) -> Result<Connection, Box<Error>> {
+async fn connect_plain(
+    address: SocketAddr,
+    peer: &HttpPeer,
+    receive_bytes: usize,
+) -> Result<UpstreamConnection, Box<Error>> {
     let dial = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         if descriptors::is_reserved(socket.as_raw_fd()) {
@@ -128,10 +132,10 @@ async fn connect_plain(address: SocketAddr, peer: &HttpPeer, receive_bytes: usiz
         }
         socket.connect(address).await
     };
-    dial.await.map(|socket: TcpStream| Connection::Tcp(socket)).map_err(connect_error)
+    dial.await.map(|socket: TcpStream| UpstreamConnection::Tcp(socket)).map_err(connect_error)
 }
 
-/// What the system says of a connection that cannot be had, in Pingora's words.
+/// Converts the system's error of a failed connection attempt to Pingora's.
 pub(super) fn connect_error(error: io::Error) -> Box<Error> {
     let kind = match error.kind() {
         io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
@@ -144,7 +148,7 @@ pub(super) fn connect_error(error: io::Error) -> Box<Error> {
     Error::because(kind, "connecting", error).into_up()
 }
 
-/// Waits within a limit, if there is one; what comes back in its place is the limit that was hit.
+/// Runs a future within a limit, if there is one; the error is the limit that was hit.
 async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Result<T, Duration> {
     match limit {
         Some(limit) => timeout(limit, future).await.map_err(|_| limit),
@@ -157,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_with_wishes_goes_through_the_connector() {
+    fn a_peer_with_options_uses_the_connector() {
         let peer = |tls| HttpPeer::new("127.0.0.1:80", tls, String::new());
         assert!(plain_address(&peer(false)).is_some());
         assert!(plain_address(&peer(true)).is_none());

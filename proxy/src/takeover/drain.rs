@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::driver::Registry;
+use crate::driver::StreamRegistry;
 
-/// What came of a drain.
+/// The result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
@@ -14,16 +14,16 @@ pub struct Drained {
     pub cut: usize,
 }
 
-/// Past the limit, what is being cut gets this long.
+/// How long streams that are being cut may take after the limit.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// Asks every stream to end between two events, waits for at most `limit`, and cuts what is left.
-pub(super) async fn drain(registry: &Registry, limit: Duration) -> Drained {
+pub(super) async fn drain(registry: &StreamRegistry, limit: Duration) -> Drained {
     let before = registry.active();
     registry.drain(limit);
-    let _ = tokio::time::timeout(limit, registry.emptied()).await;
+    let _ = tokio::time::timeout(limit, registry.all_ended()).await;
     let cut = registry.active();
     registry.drain(Duration::ZERO);
-    let _ = tokio::time::timeout(MARGIN, registry.emptied()).await;
+    let _ = tokio::time::timeout(MARGIN, registry.all_ended()).await;
     Drained { ended: before.saturating_sub(cut), cut }
 }

@@ -1,6 +1,7 @@
-//! Asks an upstream for a response head without ever waiting: connects, sends a request that is at hand whole, reads.
+//! Exchanges a complete request for a response head without blocking: connects, sends, reads.
 //!
-//! What [`super::exchange`] does for a request that Pingora has read, on a reactor's thread.
+//! The counterpart on a reactor's thread of [`super::exchange`], which does the same for a request that Pingora has
+//! read.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,21 +15,21 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
 use super::dial::{UPSTREAM_RECEIVE_BYTES, connect_error};
 use super::head_reader::HeadReader;
-use crate::driver::{self, Route, Socket, descriptors, not_now};
+use crate::driver::{self, Route, Socket, descriptors, would_block};
 use crate::failure::Failure;
 use crate::stream::{KeepAlive, Millis};
 
-/// A request on its way to an upstream, and the answer on its way back.
-pub(super) struct Fetch {
+/// A request to an upstream until its response head.
+pub(super) struct ReactorExchange {
     route: Arc<Route>,
-    /// Those that have not been tried.
+    /// The servers that have not been tried.
     servers: std::vec::IntoIter<SocketAddr>,
     server: Option<SocketAddr>,
-    /// Head and body; empty once all of it is sent.
+    /// Head and body; empty once everything is sent.
     request: Vec<u8>,
     sent: usize,
     phase: Phase,
-    /// When the phase under way has taken too long.
+    /// The deadline of the current phase.
     due: Option<Millis>,
     reader: HeadReader,
 }
@@ -37,24 +38,24 @@ enum Phase {
     Connecting,
     Sending,
     Sent,
-    /// The upstream takes no more. It may have said why: its answer counts, if there is one.
+    /// The upstream reads no more. If it has sent a response, that response counts.
     Refused(Box<Error>),
 }
 
-/// What came of a turn.
-pub(super) enum Fetched {
-    /// Nothing yet.
+/// The result of [`ReactorExchange::drive`].
+pub(super) enum ExchangeStep {
+    /// Nothing yet: wait for the socket or the deadline.
     Wait,
-    /// A socket to go on with; whether it matters when it can be written to.
-    Dialled(TcpStream, bool),
+    /// A new upstream socket, and whether to wait until it is writable.
+    Connected(TcpStream, bool),
     /// A response head, interim or final.
     Head(Box<ResponseHeader>),
-    /// None of the servers, or not this one, has given an answer.
+    /// No server could be connected to, or the chosen one failed to respond.
     Failed(Failure),
 }
 
-impl Fetch {
-    /// Nothing is done before the first [`Fetch::turn`].
+impl ReactorExchange {
+    /// Connects on the first [`ReactorExchange::drive`].
     pub(super) fn new(route: Arc<Route>, servers: Vec<SocketAddr>, request: Vec<u8>) -> Self {
         Self {
             route,
@@ -68,58 +69,58 @@ impl Fetch {
         }
     }
 
-    /// The route that the request has taken.
+    /// The route of the request.
     pub(super) fn route(&self) -> &Arc<Route> {
         &self.route
     }
 
-    /// The server that has been dialled last.
+    /// The server that was connected to last.
     pub(super) fn server(&self) -> Option<SocketAddr> {
         self.server
     }
 
-    /// When the next turn is due at the latest.
+    /// When to call [`ReactorExchange::drive`] again at the latest.
     pub(super) fn due(&self) -> Option<Millis> {
         self.due
     }
 
-    /// What has been read, with or without the last head.
+    /// Takes the reader, with the last head and the bytes after it.
     pub(super) fn take_reader(&mut self) -> HeadReader {
         std::mem::take(&mut self.reader)
     }
 
-    /// Does everything that can be done now with the socket dialled last, if there is one.
-    pub(super) fn turn(&mut self, upstream: Option<&mut dyn Socket>, now: Millis, input: &mut [u8]) -> Fetched {
+    /// Makes all progress that is possible now; `upstream` is the socket that was connected last, if there is one.
+    pub(super) fn drive(&mut self, upstream: Option<&mut dyn Socket>, now: Millis, input: &mut [u8]) -> ExchangeStep {
         let Some(upstream) = upstream else { return self.dial(Failure::NoServer, now) };
         if let Some(outcome) = self.send(upstream, now) {
             return outcome;
         }
         loop {
             match self.reader.take() {
-                Ok(Some(head)) => return Fetched::Head(head),
+                Ok(Some(head)) => return ExchangeStep::Head(head),
                 Ok(None) => {}
-                Err(source) => return Fetched::Failed(Failure::Broken { source }),
+                Err(source) => return ExchangeStep::Failed(Failure::Broken { source }),
             }
             match upstream.read(input) {
                 Ok(0) => return self.broken(self.reader.cut_short()),
                 Ok(count) => self.reader.feed(&input[..count]),
-                Err(error) if not_now(&error) => break,
+                Err(error) if would_block(&error) => break,
                 Err(error) => {
                     return self.broken(Error::because(ErrorType::ReadError, "reading the response head", error));
                 }
             }
         }
-        self.overdue(now).map_or(Fetched::Wait, Fetched::Failed)
+        self.overdue(now).map_or(ExchangeStep::Wait, ExchangeStep::Failed)
     }
 
-    /// What it means for a request that has been sent when its deadline has come.
+    /// The failure of a request that has been sent and whose deadline has expired.
     pub(super) fn overdue(&self, now: Millis) -> Option<Failure> {
         let limit = self.route.policy.timeouts.first_byte.unwrap_or_default();
         self.due.is_some_and(|due| due <= now).then_some(Failure::FirstByteTimeout { limit })
     }
 
-    /// Tries the servers that are left, in their order. Nothing has been sent yet, so trying the next is always safe.
-    fn dial(&mut self, mut failure: Failure, now: Millis) -> Fetched {
+    /// Tries the remaining servers in order. Nothing has been sent yet, so trying the next is always safe.
+    fn dial(&mut self, mut failure: Failure, now: Millis) -> ExchangeStep {
         for server in self.servers.by_ref() {
             self.server = Some(server);
             match connect(server, self.route.policy.keep_alive)
@@ -133,32 +134,32 @@ impl Fetch {
                     }
                     let more = !matches!(self.phase, Phase::Sent);
                     if more {
-                        // What is written later in parts must not wait for acknowledgements of what went before.
+                        // Later partial writes must not wait for acknowledgements (Nagle).
                         let _ = socket.set_nodelay(true);
                     }
-                    return Fetched::Dialled(socket, more);
+                    return ExchangeStep::Connected(socket, more);
                 }
                 Err(error) => failure = connect_failure(server, error),
             }
         }
-        Fetched::Failed(failure)
+        ExchangeStep::Failed(failure)
     }
 
-    /// Sends what the upstream takes. Returns what else there is to be done first.
-    fn send(&mut self, upstream: &mut dyn Socket, now: Millis) -> Option<Fetched> {
+    /// Sends as much as possible. Returns a step that has to happen first, if any.
+    fn send(&mut self, upstream: &mut dyn Socket, now: Millis) -> Option<ExchangeStep> {
         while matches!(self.phase, Phase::Connecting | Phase::Sending) {
             let is_connecting = matches!(self.phase, Phase::Connecting);
             match (upstream.write(&self.request[self.sent..]), self.server) {
                 (Ok(count), _) => self.advance(count, now),
-                (Err(error), Some(server)) if is_connecting && !not_now(&error) => {
+                (Err(error), Some(server)) if is_connecting && !would_block(&error) => {
                     return Some(self.dial(connect_failure(server, error), now));
                 }
                 (Err(_), Some(server)) if is_connecting && self.due.is_some_and(|due| due <= now) => {
                     let limit = self.route.policy.timeouts.connect.unwrap_or_default();
                     return Some(self.dial(Failure::ConnectTimeout { peer: server.to_string(), limit }, now));
                 }
-                (Err(_), _) if is_connecting => return Some(Fetched::Wait),
-                (Err(error), _) if not_now(&error) => return None,
+                (Err(_), _) if is_connecting => return Some(ExchangeStep::Wait),
+                (Err(error), _) if would_block(&error) => return None,
                 (Err(error), _) => {
                     self.phase = Phase::Refused(Error::because(ErrorType::WriteError, "writing the request", error));
                 }
@@ -178,13 +179,13 @@ impl Fetch {
         }
     }
 
-    /// The upstream has nothing more to say. What kept it from taking the request says more than that it then closed.
-    fn broken(&mut self, source: Box<Error>) -> Fetched {
+    /// The upstream closed without a response head. The write error says more than the close that followed it.
+    fn broken(&mut self, source: Box<Error>) -> ExchangeStep {
         let source = match std::mem::replace(&mut self.phase, Phase::Sent) {
             Phase::Refused(error) => error,
             _ => source,
         };
-        Fetched::Failed(Failure::Broken { source })
+        ExchangeStep::Failed(Failure::Broken { source })
     }
 }
 
@@ -192,7 +193,7 @@ fn connect_failure(server: SocketAddr, error: io::Error) -> Failure {
     Failure::Connect { peer: server.to_string(), source: connect_error(error) }
 }
 
-/// A socket on its way to a server.
+/// Starts a non-blocking connection attempt.
 fn connect(server: SocketAddr, keep_alive: Option<KeepAlive>) -> io::Result<TcpStream> {
     let socket = RawSocket::new(Domain::for_address(server), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if descriptors::is_reserved(socket.as_raw_fd()) {
@@ -208,12 +209,12 @@ fn connect(server: SocketAddr, keep_alive: Option<KeepAlive>) -> io::Result<TcpS
     }
 }
 
-/// How much of the request a socket takes that may not be connected yet; `None` where it is not. A server on the same
-/// machine is connected at once.
+/// Writes to a socket that may not be connected yet; `None` if it is not. A server on the same machine connects at
+/// once.
 fn write(mut socket: &TcpStream, request: &[u8]) -> io::Result<Option<usize>> {
     match socket.write(request) {
         Ok(count) => Ok(Some(count)),
-        Err(error) if not_now(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(error) if would_block(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -1,4 +1,5 @@
-//! Writes the stream's head to the client, takes both connections out of their sessions, and starts the driver.
+//! Hands an event stream over to a driver: writes its head to the client and takes both connections out of their
+//! sessions.
 
 use std::sync::Arc;
 
@@ -18,8 +19,8 @@ use crate::headers;
 use crate::stream::{Framing, Opening};
 use crate::wire::body::Body;
 
-/// After this the request is over as far as HttpProxy is concerned, and the stream runs on its own. Returns why there is no
-/// stream where the client does not take its head.
+/// Afterwards the request has ended for HttpProxy, and the stream runs on its own. Returns a failure if the client does
+/// not read the head in time.
 ///
 /// # Errors
 /// When the client cannot be written to, or a descriptor cannot be duplicated.
@@ -36,7 +37,7 @@ pub(super) async fn hand_over(
         Version::HTTP_2 => Framing::Http2,
         _ => Framing::Plain,
     };
-    let opening = opening(&route, framing, stream.beginning.body, &stream.head);
+    let opening = opening(&route, framing, stream.body_start.body, &stream.head);
     let mut response = stream.head;
     hooks.stream_response(session, &mut response)?;
     headers::stream_response(&mut response, framing == Framing::Chunked)?;
@@ -53,7 +54,7 @@ pub(super) async fn hand_over(
     let stand_in = stand_in(&session.downstream_session, response).await?;
     let client = match std::mem::replace(&mut *session.downstream_session, stand_in) {
         ServerSession::H1(client) => Transport::bare(client.into_inner())
-            .or_err(ErrorType::InternalError, "taking the client's connection over")?,
+            .or_err(ErrorType::InternalError, "detaching the client's connection")?,
         ServerSession::H2(mut client) => match client.take_response_body_writer() {
             Some(body) => Transport::H2(body),
             None => return Error::e_explain(ErrorType::InternalError, "the HTTP/2 stream has no body to write to"),
@@ -61,13 +62,13 @@ pub(super) async fn hand_over(
         _ => return Error::e_explain(ErrorType::InternalError, "only HTTP/1 and HTTP/2 sessions can be taken over"),
     };
     let upstream = stream.connection.into_transport();
-    let upstream = upstream.or_err(ErrorType::InternalError, "taking the upstream's connection over")?;
-    let start = Start { opening, unsent: Vec::new(), leftover: stream.beginning.leftover, route, info };
+    let upstream = upstream.or_err(ErrorType::InternalError, "detaching the upstream's connection")?;
+    let start = Start { opening, unsent: Vec::new(), leftover: stream.body_start.leftover, route, info };
     drivers.start(start, client, upstream).or_err(ErrorType::InternalError, "starting the stream")?;
     Ok(None)
 }
 
-/// What is known of a stream by its heads.
+/// The stream's parameters from its two heads.
 pub(super) fn opening(route: &Route, framing: Framing, body: Body, head: &ResponseHeader) -> Opening {
     Opening {
         policy: route.policy.clone(),

@@ -1,4 +1,4 @@
-//! Where clients of a reactor's listener are received, and where those go that Pingora serves.
+//! The handler of a reactor's listeners, and the queue of the connections that it hands off to Pingora.
 
 use std::any::Any;
 use std::io;
@@ -15,40 +15,41 @@ use crate::driver::{ClientConnection, Route};
 use crate::failure::Failure;
 use crate::headers::TrustedProxies;
 
-/// Decides on requests that come in over a reactor's listener. Called on the reactor's thread: it must not block.
+/// Decides on the requests of a reactor's listener. Called on the reactor's thread, so it must not block.
 pub(crate) trait Admission: Send + Sync {
-    /// The way of a request that asks for a stream and can be sent at once to plain servers; `None` leaves it to Pingora
-    /// as it came. Brings the head into the form in which it is passed on.
+    /// Routes a request for a stream that can be sent at once to plain servers; `None` leaves it to Pingora as it was
+    /// received. Normalizes the head for forwarding.
     fn admit(&self, request: &mut RequestHeader) -> Option<Admitted>;
 
-    /// Whose claims about their clients are passed on.
+    /// The peers whose forwarding fields are trusted.
     fn trusted_proxies(&self) -> &TrustedProxies;
 
-    /// A request that was admitted is over for Pingora: it is answered with a stream, or, with the status 0, not at all.
+    /// Counts an admitted request that does not go to Pingora: it was answered with a stream, or, for status 0, not at
+    /// all.
     fn answered(&self, status: u16);
 
-    /// Fields of a request that was admitted have not been passed on.
+    /// Counts fields of an admitted request that were not forwarded.
     fn dropped_fields(&self, count: usize);
 
-    /// Counts a request that was not admitted, until Pingora does.
+    /// Counts a request that was not admitted, until Pingora counts it.
     fn in_flight(&self) -> InFlight;
 }
 
-/// The way of a request.
+/// The route and the servers of a request.
 pub(crate) struct Admitted {
-    /// Whose rules and books are its own.
+    /// The route whose policy applies and that counts the stream.
     pub(crate) route: Arc<Route>,
     /// In the order to try them.
     pub(crate) servers: Vec<SocketAddr>,
-    /// Kept until it is a stream or Pingora has it.
+    /// Held until the request is a stream or has been handed off.
     pub(crate) in_flight: InFlight,
 }
 
-/// Counts a request until it is done with. A stream is done with when it has begun.
+/// Counts a request in flight until it is dropped: at the end of the response, or at the start of a stream.
 pub(crate) struct InFlight(Arc<AtomicUsize>);
 
 impl InFlight {
-    /// One more.
+    /// Increments the counter.
     pub(crate) fn enter(counter: &Arc<AtomicUsize>) -> Self {
         counter.fetch_add(1, Ordering::Relaxed);
         Self(counter.clone())
@@ -61,92 +62,93 @@ impl Drop for InFlight {
     }
 }
 
-/// Receives the clients of listeners.
+/// The state of a [`RequestHandler`], shared by its connections.
 pub(super) struct HandlerShared {
     pub(super) admission: Arc<dyn Admission>,
     pub(super) policy: ClientPolicy,
     pub(super) handed_off: UnboundedSender<Handoff>,
 }
 
-/// What comes from the reactors to those who serve with Pingora.
+/// A message from the reactors to the service that serves with Pingora.
 pub(crate) enum Handoff {
-    /// A client, and that what it has request for counts as in flight.
+    /// A connection, and the count of its request as in flight.
     Client(HandedOff, InFlight),
-    /// Nobody new is let in any more. Those who are in may still leave.
+    /// The listeners are closed. Connections that were accepted before may still be handed off.
     Closed,
 }
 
-/// A client that Pingora serves.
+/// A connection that Pingora serves.
 pub(crate) struct HandedOff {
     client: TcpStream,
     address: SocketAddr,
-    held: Vec<u8>,
+    received: Vec<u8>,
     answer: Option<EarlyAnswer>,
 }
 
-/// What has become of a request before Pingora had it: what has been read of the upstream's answer with the connection that
-/// the rest comes on, or why there is none.
+/// The outcome of a request that a reactor has sent: the bytes read of the upstream's response and its connection, or
+/// the failure.
 pub(crate) type EarlyAnswer = Result<(Vec<u8>, TcpStream), Failure>;
 
-/// What reactors meet clients with.
+/// The handler that reactors call for their connections.
 #[derive(Clone)]
 pub(crate) struct RequestHandler(pub(super) Arc<HandlerShared>);
 
 impl RequestHandler {
-    /// Admits streams as `admission` says, of clients within the limits of `policy`. Clients with anything else come out of the queue, for Pingora to serve.
+    /// Admits streams by `admission`, for clients within the limits of `policy`. All other connections go to the
+    /// returned queue, for Pingora to serve.
     pub(crate) fn new(admission: Arc<dyn Admission>, policy: ClientPolicy) -> (Self, UnboundedReceiver<Handoff>) {
         let (handed_off, queue) = unbounded_channel();
         (Self(Arc::new(HandlerShared { admission, policy, handed_off })), queue)
     }
 
-    /// Tells those who serve with Pingora that nobody new is let in any more.
+    /// Reports to the service of the queue that the listeners are closed.
     pub(crate) fn close(&self) {
-        // Nobody listens any more when the process ends.
+        // The receiver is gone only when the process exits.
         let _ = self.0.handed_off.send(Handoff::Closed);
     }
 }
 
 impl HandlerShared {
-    /// Leaves a client to Pingora. What it has request for counts as in flight from now on, if it has not been counted yet.
+    /// Hands a connection off to Pingora. Counts its request as in flight, unless it is counted already.
     pub(super) fn hand_off(&self, handed_off: HandedOff, in_flight: Option<InFlight>) {
         let in_flight = in_flight.unwrap_or_else(|| self.admission.in_flight());
-        // Nobody listens any more when the process ends: the connection is closed.
+        // The receiver is gone only when the process exits: the connection is closed.
         let _ = self.handed_off.send(Handoff::Client(handed_off, in_flight));
     }
 }
 
 impl HandedOff {
-    pub(super) fn new(client: TcpStream, address: SocketAddr, held: Vec<u8>, answer: Option<EarlyAnswer>) -> Self {
-        Self { client, address, held, answer }
+    pub(super) fn new(client: TcpStream, address: SocketAddr, received: Vec<u8>, answer: Option<EarlyAnswer>) -> Self {
+        Self { client, address, received, answer }
     }
 
-    /// The connection as Pingora takes it, everything that has been read put back. Has to be called on a tokio runtime.
+    /// Converts it for Pingora, with the bytes read so far in front. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// When it cannot be registered with the runtime.
     pub(crate) fn into_connection(self) -> io::Result<ClientConnection> {
         let client = tokio::net::TcpStream::from_std(self.client)?;
-        let note = self.answer.map(|answer| Box::new(answer) as Box<dyn Any + Send>);
-        Ok(ClientConnection::tcp(self.held, client, self.address, note))
+        let extension = self.answer.map(|answer| Box::new(answer) as Box<dyn Any + Send>);
+        Ok(ClientConnection::tcp(self.received, client, self.address, extension))
     }
 }
 
-/// A request as Pingora has read it, together with what had become of it before. Only [`Arrived::take`] makes one, and
-/// takes it off the connection: it is the first thing that is done with a request, so that whoever answers the request
-/// in whatever way cannot leave the answer for the next request on the connection.
-pub(crate) struct Arrived(Option<EarlyAnswer>);
+/// What a reactor did with a request before it handed the request off. Only [`PriorOutcome::take`] creates one, and
+/// removes it from the connection. It is called before anything else handles the request, so that an early answer
+/// cannot be left for the next request on the connection.
+pub(crate) struct PriorOutcome(Option<EarlyAnswer>);
 
-impl Arrived {
-    /// Takes what a reactor has left for the request that `session` has just read.
+impl PriorOutcome {
+    /// Takes the outcome for the request that `session` has just read.
     pub(crate) fn take(session: &Session) -> Self {
         let take = || {
             let connection: &ClientConnection = session.stream()?.as_any().downcast_ref()?;
-            connection.take_note()?.downcast().ok().map(|answer| *answer)
+            connection.take_extension()?.downcast().ok().map(|answer| *answer)
         };
         Self(take())
     }
 
-    /// The answer of the upstream, or why there is none; `None` where nobody has been asked yet.
+    /// The upstream's response or the failure; `None` if the request has not been sent.
     pub(crate) fn into_answer(self) -> Option<EarlyAnswer> {
         self.0
     }

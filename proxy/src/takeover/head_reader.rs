@@ -1,4 +1,4 @@
-//! Reads response heads off a connection, and keeps what came with the last one.
+//! Reads response heads from a connection, and keeps the bytes that came after the last one.
 
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::headers::transfer_codings;
 
-/// Bytes of one read from the connection.
+/// Size of one read, in bytes.
 const READ_BYTES: usize = 4 * 1024;
 
 /// Longest response head, in bytes, as with Pingora's own parser but for its rounding.
@@ -22,24 +22,24 @@ const MAX_HEAD_BYTES: usize = 1 << 20;
 /// Most header fields of one head, as with Pingora's own parser.
 const MAX_FIELDS: usize = 256;
 
-/// What has been read and not been given out.
+/// The bytes read and not yet returned.
 #[derive(Debug, Default)]
 pub(super) struct HeadReader {
     bytes: BytesMut,
     end: HeadEnd,
-    /// Up to where `bytes` has been searched for the end of a head.
+    /// The part of `bytes` that has been searched for the end of a head.
     searched: usize,
-    /// Length of the head at the front of `bytes` that has been given out.
+    /// Length of the returned head, which is still at the front of `bytes`.
     head: usize,
-    /// Whether a byte has come.
+    /// Whether a byte has been received.
     fed: bool,
 }
 
 impl HeadReader {
-    /// The next head, read from `connection` as far as it has come.
+    /// Reads the next head from `connection`.
     ///
     /// # Errors
-    /// When the connection ends or fails within a head, or what it gives is none.
+    /// When the connection ends or fails within a head, or the head is malformed.
     pub(super) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -60,21 +60,21 @@ impl HeadReader {
         }
     }
 
-    /// Whether nothing has come yet.
+    /// Whether nothing has been received yet.
     pub(super) fn is_untouched(&self) -> bool {
         !self.fed
     }
 
-    /// Takes bytes that have been read elsewhere.
+    /// Adds bytes that were read elsewhere.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         self.fed = true;
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next head, if all of it has come. The one given out before is forgotten then.
+    /// Returns the next head, if it is complete, and drops the previous one.
     ///
     /// # Errors
-    /// When what has come is none.
+    /// When the head is malformed or too large.
     pub(super) fn take(&mut self) -> Result<Option<Box<ResponseHeader>>> {
         let _ = self.bytes.split_to(std::mem::take(&mut self.head));
         if let Some(length) = self.find_end() {
@@ -88,18 +88,18 @@ impl HeadReader {
         Ok(None)
     }
 
-    /// What it means that nothing more comes.
+    /// The error of a connection that ended within a head.
     pub(super) fn cut_short(&self) -> Box<Error> {
         let what = format!("after {} bytes of the response head", self.bytes.len());
         Error::explain(ErrorType::ConnectionClosed, what)
     }
 
-    /// What came after the last head.
+    /// The bytes after the last head.
     pub(super) fn into_rest(self) -> Vec<u8> {
         self.bytes[self.head..].to_vec()
     }
 
-    /// The last head, and what came after it.
+    /// The last head and the bytes after it.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes.to_vec()
     }
@@ -129,7 +129,7 @@ struct HeadEnd {
 }
 
 impl HeadEnd {
-    /// How many of `bytes` belong to the head under way, up to and with its end; `None` when it does not end in them.
+    /// The length of the part of `bytes` that completes the head; `None` when the head does not end in them.
     fn find(&mut self, bytes: &[u8]) -> Option<usize> {
         for (at, byte) in bytes.iter().enumerate() {
             match byte {
@@ -157,7 +157,7 @@ fn parse(bytes: &Bytes) -> Result<Box<ResponseHeader>> {
     head.set_version(if response.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 });
     head.set_reason_phrase(response.reason)?;
     for field in response.headers.iter() {
-        // Slices of the head: nothing is copied.
+        // Slices of the head, without a copy.
         let name = bytes.slice_ref(field.name.as_bytes()).into_case_header_name();
         head.append_header(name, value(bytes.slice_ref(field.value))?)?;
     }
@@ -223,7 +223,7 @@ mod tests {
             for cut in 0..wire.len() {
                 let (statuses, mut rest) = read(&[&wire[..cut], &wire[cut..]]).await;
                 assert_eq!(statuses, [103, 200], "cut at {cut}");
-                // What had not come with the head is still on the connection.
+                // The rest is still on the connection.
                 rest.extend_from_slice(&b"data: x\n\n"[rest.len()..]);
                 assert_eq!(rest, b"data: x\n\n", "cut at {cut}");
             }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_head_is_refused() {
+    async fn malformed_heads_are_refused() {
         for wire in [
             &b"SSH-2.0-x\r\n\r\n"[..],
             b"HTTP/1.1 abc OK\r\n\r\n",

@@ -1,4 +1,4 @@
-//! What a proxy that embeds the plugin may change in a request and in a stream's response head.
+//! Hooks for a proxy that embeds the plugin: changes to a request and to a stream's response head.
 
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::Result;

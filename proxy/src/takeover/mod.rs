@@ -1,15 +1,15 @@
 //! The plugin: takes event streams over from inside any Pingora proxy, with one call in one hook.
 //!
 //! Called from [`ProxyHttp::proxy_upstream_filter`](pingora::proxy::ProxyHttp::proxy_upstream_filter), it connects,
-//! reads exactly one response head, and then decides. An event stream is handed to a driver in [`crate::driver`], and the
-//! sessions, with everything they hold, are dropped; any other answer is passed on whole over the client's session.
+//! reads exactly one response head, and then decides. An event stream is handed to a driver in [`crate::driver`], and
+//! the sessions, with everything they hold, are dropped; any other response is forwarded over the client's session.
 //! Request filters, downstream modules and `logging` stay as they are: `logging` runs when the stream begins, and
 //! [`Observer::ended`](crate::driver::Observer::ended) when it ends.
 //!
-//! Where a request is not one for a stream, [`Takeover::pass`] carries it and its answer in the same way.
+//! For a request that cannot become a stream, [`Takeover::pass`] forwards the request and its response in the same way.
 //!
-//! For listeners of its own, `handoff`, `pending` and `fetch` do the same on a reactor's thread, without Pingora, where a
-//! request is as plain as most are; see `docs/decisions/0005-begin-plain-streams-in-the-reactor.md`.
+//! For the reactors' listeners, `handoff`, `pending` and `fetch` do the same on a reactor's thread, without Pingora,
+//! for plain requests; see `docs/decisions/0005-begin-plain-streams-in-the-reactor.md`.
 
 mod answer;
 mod client;
@@ -47,7 +47,7 @@ use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
 use pingora::upstreams::peer::Peer;
 
-use crate::driver::{BoundListener, Driver, Drivers, Registry, Route, StreamInfo};
+use crate::driver::{BoundListener, Driver, Drivers, Route, StreamInfo, StreamRegistry};
 use crate::headers;
 
 pub use crate::failure::Failure;
@@ -58,13 +58,13 @@ pub use drain::Drained;
 pub use hooks::Hooks;
 pub use refuse::Refusal;
 
-use answer::Beginning;
-use connection::Connection;
+use answer::BodyStart;
+use connection::UpstreamConnection;
 use exchange::{Answer, Upstreams};
 use head_reader::HeadReader;
 use upload::Upload;
 
-pub(crate) use handoff::{Admission, Admitted, Arrived, HandedOff, Handoff, InFlight, RequestHandler};
+pub(crate) use handoff::{Admission, Admitted, HandedOff, Handoff, InFlight, PriorOutcome, RequestHandler};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 pub struct Takeover {
@@ -95,14 +95,13 @@ impl Takeover {
 
     /// Hands streams to these drivers.
     pub(crate) fn new(drivers: Drivers) -> Self {
-        // Idle connections are kept in a pool of our own, without buffers.
+        // Idle connections are kept in the crate's own pool, without buffers.
         let connector = TransportConnector::new(Some(ConnectorOptions::new(1)));
         let upstreams = Upstreams { connector, pool: pool::Pool::default() };
         Self { upstreams, drivers, trusted_proxies: TrustedProxies::default(), body_limit: Some(BODY_LIMIT) }
     }
 
-    /// Believes what these peers say of their clients in `X-Forwarded-For` and the like, instead of those on the loopback
-    /// interface.
+    /// Trusts `X-Forwarded-For` and similar fields of these peers, in place of those on the loopback interface.
     #[must_use]
     pub fn trusting(self, trusted_proxies: TrustedProxies) -> Self {
         Self { trusted_proxies, ..self }
@@ -114,7 +113,7 @@ impl Takeover {
         Self { body_limit, ..self }
     }
 
-    /// The peers that are believed.
+    /// The peers whose forwarding fields are trusted.
     pub fn trusted_proxies(&self) -> &TrustedProxies {
         &self.trusted_proxies
     }
@@ -124,13 +123,13 @@ impl Takeover {
         self.registry().active()
     }
 
-    /// Asks every stream, running or still to come, to end at the end of the event under way, and waits until all have ended or
-    /// `limit` has passed. What is left then is cut.
+    /// Ends every stream, running or new, at its next event boundary, and waits until all have ended or `limit` has
+    /// passed. Streams that are left then are cut.
     ///
     /// Call it once the listeners accept no more: streams that begin during a drain end at once.
     ///
     /// # Cancel safety
-    /// Dropped before it is done, the drain goes on: streams still end at their next event, or are cut when `limit` has passed.
+    /// Dropped before it is done, the drain continues: streams still end at their next event, or are cut when `limit` has passed.
     ///
     /// ```no_run
     /// # async fn shut_down(takeover: &sse_proxy::Takeover) {
@@ -142,8 +141,8 @@ impl Takeover {
         drain::drain(self.registry(), limit).await
     }
 
-    /// The streams that are running, and the way to drain them.
-    pub(crate) fn registry(&self) -> &Arc<Registry> {
+    /// The running streams, and how to drain them.
+    pub(crate) fn registry(&self) -> &Arc<StreamRegistry> {
         self.drivers.registry()
     }
 
@@ -153,22 +152,22 @@ impl Takeover {
         Self::can_pass(session) && session.req_header().method != Method::HEAD
     }
 
-    /// Whether a request can be carried at all: one over HTTP/1 or HTTP/2 that does not ask for another protocol. What is
-    /// not, HttpProxy carries as well as ever.
+    /// Whether a request can be forwarded by [`Takeover::pass`]: one over HTTP/1 or HTTP/2 that does not ask for
+    /// another protocol. HttpProxy forwards all others.
     pub fn can_pass(session: &Session) -> bool {
         (session.as_http1().is_some() || session.as_http2().is_some()) && !headers::asks_upgrade(session.req_header())
     }
 
     /// Sends the request to the first of `peers` that can be connected to, and carries the answer to its end.
     ///
-    /// Returns what `proxy_upstream_filter` should: `Ok(true)` when the request cannot be taken over
-    /// (see [`Takeover::can_take`]) and HttpProxy should go on with it, `Ok(false)` when it has been answered. A failure
-    /// before the response head is answered with 502 or 504 and a body that tells which, and is reported to the route's
+    /// Returns what `proxy_upstream_filter` should: `Ok(true)` when the request cannot be taken over (see
+    /// [`Takeover::can_take`]) and HttpProxy should continue with it, `Ok(false)` when it has been answered. A failure
+    /// before the response head is answered with 502 or 504 and a body that names it, and is reported to the route's
     /// observer.
     ///
     /// # Errors
-    /// When the client's connection fails while a response is being written to it, or the upstream's while an answer that
-    /// is no stream is being read.
+    /// When the client's connection fails while a response is being written, or the upstream's while a response other
+    /// than an event stream is being read.
     ///
     /// # Cancel safety
     /// Dropped before it is done, it closes the upstream's connection. A stream that has begun runs on.
@@ -190,14 +189,14 @@ impl Takeover {
         if !Self::can_take(session) {
             return Ok(true);
         }
-        // What a client sends behind its request waits for its turn instead of ending the request.
+        // Pipelined bytes wait until the request has been served, instead of ending it.
         session.downstream_session.set_pipelining_enabled(true);
-        self.carry(session, peers, route, true, hooks).await?;
+        self.forward(session, peers, route, true, hooks).await?;
         Ok(false)
     }
 
-    /// The same for a request that is not to become a stream, whatever its answer is. The connection to the upstream is
-    /// kept for other requests. `Ok(true)` is for those that [`Takeover::can_pass`] does not name.
+    /// The same for a request that must not become a stream, whatever its response is. Keeps the connection to the
+    /// upstream for other requests. Returns `Ok(true)` unless [`Takeover::can_pass`] holds.
     ///
     /// # Errors
     /// As [`Takeover::take_over`].
@@ -205,11 +204,11 @@ impl Takeover {
         if !Self::can_pass(session) {
             return Ok(true);
         }
-        self.carry(session, peers, route, false, &()).await?;
+        self.forward(session, peers, route, false, &()).await?;
         Ok(false)
     }
 
-    async fn carry(
+    async fn forward(
         &self,
         session: &mut Session,
         peers: &[HttpPeer],
@@ -231,7 +230,7 @@ impl Takeover {
         let exchange =
             exchange::exchange(&self.upstreams, session, peers, &request, may_be_stream, timeouts, self.body_limit);
         match Box::pin(exchange).await {
-            Ok(answer) if answer.beginning.is_stream => {
+            Ok(answer) if answer.body_start.is_stream => {
                 drop(request);
                 self.begin(session, answer, route, client, started, hooks).await
             }
@@ -255,7 +254,7 @@ impl Takeover {
         let info = StreamInfo::new(client, answer.server, request.method.as_str(), &target, started.elapsed());
         let (route, drivers) = (route.clone(), &self.drivers);
         if !answer.upload.is_done() {
-            return Box::pin(overlap::carry(session, answer, route, drivers, info, hooks)).await;
+            return Box::pin(overlap::run(session, answer, route, drivers, info, hooks)).await;
         }
         match Box::pin(hand_over::hand_over(session, answer, route.clone(), drivers, info, hooks)).await? {
             Some(failure) => Self::refuse(session, failure, &route).await,
@@ -263,7 +262,7 @@ impl Takeover {
         }
     }
 
-    /// Carries on with a request that a reactor has sent, and that has been answered by no event stream.
+    /// Continues a request that a reactor has sent, and whose response is not an event stream.
     ///
     /// # Errors
     /// When the client's connection fails while a response is being written to it.
@@ -273,7 +272,7 @@ impl Takeover {
         early: handoff::EarlyAnswer,
         route: &Arc<Route>,
     ) -> Result<()> {
-        // The upstream has the request, and it is at hand whole: reading it waits for nothing.
+        // The upstream has the whole request, and its body is buffered: reading it does not block.
         while session.downstream_session.read_request_body().await?.is_some() {}
         let answer = early.and_then(|(bytes, upstream)| {
             let broken = |source| Failure::Broken { source };
@@ -282,9 +281,9 @@ impl Takeover {
             let mut reader = HeadReader::default();
             reader.feed(&bytes);
             let head = reader.take().map_err(broken)?.ok_or_else(|| broken(HeadReader::default().cut_short()))?;
-            let beginning = Beginning::of(&head, reader, false, false)?;
-            let connection = Connection::Tcp(upstream);
-            Ok(Answer { head, beginning, connection, upload: Upload::done(), server: None, key: None })
+            let body_start = BodyStart::of(&head, reader, false, false)?;
+            let connection = UpstreamConnection::Tcp(upstream);
+            Ok(Answer { head, body_start, connection, upload: Upload::done(), server: None, key: None })
         });
         match answer {
             Ok(answer) => self.pass_on(session, answer, route).await,
@@ -292,11 +291,11 @@ impl Takeover {
         }
     }
 
-    /// Makes a listener for plain TCP the reactors' own: what asks for a stream begins there, without a task and without
+    /// Registers a listener for plain TCP with the reactors, which start its streams without a task and without
     /// Pingora's sessions.
     ///
     /// # Errors
-    /// When there is no reactor.
+    /// When no reactor thread is running.
     pub(crate) fn listen(&self, listener: TcpListener, handler: &RequestHandler) -> io::Result<BoundListener> {
         self.drivers.listen(listener, Arc::new(handler.clone()))
     }
@@ -313,7 +312,7 @@ impl Takeover {
     }
 }
 
-/// How a server is called in the `Host` of a request that names none.
+/// The `Host` for a request that has none.
 fn host_of(peer: &HttpPeer) -> String {
     match peer.address().as_inet() {
         Some(address) if !peer.sni.is_empty() && peer.sni.parse::<std::net::IpAddr>().is_err() => {

@@ -1,7 +1,7 @@
-//! An event stream that has begun before its request was sent to the end.
+//! An event stream that starts before its request has been sent completely.
 //!
-//! Its client is still being read from, by the session that knows how its request is framed: the stream stays in the
-//! session until it ends, with the rules of every other.
+//! The session still reads the request, since it knows the framing. So the stream stays in the session until it ends,
+//! under the same rules as every other stream.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use pingora::prelude::Result;
 use pingora::proxy::Session;
 
 use super::client::{Client, ClientSocket};
-use super::connection::{Connection, ConnectionSocket};
-use super::exchange::{Answer, Clock};
+use super::connection::{UpstreamConnection, UpstreamSocket};
+use super::exchange::{Answer, WaitTimer};
 use super::hand_over;
 use super::hooks::Hooks;
 use super::linger;
@@ -24,11 +24,11 @@ use crate::failure::Failure;
 use crate::headers;
 use crate::stream::Framing;
 
-/// Carries the stream to its end.
+/// Runs the stream to its end.
 ///
 /// # Errors
 /// When the head cannot be written.
-pub(super) async fn carry(
+pub(super) async fn run(
     session: &mut Session,
     answer: Answer,
     route: Arc<Route>,
@@ -36,9 +36,9 @@ pub(super) async fn carry(
     info: StreamInfo,
     hooks: &dyn Hooks,
 ) -> Result<()> {
-    let Answer { mut head, beginning, connection, upload, .. } = answer;
-    // The session frames what is written to it.
-    let opening = hand_over::opening(&route, Framing::Plain, beginning.body, &head);
+    let Answer { mut head, body_start, connection, upload, .. } = answer;
+    // The session adds the framing.
+    let opening = hand_over::opening(&route, Framing::Plain, body_start.body, &head);
     hooks.stream_response(session, &mut head)?;
     headers::stream_response(&mut head, session.req_header().version == Version::HTTP_11)?;
     session.set_keepalive(None);
@@ -47,17 +47,17 @@ pub(super) async fn carry(
     let mut client = Client::new(session);
     client.bound_queue(route.policy.timeouts.write);
     client.send_head(head, false)?;
-    let start = Start { opening, unsent: Vec::new(), leftover: beginning.leftover, route, info };
+    let start = Start { opening, unsent: Vec::new(), leftover: body_start.leftover, route, info };
     let mut stream = Attached::begin(start, drivers.registry().clone());
-    let mut request = Request { upload, read: false, clock: Clock::new(), steps: 0 };
+    let mut request = Request { upload, read: false, timer: WaitTimer::new(), steps: 0 };
     let mut connection = Some(connection);
     poll_fn(|cx| {
         request.poll(cx, &mut client, &mut connection, &mut stream);
-        // The waker is the same for all; each needs a borrow of its own.
+        // The same waker for both; each context needs its own borrow.
         let waker = cx.waker().clone();
         let [mut first, mut second] = [(); 2].map(|()| Context::from_waker(&waker));
-        let mut upstream = connection.as_mut().map(|connection| ConnectionSocket { connection, cx: &mut first });
-        let mut downstream = ClientSocket { client: &mut client, cx: &mut second, listening: request.read };
+        let mut upstream = connection.as_mut().map(|connection| UpstreamSocket { connection, cx: &mut first });
+        let mut downstream = ClientSocket { client: &mut client, cx: &mut second, request_read: request.read };
         let ended = stream.poll(cx, &mut downstream, &mut upstream);
         if upstream.is_none() {
             connection = None;
@@ -70,7 +70,7 @@ pub(super) async fn carry(
         if !client.is_http2() {
             client.reset();
         }
-        // Nothing more may be written to it, not even an end.
+        // Nothing more may be written to the client, not even the end of the body.
         let Some(response) = session.response_written().cloned() else { return Ok(()) };
         let stand_in = stand_in(&session.downstream_session, Box::new(response)).await?;
         *session.downstream_session = stand_in;
@@ -83,21 +83,21 @@ pub(super) async fn carry(
 /// What is left of the request.
 struct Request {
     upload: Upload,
-    /// Whether nothing of it is left to be read from the client.
+    /// Whether it has been read from the client completely.
     read: bool,
-    clock: Clock,
-    /// Of the upload, when the clock was set.
+    timer: WaitTimer,
+    /// The upload's steps when the timer was restarted.
     steps: u64,
 }
 
 impl Request {
-    /// Moves it on. What the upstream does not want any more is read and dropped: left unread, it would keep the client
-    /// from reading its stream.
+    /// Forwards what is available. Reads and discards what the upstream no longer reads: left unread, it could keep the
+    /// client from reading its stream.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         client: &mut Client<'_>,
-        connection: &mut Option<Connection>,
+        connection: &mut Option<UpstreamConnection>,
         stream: &mut Attached,
     ) {
         if self.read {
@@ -128,17 +128,17 @@ impl Request {
         }
         if self.upload.steps() != self.steps {
             self.steps = self.upload.steps();
-            self.clock.restart();
+            self.timer.restart();
         }
         let limit = self.upload.silence_limit().filter(|_| self.upload.waits_for() == WaitsFor::Client);
-        if self.clock.poll(cx, limit).is_ready() {
+        if self.timer.poll(cx, limit).is_ready() {
             self.give_up(Attached::request_failed, stream);
         }
     }
 
-    fn give_up(&mut self, tell: fn(&mut Attached), stream: &mut Attached) {
+    fn give_up(&mut self, report: fn(&mut Attached), stream: &mut Attached) {
         self.upload.abandon();
         self.read = true;
-        tell(stream);
+        report(stream);
     }
 }

@@ -1,8 +1,8 @@
-//! A client that a reactor has accepted, until its request is a stream or is left to Pingora.
+//! A connection that a reactor has accepted, until it is a stream or is handed off to Pingora.
 //!
-//! A request that came whole and goes to plain servers is sent from here, and waits for its answer in a kilobyte. Where the
-//! answer is an event stream, it begins here. Everything else goes on with Pingora, together with what has been read
-//! and what the upstream has said: a request that is no stream, one that is unusual, an answer that is none, a failure.
+//! A plain request that arrives whole and goes to plain servers is sent from here, and waits for its response in a
+//! kilobyte. If the response is an event stream, the stream starts here. Everything else is handed off to Pingora, with
+//! the bytes read from both sides: requests that are not for streams, unusual requests, other responses, failures.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -14,49 +14,49 @@ use pingora::prelude::Error;
 use pingora::protocols::http::date::get_cached_date;
 use pingora::protocols::http::v1::client::http_req_header_to_wire;
 
-use super::answer::{Beginning, Kind};
-use super::fetch::{Fetch, Fetched};
+use super::answer::{BodyStart, HeadKind};
+use super::fetch::{ExchangeStep, ReactorExchange};
 use super::hand_over;
 use super::handoff::{HandedOff, HandlerShared, InFlight, RequestHandler};
 use super::whole_request::WholeRequest;
-use crate::driver::{ConnectionHandler, MAX_AHEAD_BYTES, Pending, Socket, Start, Step, StreamInfo, not_now};
+use crate::driver::{ConnectionHandler, MAX_PIPELINED_BYTES, Pending, Socket, Start, Step, StreamInfo, would_block};
 use crate::failure::Failure;
 use crate::headers;
 use crate::stream::{Framing, Millis};
 
-/// Response heads, all but the last interim, taken before others get their turn.
-const HEADS_PER_TURN: u32 = 16;
+/// Response heads read in one call, before the connection yields to others.
+const HEADS_PER_CALL: u32 = 16;
 
-/// A client, from the moment it has connected until somebody else has it.
+/// A connection from its accept until it is a stream, is handed off or closes.
 pub(super) struct PendingConnection {
     address: SocketAddr,
     handler: Arc<HandlerShared>,
-    /// When a client that has sent nothing is closed.
-    silent_until: Option<Millis>,
-    /// Everything that it has sent.
-    held: Vec<u8>,
+    /// When the connection is closed if the client has sent nothing.
+    header_deadline: Option<Millis>,
+    /// Everything that the client has sent.
+    received: Vec<u8>,
     request: Option<Box<RequestPhase>>,
-    /// What Pingora is told when it takes over.
+    /// What Pingora gets with the connection.
     outcome: Option<Outcome>,
 }
 
-/// A client's request.
+/// The request of a connection.
 struct RequestPhase {
-    fetch: Fetch,
+    exchange: ReactorExchange,
     method: Method,
     target: Box<str>,
     framing: Framing,
     since: Millis,
     dropped_fields: usize,
-    /// Interim responses that the client has not taken.
+    /// Interim responses not yet written to the client.
     unsent: Vec<u8>,
-    /// When the client has taken nothing of them for too long.
+    /// The deadline for the client to read some of them.
     write_due: Option<Millis>,
     in_flight: InFlight,
 }
 
 enum Outcome {
-    /// The upstream answered with something else than a stream; this is what has been read of it.
+    /// The upstream's response is not an event stream; these are the bytes read of it.
     Other(Vec<u8>),
     Failed(Failure),
 }
@@ -69,17 +69,19 @@ impl ConnectionHandler for RequestHandler {
 
 impl PendingConnection {
     fn new(address: SocketAddr, handler: Arc<HandlerShared>, now: Millis) -> Self {
-        let silent_until = handler.policy.header.map(|limit| now.after(limit));
-        Self { address, handler, silent_until, held: Vec::new(), request: None, outcome: None }
+        let header_deadline = handler.policy.header.map(|limit| now.after(limit));
+        Self { address, handler, header_deadline, received: Vec::new(), request: None, outcome: None }
     }
 
-    /// The first bytes of a client decide who serves it.
-    fn read_first(&mut self, client: &mut dyn Socket, now: Millis, input: &mut [u8]) -> Option<Step> {
+    /// Reads the first bytes, which decide between this module and Pingora.
+    fn read_request(&mut self, client: &mut dyn Socket, now: Millis, input: &mut [u8]) -> Option<Step> {
         match client.read(input) {
-            Err(error) if not_now(&error) && self.silent_until.is_none_or(|until| now < until) => Some(Step::Wait),
+            Err(error) if would_block(&error) && self.header_deadline.is_none_or(|until| now < until) => {
+                Some(Step::Wait)
+            }
             Ok(count) if count > 0 => {
-                self.held.extend_from_slice(&input[..count]);
-                self.request = ask(&self.held, self.address, &self.handler, now);
+                self.received.extend_from_slice(&input[..count]);
+                self.request = start_request(&self.received, self.address, &self.handler, now);
                 self.request.is_none().then_some(Step::HandOff)
             }
             _ => Some(Step::Close),
@@ -88,9 +90,10 @@ impl PendingConnection {
 
     fn fail(&mut self, failure: Failure) -> Step {
         let Some(request) = &self.request else { return Step::Close };
-        // Nobody is left to be answered, or half an interim response is out and nothing that makes sense can follow it.
+        // The client has closed the connection, or has part of an interim response, after which no other response can
+        // be sent.
         if matches!(failure, Failure::ClientGone { .. }) || !request.unsent.is_empty() {
-            request.fetch.route().failed(&failure);
+            request.exchange.route().failed(&failure);
             self.handler.admission.answered(0);
             return Step::Close;
         }
@@ -98,19 +101,19 @@ impl PendingConnection {
         Step::HandOff
     }
 
-    /// The final response head is here, and the client has taken everything that went before.
-    fn conclude(&mut self, mut response: Box<ResponseHeader>, now: Millis) -> Step {
+    /// Handles the final response head, once all interim responses have been written.
+    fn on_final_head(&mut self, mut response: Box<ResponseHeader>, now: Millis) -> Step {
         let Some(request) = &mut self.request else { return Step::Close };
-        let reader = request.fetch.take_reader();
+        let reader = request.exchange.take_reader();
         if !headers::is_event_stream(&response) {
             self.outcome = Some(Outcome::Other(reader.into_bytes()));
             return Step::HandOff;
         }
-        let Beginning { body, leftover, .. } = match Beginning::of(&response, reader, false, true) {
-            Ok(beginning) => beginning,
+        let BodyStart { body, leftover, .. } = match BodyStart::of(&response, reader, false, true) {
+            Ok(body_start) => body_start,
             Err(failure) => return self.fail(failure),
         };
-        let route = request.fetch.route().clone();
+        let route = request.exchange.route().clone();
         let opening = hand_over::opening(&route, request.framing, body, &response);
         if let Err(source) = finish_head(&mut response, request.framing) {
             return self.fail(Failure::Broken { source });
@@ -120,7 +123,7 @@ impl PendingConnection {
         let first_byte = Duration::from_millis(now.0.saturating_sub(request.since.0));
         let info = StreamInfo::new(
             Some(self.address),
-            request.fetch.server(),
+            request.exchange.server(),
             request.method.as_str(),
             &request.target,
             first_byte,
@@ -132,7 +135,7 @@ impl PendingConnection {
 }
 
 impl Pending for PendingConnection {
-    fn turn(
+    fn drive(
         &mut self,
         client: &mut dyn Socket,
         mut upstream: Option<&mut dyn Socket>,
@@ -140,14 +143,14 @@ impl Pending for PendingConnection {
         input: &mut [u8],
     ) -> Step {
         if self.request.is_none()
-            && let Some(step) = self.read_first(client, now, input)
+            && let Some(step) = self.read_request(client, now, input)
         {
             return step;
         }
-        if let Err(source) = listen(client, &mut self.held, input) {
+        if let Err(source) = buffer_client(client, &mut self.received, input) {
             return self.fail(Failure::ClientGone { source });
         }
-        for _ in 0..HEADS_PER_TURN {
+        for _ in 0..HEADS_PER_CALL {
             let Some(request) = &mut self.request else { return Step::Close };
             match request.flush(client, now) {
                 Ok(true) => {}
@@ -158,15 +161,15 @@ impl Pending for PendingConnection {
                 Some(socket) => Some(&mut **socket),
                 None => None,
             };
-            match request.fetch.turn(upstream, now, input) {
-                Fetched::Wait => return Step::Wait,
-                Fetched::Dialled(socket, writable) => return Step::Upstream { socket, writable },
-                Fetched::Failed(failure) => return self.fail(failure),
-                Fetched::Head(head) => match Kind::of(&head) {
-                    Kind::Continue => {}
-                    Kind::Switching => return self.fail(Failure::Switched),
-                    Kind::Interim => request.interim(head),
-                    Kind::Final => return self.conclude(head, now),
+            match request.exchange.drive(upstream, now, input) {
+                ExchangeStep::Wait => return Step::Wait,
+                ExchangeStep::Connected(socket, writable) => return Step::Upstream { socket, writable },
+                ExchangeStep::Failed(failure) => return self.fail(failure),
+                ExchangeStep::Head(head) => match HeadKind::of(&head) {
+                    HeadKind::Continue => {}
+                    HeadKind::Switching => return self.fail(Failure::Switched),
+                    HeadKind::Interim => request.interim(head),
+                    HeadKind::Final => return self.on_final_head(head, now),
                 },
             }
         }
@@ -179,7 +182,7 @@ impl Pending for PendingConnection {
     }
 
     fn deadline(&self) -> Option<Millis> {
-        self.request.as_ref().map_or(self.silent_until, |request| request.due())
+        self.request.as_ref().map_or(self.header_deadline, |request| request.due())
     }
 
     fn is_idle(&self) -> bool {
@@ -192,12 +195,12 @@ impl Pending for PendingConnection {
             Outcome::Failed(failure) => Some(Err(failure)),
             Outcome::Other(bytes) => Some(Ok((bytes, upstream?))),
         });
-        self.handler.hand_off(HandedOff::new(client, self.address, self.held, answer), in_flight);
+        self.handler.hand_off(HandedOff::new(client, self.address, self.received, answer), in_flight);
     }
 }
 
 impl RequestPhase {
-    /// Passes on a 103 or the like. HTTP/1.0, whose streams are plain, knows none (RFC 9110 §15.2).
+    /// Queues an interim response, such as 103. HTTP/1.0, whose streams are plain, has none (RFC 9110 §15.2).
     fn interim(&mut self, mut head: Box<ResponseHeader>) {
         if self.framing == Framing::Chunked {
             headers::interim_response(&mut head);
@@ -205,19 +208,19 @@ impl RequestPhase {
         }
     }
 
-    /// When something is overdue next.
+    /// The next deadline.
     fn due(&self) -> Option<Millis> {
-        [self.fetch.due(), self.write_due].into_iter().flatten().min()
+        [self.exchange.due(), self.write_due].into_iter().flatten().min()
     }
 
-    /// What is overdue.
+    /// The failure of an expired deadline.
     fn overdue(&self, now: Millis) -> Option<Failure> {
-        let limit = self.fetch.route().policy.timeouts.write.unwrap_or_default();
+        let limit = self.exchange.route().policy.timeouts.write.unwrap_or_default();
         let write = self.write_due.is_some_and(|due| due <= now).then_some(Failure::WriteTimeout { limit });
-        write.or_else(|| self.fetch.overdue(now))
+        write.or_else(|| self.exchange.overdue(now))
     }
 
-    /// Whether the client has taken everything so far.
+    /// Writes interim responses; returns whether all have been written.
     fn flush(&mut self, client: &mut dyn Socket, now: Millis) -> Result<bool, Box<Error>> {
         while !self.unsent.is_empty() {
             match client.write(&self.unsent) {
@@ -225,8 +228,8 @@ impl RequestPhase {
                     drop(self.unsent.drain(..count));
                     self.write_due = None;
                 }
-                Err(error) if not_now(&error) => {
-                    let limit = self.fetch.route().policy.timeouts.write;
+                Err(error) if would_block(&error) => {
+                    let limit = self.exchange.route().policy.timeouts.write;
                     self.write_due = self.write_due.or(limit.map(|limit| now.after(limit)));
                     return Ok(false);
                 }
@@ -239,9 +242,14 @@ impl RequestPhase {
     }
 }
 
-/// The request that `held` is, ready to be sent; `None` where Pingora should see to it.
-fn ask(held: &[u8], client: SocketAddr, handler: &HandlerShared, now: Millis) -> Option<Box<RequestPhase>> {
-    let WholeRequest { head: mut request, body, dropped_fields } = WholeRequest::parse(held, &handler.policy.head)?;
+/// Prepares the request in `received` for sending; `None` leaves it to Pingora.
+fn start_request(
+    received: &[u8],
+    client: SocketAddr,
+    handler: &HandlerShared,
+    now: Millis,
+) -> Option<Box<RequestPhase>> {
+    let WholeRequest { head: mut request, body, dropped_fields } = WholeRequest::parse(received, &handler.policy.head)?;
     let admitted = handler.admission.admit(&mut request)?;
     let mut upstream_request = headers::stream_request(&request, !body.is_empty(), None).ok()?;
     headers::set_forwarded(&mut upstream_request, Some(client.ip()), false, handler.admission.trusted_proxies())
@@ -250,7 +258,7 @@ fn ask(held: &[u8], client: SocketAddr, handler: &HandlerShared, now: Millis) ->
     wire.extend_from_slice(&body);
     let framing = if request.version == Version::HTTP_11 { Framing::Chunked } else { Framing::Plain };
     Some(Box::new(RequestPhase {
-        fetch: Fetch::new(admitted.route, admitted.servers, wire),
+        exchange: ReactorExchange::new(admitted.route, admitted.servers, wire),
         target: String::from_utf8_lossy(request.raw_path()).into(),
         method: request.method.clone(),
         framing,
@@ -262,27 +270,27 @@ fn ask(held: &[u8], client: SocketAddr, handler: &HandlerShared, now: Millis) ->
     }))
 }
 
-/// Notices that the client has left; keeps what it sends, for whoever reads from it next.
-fn listen(client: &mut dyn Socket, held: &mut Vec<u8>, input: &mut [u8]) -> Result<(), Box<Error>> {
-    while held.len() < MAX_AHEAD_BYTES {
+/// Detects that the client has closed the connection; buffers what it sends, for the next reader.
+fn buffer_client(client: &mut dyn Socket, received: &mut Vec<u8>, input: &mut [u8]) -> Result<(), Box<Error>> {
+    while received.len() < MAX_PIPELINED_BYTES {
         match client.read(input) {
             Ok(0) => return Err(Error::new(ErrorType::ConnectionClosed).into_down()),
-            Ok(count) => held.extend_from_slice(&input[..count]),
-            Err(error) if not_now(&error) => return Ok(()),
+            Ok(count) => received.extend_from_slice(&input[..count]),
+            Err(error) if would_block(&error) => return Ok(()),
             Err(error) => {
-                return Err(Error::because(ErrorType::ReadError, "waiting with the client", error).into_down());
+                return Err(Error::because(ErrorType::ReadError, "reading from the client", error).into_down());
             }
         }
     }
-    // The end of a connection cannot be read behind bytes that are not read.
+    // The end of the connection cannot be read while earlier bytes are left unread.
     if client.peer_has_closed() {
         return Err(Error::new(ErrorType::ConnectionClosed).into_down());
     }
     Ok(())
 }
 
-/// A stream's head as its client gets it. "An origin server with a clock … MUST generate a Date header field in all 2xx"
-/// responses, and who forwards one without it adds it (RFC 9110 §6.6.1).
+/// Completes a stream's head for the client. "An origin server with a clock … MUST generate a Date header field in all
+/// 2xx" responses, and a recipient that forwards a response without it adds it (RFC 9110 §6.6.1).
 fn finish_head(response: &mut ResponseHeader, framing: Framing) -> pingora::Result<()> {
     headers::stream_response(response, framing == Framing::Chunked)?;
     if !response.headers.contains_key("date") {

@@ -1,4 +1,4 @@
-//! Connections to upstreams that wait for their next request.
+//! Idle connections to upstreams.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -7,16 +7,16 @@ use std::time::Duration;
 use pingora_pool::{ConnectionMeta, ConnectionPool};
 use tokio::sync::Mutex;
 
-use super::connection::Connection;
+use super::connection::UpstreamConnection;
 
-/// Idle connections that are kept, over all upstreams; the least recently used goes first.
+/// Limit on idle connections, over all upstreams; the least recently used is closed first.
 const MOST_IDLE: usize = 128;
 
 /// How long an idle connection is kept (`keepalive_timeout` of nginx's `upstream`).
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// The idle connections of a process.
-pub(super) struct Pool(Arc<ConnectionPool<Arc<Mutex<Connection>>>>);
+pub(super) struct Pool(Arc<ConnectionPool<Arc<Mutex<UpstreamConnection>>>>);
 
 impl Default for Pool {
     fn default() -> Self {
@@ -25,10 +25,10 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// An idle connection to the server that `key` stands for. Its end has not been seen yet; it may be on its way.
-    pub(super) async fn take(&self, key: u64) -> Option<Connection> {
+    /// Takes an idle connection to the server of `key`. The server may be closing it at this moment.
+    pub(super) async fn take(&self, key: u64) -> Option<UpstreamConnection> {
         while let Some(idle) = self.0.get(&key) {
-            // The task that watches it lets go of it.
+            // The task that watches it releases it.
             drop(idle.lock().await);
             let Ok(mutex) = Arc::try_unwrap(idle) else { continue };
             let mut connection = mutex.into_inner();
@@ -39,19 +39,19 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection, whose last response has been read to its end, for the next request to the same server. Closes
-    /// it when the server does, and after a while. Has to be called on a tokio runtime.
-    pub(super) fn put(&self, key: u64, mut connection: Connection) {
+    /// Keeps a connection, whose last response has been read completely, for the next request to the same server.
+    /// Closes it when the server does, or after the limit. Must be called on a tokio runtime.
+    pub(super) fn put(&self, key: u64, mut connection: UpstreamConnection) {
         if !connection.is_quiet() {
             return;
         }
         let id = match &connection {
-            Connection::Tcp(socket) => socket.as_raw_fd(),
-            Connection::Pingora(stream) => stream.id(),
+            UpstreamConnection::Tcp(socket) => socket.as_raw_fd(),
+            UpstreamConnection::Pingora(stream) => stream.id(),
         };
         let meta = ConnectionMeta::new(key, id);
         let connection = Arc::new(Mutex::new(connection));
-        // Nobody else has it yet.
+        // It is not shared yet, so the lock is free.
         let Ok(watched) = connection.clone().try_lock_owned() else { return };
         let (evicted, used) = self.0.put(&meta, connection);
         let pool = self.0.clone();

@@ -1,4 +1,4 @@
-//! The proxy's own errors, as clients get them: one form for everything that is refused or fails.
+//! The proxy's own error responses, in one form for everything that is refused or fails.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use pingora::proxy::Session;
 use crate::failure::Failure;
 use crate::headers;
 
-/// An answer that the proxy gives in its own name.
+/// An error response of the proxy itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The status.
@@ -29,7 +29,7 @@ impl From<&Failure> for Refusal {
 }
 
 impl Refusal {
-    /// Writes it, unless a response has begun. The connection is not used again.
+    /// Writes it, unless a response has begun. The connection is not reused.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -49,14 +49,15 @@ impl Refusal {
 /// Answers a request that got no response from the upstream.
 ///
 /// # Errors
-/// When the answer cannot be written; and always for a client that is gone, so that nobody tries to answer it.
+/// When the response cannot be written; and always for a client that has closed the connection, so that no other
+/// response is tried.
 pub(super) async fn answer(session: &mut Session, failure: Failure) -> Result<()> {
     match failure {
         Failure::ClientGone { source } => {
             Error::e_because(ErrorType::ConnectionClosed, "before the response head", source)
                 .map_err(|error: Box<Error>| error.into_down())
         }
-        // Half a response head is out: nothing that makes sense can follow it.
+        // Part of a response head has been sent: no other response can follow it.
         Failure::WriteTimeout { .. } => Error::e_explain(ErrorType::WriteTimedout, failure.to_string())
             .map_err(|error: Box<Error>| error.into_down()),
         failure => Refusal::from(&failure).write(session).await,

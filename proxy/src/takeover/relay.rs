@@ -1,8 +1,8 @@
-//! Carries an answer that is no event stream to the client, its framing taken off and put on again, while the rest of the
-//! request goes to the upstream.
+//! Forwards a response other than an event stream to the client, decoding and re-encoding its framing, while the rest
+//! of the request goes to the upstream.
 //!
-//! At most one read of a response waits here for a client that is behind: 16 KiB, or 64 KiB where a large body has been
-//! flowing freely. The upstream is not read meanwhile.
+//! At most one read of a response is buffered for a client that is behind: 16 KiB, or 64 KiB after a large body has
+//! flowed freely. The upstream is not read meanwhile.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -19,8 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::client::Client;
-use super::connection::Connection;
-use super::exchange::{Answer, Clock};
+use super::connection::UpstreamConnection;
+use super::exchange::{Answer, WaitTimer};
 use super::linger;
 use super::pool::Pool;
 use super::stand_in::stand_in;
@@ -32,65 +32,63 @@ use crate::wire::body::Body;
 use crate::wire::chunked::Piece;
 use crate::wire::trailers;
 
-/// Bytes of one read from the upstream, and so the most that waits for a client.
+/// Size of one read from the upstream, in bytes, and so the most that is buffered for a client.
 const READ_BYTES: usize = 16 * 1024;
 
-/// The same while the client keeps up: fewer calls for each megabyte.
+/// The same while the client keeps up: fewer system calls for each megabyte.
 const LARGE_READ_BYTES: usize = 64 * 1024;
 
-/// Reads in a row that have to fill their buffers, without the client falling behind, before they become large.
+/// Consecutive reads that fill their buffers, while the client keeps up, before reads become large.
 const READS_TO_GROW: u32 = 16;
 
-/// Reads before others get their turn.
+/// Reads in one poll, before the task yields.
 const READS_PER_POLL: u32 = 16;
 
-/// How long a client that got trailers may take to close its connection.
+/// How long a client may take to close its connection after trailers.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Writes the head that the answer has brought, then its body as it comes. The upstream's connection is kept where it can
-/// be used again.
+/// Writes the response's head, then its body as it arrives. Keeps the upstream's connection if it can be reused.
 ///
 /// # Errors
-/// When either side fails or takes too long; the error tells which side. The client sees then that its response is not
-/// complete.
+/// When either side fails or takes too long; the error says which side. The client then sees an incomplete response.
 pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, timeouts: &Timeouts) -> Result<()> {
-    let Answer { mut head, beginning, connection, upload, key, .. } = answer;
-    let framing = framing(session, beginning.has_body, &beginning.body);
+    let Answer { mut head, body_start, connection, upload, key, .. } = answer;
+    let framing = framing(session, body_start.has_body, &body_start.body);
     let is_http2 = session.as_http2().is_some();
-    let takes_trailers = beginning.has_body
-        && matches!(beginning.body, Body::Chunked(_))
+    let takes_trailers = body_start.has_body
+        && matches!(body_start.body, Body::Chunked(_))
         && (framing == PageFraming::Chunked || is_http2);
     if framing == PageFraming::UntilEnd || (takes_trailers && head.headers.contains_key("trailer")) {
         // Over HTTP/1 trailers end the connection, see `end_with_trailers`.
         session.set_keepalive(None);
     }
-    let keeps_connection = headers::keeps_connection(&head) && is_delimited(head.status.as_u16(), &beginning);
+    let keeps_connection = headers::keeps_connection(&head) && is_delimited(head.status.as_u16(), &body_start);
     headers::page_response(&mut head, framing, takes_trailers)?;
-    session.downstream_modules_ctx.response_header_filter(&mut head, !beginning.has_body).await?;
+    session.downstream_modules_ctx.response_header_filter(&mut head, !body_start.has_body).await?;
 
     let mut page = Page {
         client: Client::new(session),
         connection,
         upload,
-        body: beginning.body,
+        body: body_start.body,
         excess: false,
         pending: Bytes::new(),
         full_reads: 0,
         behind: false,
         trailers: Vec::new(),
         takes_trailers,
-        phase: if beginning.has_body { Phase::Body } else { Phase::Ending },
+        phase: if body_start.has_body { Phase::Body } else { Phase::Ending },
         broken: None,
         progress: 0,
         seen: (0, 0, None),
-        clock: Clock::new(),
+        timer: WaitTimer::new(),
         timeouts,
     };
     page.client.bound_queue(timeouts.write);
-    page.client.send_head(head, !beginning.has_body)?;
-    match beginning.has_body {
-        true => page.decode(beginning.leftover.into()),
-        false => page.excess = !beginning.leftover.is_empty(),
+    page.client.send_head(head, !body_start.has_body)?;
+    match body_start.has_body {
+        true => page.decode(body_start.leftover.into()),
+        false => page.excess = !body_start.leftover.is_empty(),
     }
     poll_fn(|cx| page.poll(cx)).await?;
 
@@ -112,7 +110,7 @@ pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, ti
     Ok(())
 }
 
-/// How the body goes to this client.
+/// The framing of the body for this client.
 fn framing(session: &Session, has_body: bool, body: &Body) -> PageFraming {
     match (has_body, body) {
         (false, _) => PageFraming::NoBody,
@@ -123,62 +121,62 @@ fn framing(session: &Session, has_body: bool, body: &Body) -> PageFraming {
     }
 }
 
-/// Whether it can be told where the response ends, so that another may follow it. What a 205 brings in spite of its status
-/// is not read.
-fn is_delimited(status: u16, beginning: &super::answer::Beginning) -> bool {
-    match (beginning.has_body, &beginning.body) {
+/// Whether the end of the response is known, so that another may follow it. A body that a 205 has despite its status is
+/// not read.
+fn is_delimited(status: u16, body_start: &super::answer::BodyStart) -> bool {
+    match (body_start.has_body, &body_start.body) {
         (true, body) => !matches!(body, Body::UntilClose),
         (false, body) => status != 205 || matches!(body, Body::Length(0)),
     }
 }
 
-/// A response on its way to the client, and what is left of its request on the way to the upstream.
+/// A response that is being forwarded to the client, and the rest of its request to the upstream.
 struct Page<'s, 't> {
     client: Client<'s>,
-    connection: Connection,
+    connection: UpstreamConnection,
     upload: Upload,
     body: Body,
-    /// Whether bytes have come behind the body.
+    /// Whether bytes followed the body.
     excess: bool,
-    /// Body bytes that the client has not taken.
+    /// Body bytes not yet written to the client.
     pending: Bytes,
-    /// Reads in a row that have filled their buffers while the client kept up.
+    /// Consecutive reads that filled their buffers while the client kept up.
     full_reads: u32,
-    /// Whether the last of what was written has not been sent yet.
+    /// Whether written bytes are still queued.
     behind: bool,
-    /// The trailer section as it came.
+    /// The trailer section as it was received.
     trailers: Vec<u8>,
     takes_trailers: bool,
     phase: Phase,
-    /// Why the response breaks off.
+    /// Why the response ends broken.
     broken: Option<Box<Error>>,
-    /// Counts what has moved.
+    /// Counts reads and writes that made progress.
     progress: u64,
-    /// What had moved, and what was waited for, when the clock was set.
+    /// Progress and what was waited for when the timer was restarted.
     seen: (u64, u64, Option<Waits>),
-    clock: Clock,
+    timer: WaitTimer,
     timeouts: &'t Timeouts,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Body,
-    /// The last of it goes to the client.
+    /// The end of the body is being written.
     Ending,
-    /// The client gets the last chunk with trailers next.
+    /// The last chunk with trailers is to be written.
     Trailers,
-    /// The client has all of the response, the upstream not yet all of the request.
+    /// The response has been written; the upstream has not read the whole request.
     Uploading,
-    /// What has come goes to the client, and then that no more does.
+    /// The received bytes are being written, then the response ends broken.
     Breaking,
     Done,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waits {
-    /// For the upstream to say more, or to take more.
+    /// For the upstream to send or to read more.
     Upstream,
-    /// For the client to take what there is for it.
+    /// For the client to read the response.
     Client,
     /// For the client to send more of its request.
     Request,
@@ -194,23 +192,23 @@ impl Page<'_, '_> {
         let seen = (self.progress, self.upload.steps(), Some(waits));
         if self.seen != seen {
             self.seen = seen;
-            self.clock.restart();
+            self.timer.restart();
         }
         let limit = match waits {
             Waits::Upstream => self.timeouts.read,
             Waits::Client => self.timeouts.write,
             Waits::Request => self.upload.silence_limit(),
         };
-        let limit = ready!(self.clock.poll(cx, limit));
+        let limit = ready!(self.timer.poll(cx, limit));
         match (waits, self.phase) {
             (_, Phase::Uploading) => Poll::Ready(Ok(())),
             (Waits::Client, _) => {
                 self.client.reset();
-                let what = format!("the client took nothing within timeouts.write ({limit:?})");
+                let what = format!("the client read nothing within timeouts.write ({limit:?})");
                 Poll::Ready(Err(Error::explain(ErrorType::WriteTimedout, what).into_down()))
             }
             (Waits::Request, _) => {
-                let what = format!("nothing of the request's body came for {limit:?}");
+                let what = format!("no byte of the request body arrived within client.timeouts.body ({limit:?})");
                 self.break_off(Error::explain(ErrorType::ReadTimedout, what).into_down());
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -233,8 +231,8 @@ impl Page<'_, '_> {
         }
     }
 
-    /// Moves the request on. One that the upstream does not want any more is read and dropped: left unread, it would keep
-    /// the client from reading its response.
+    /// Forwards the request. Reads and discards what the upstream no longer reads: left unread, it could keep the
+    /// client from reading its response.
     fn send_request(&mut self, cx: &mut Context<'_>) -> Result<()> {
         let response_is_over = matches!(self.phase, Phase::Uploading | Phase::Done);
         match self.upload.poll(cx, &mut self.client, &mut self.connection) {
@@ -256,13 +254,14 @@ impl Page<'_, '_> {
                 }
             }
         }
-        match self.client.poll_gone(cx) {
+        match self.client.poll_closed(cx) {
             Poll::Ready(error) => Err(error.into_down()),
             Poll::Pending => Ok(()),
         }
     }
 
-    /// Moves the response on. Ready once the client has all of it and the upstream has all of the request that it takes.
+    /// Forwards the response. Ready once all of it has been written, and the upstream has all of the request that it
+    /// reads.
     fn respond(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let mut reads = 0;
         loop {
@@ -280,7 +279,7 @@ impl Page<'_, '_> {
                     return Poll::Pending;
                 }
                 Phase::Body => {
-                    // What it has not taken of the last read is all that waits for it.
+                    // Only one read is buffered: the last one has to be written first.
                     self.behind = true;
                     if self.client.poll_flush(cx)?.is_pending() {
                         self.full_reads = 0;
@@ -303,7 +302,7 @@ impl Page<'_, '_> {
                 Phase::Uploading if !self.upload.is_over() => return Poll::Pending,
                 Phase::Uploading => self.phase = Phase::Done,
                 Phase::Breaking => {
-                    ready!(self.client.poll_break(cx));
+                    ready!(self.client.poll_abort(cx));
                     let error = self.broken.take();
                     return Poll::Ready(error.map_or(Ok(()), Err));
                 }
@@ -331,10 +330,10 @@ impl Page<'_, '_> {
         Poll::Ready(())
     }
 
-    /// Takes the upstream's framing off.
+    /// Decodes the upstream's framing.
     fn decode(&mut self, bytes: Bytes) {
         let mut input = &bytes[..];
-        // Without framing to take off, the bytes go on as they were read.
+        // Without framing to decode, the bytes are forwarded without a copy.
         let framed = matches!(self.body, Body::Chunked(_));
         let mut data = Vec::with_capacity(if framed { input.len() } else { 0 });
         let mut whole = Bytes::new();
@@ -373,7 +372,7 @@ impl Page<'_, '_> {
     }
 }
 
-/// What failed of a request whose response has begun.
+/// The error of a request that failed after its response had begun.
 fn request_error(failure: Failure) -> Box<Error> {
     match failure {
         Failure::BadRequest { source } | Failure::RequestTimeout { source } | Failure::ClientGone { source } => {
@@ -400,7 +399,7 @@ async fn end_with_trailers(session: &mut Session, section: &[u8]) -> Result<()> 
         AsyncWriteExt::shutdown(&mut client).await
     };
     sent.await.or_err(ErrorType::WriteError, "writing trailers").map_err(|error| error.into_down())?;
-    // What the client has sent behind its request would reset the connection before it has read the trailers.
+    // Unread pipelined bytes would reset the connection before the client has read the trailers.
     let _ = timeout(CLOSE_LIMIT, async {
         let mut rest = [0; 512];
         while client.read(&mut rest).await.is_ok_and(|count| count > 0) {}

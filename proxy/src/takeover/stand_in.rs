@@ -1,7 +1,7 @@
-//! What takes the client session's place once its connection is gone.
+//! A session in memory that replaces the client's once its connection has been detached.
 //!
-//! HttpProxy still asks the session what was requested and what was answered, for `logging` and to decide whether it
-//! has to answer itself. A session over memory knows both.
+//! HttpProxy still reads the request and the response from the session, for `logging` and to decide whether it has to
+//! respond. A session over memory has both.
 
 use std::io;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A session that has read the same request and written the same response head, to nobody.
+/// A session that has read the same request and written the same response head.
 pub(super) async fn stand_in(session: &ServerSession, response: Box<ResponseHeader>) -> Result<ServerSession> {
     let mut request = session.req_header().clone();
     request.set_version(Version::HTTP_11);
@@ -37,7 +37,7 @@ pub(super) async fn stand_in(session: &ServerSession, response: Box<ResponseHead
     Ok(stand_in)
 }
 
-/// A connection that gives these bytes and takes all that is written to it.
+/// A connection from which these bytes are read, and to which writes are discarded.
 #[derive(Debug)]
 pub(super) struct Replay {
     request: Bytes,

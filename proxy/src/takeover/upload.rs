@@ -1,4 +1,5 @@
-//! Sends the request: its head, and its body as the client sends it. Each call does what can be done now.
+//! Sends the request: its head, then its body as the client sends it. Each call makes the progress that is possible
+//! now.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,55 +13,55 @@ use pingora::protocols::http::v1::client::http_req_header_to_wire;
 use tokio::io::AsyncWrite;
 
 use super::client::Client;
-use super::connection::Connection;
+use super::connection::UpstreamConnection;
 use crate::failure::Failure;
 use crate::wire::chunked;
 
-/// Steps before others get their turn.
+/// Steps in one poll, before the task yields.
 const STEPS_PER_POLL: u32 = 32;
 
-/// A request on its way to the upstream.
+/// A request that is being sent to the upstream.
 pub(super) struct Upload {
-    /// Framed bytes that the upstream has not taken yet.
+    /// Framed bytes not yet written to the upstream.
     pending: Bytes,
     state: State,
     chunked: bool,
     /// Bytes of the body still to come, where its length is known.
     remaining: Option<u64>,
-    /// Steps that have moved something, for those who measure silence.
+    /// Steps that made progress, so that callers can measure silence.
     steps: u64,
-    /// How long the client may keep silent within the body.
+    /// How long the client may be silent within the body.
     silence_limit: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The head goes out; whether a body follows, and whether the client waits to be told to send it.
+    /// The head is being sent; whether a body follows, and whether the client expects a 100 first.
     Head {
         body: bool,
         expected: bool,
     },
-    /// The client is told to send the body.
+    /// A 100 is being written to the client.
     Continue,
     Body,
     LastChunk,
     Flush,
     Done,
-    /// The upstream takes no more, or no more is worth sending.
+    /// The upstream reads no more, or the rest is not worth sending.
     Abandoned,
 }
 
-/// Whom a request waits for that has not been sent whole.
+/// What the rest of a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitsFor {
     Client,
     Upstream,
     /// There is nothing more to send.
-    Nobody,
+    Nothing,
 }
 
 impl Upload {
-    /// `silence_limit` bounds how long the client may keep silent within the body.
+    /// `silence_limit` bounds how long the client may be silent within the body.
     ///
     /// # Errors
     /// When the request cannot be written as HTTP/1.1.
@@ -87,7 +88,7 @@ impl Upload {
         })
     }
 
-    /// A request that has been sent whole.
+    /// A request that has been sent completely.
     pub(super) fn done() -> Self {
         Self {
             pending: Bytes::new(),
@@ -109,27 +110,27 @@ impl Upload {
         matches!(self.state, State::Done | State::Abandoned)
     }
 
-    /// Whom it waits for.
+    /// What it waits for.
     pub(super) fn waits_for(&self) -> WaitsFor {
         match self.state {
             _ if !self.pending.is_empty() => WaitsFor::Upstream,
-            State::Done | State::Abandoned => WaitsFor::Nobody,
+            State::Done | State::Abandoned => WaitsFor::Nothing,
             State::Body | State::Continue => WaitsFor::Client,
             State::Head { .. } | State::LastChunk | State::Flush => WaitsFor::Upstream,
         }
     }
 
-    /// How long the client may keep silent within the body.
+    /// How long the client may be silent within the body.
     pub(super) fn silence_limit(&self) -> Option<Duration> {
         self.silence_limit
     }
 
-    /// How many steps have moved something.
+    /// The number of steps that made progress.
     pub(super) fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Sends no more of it.
+    /// Stops sending.
     pub(super) fn abandon(&mut self) {
         if !self.is_done() {
             self.pending = Bytes::new();
@@ -137,15 +138,16 @@ impl Upload {
         }
     }
 
-    /// Moves what can be moved now.
+    /// Makes the progress that is possible now.
     ///
     /// # Errors
-    /// [`Failure::Broken`] when the upstream takes no more, which may still answer; any other when the client's side fails.
+    /// [`Failure::Broken`] when the upstream reads no more, which may still respond; any other when the client's side
+    /// fails.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         client: &mut Client<'_>,
-        upstream: &mut Connection,
+        upstream: &mut UpstreamConnection,
     ) -> Result<(), Failure> {
         for _ in 0..STEPS_PER_POLL {
             if self.is_over() {
@@ -165,7 +167,7 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
         client: &mut Client<'_>,
-        upstream: &mut Connection,
+        upstream: &mut UpstreamConnection,
     ) -> Poll<Result<(), Failure>> {
         if !self.pending.is_empty() {
             let written = ready!(Pin::new(&mut *upstream).poll_write(cx, &self.pending));
@@ -179,17 +181,17 @@ impl Upload {
         match self.state {
             State::Head { body: false, .. } | State::LastChunk => self.state = State::Flush,
             State::Head { body: true, expected: true } => {
-                // A connection that buffers has to send the head before the client is told to go on.
+                // A buffering connection has to send the head before the client gets its 100.
                 ready!(Pin::new(&mut *upstream).poll_flush(cx))
                     .or_err(ErrorType::WriteError, "writing the request")
                     .map_err(broken)?;
-                let head = ResponseHeader::build(100, Some(0)).map_err(gone)?;
-                client.send_head(Box::new(head), false).map_err(gone)?;
+                let head = ResponseHeader::build(100, Some(0)).map_err(client_gone)?;
+                client.send_head(Box::new(head), false).map_err(client_gone)?;
                 self.state = State::Continue;
             }
             State::Head { body: true, expected: false } => self.state = State::Body,
             State::Continue => {
-                ready!(client.poll_flush(cx)).map_err(gone)?;
+                ready!(client.poll_flush(cx)).map_err(client_gone)?;
                 self.state = State::Body;
             }
             State::Body if self.remaining == Some(0) => self.state = State::Flush,
@@ -197,7 +199,7 @@ impl Upload {
                 let piece = match client.poll_body(cx) {
                     Poll::Ready(piece) => piece.map_err(Failure::of_request_body)?,
                     Poll::Pending => {
-                        // What a connection has buffered must not wait for the client.
+                        // Buffered bytes must not wait for the client.
                         let _ = Pin::new(&mut *upstream).poll_flush(cx);
                         return Poll::Pending;
                     }
@@ -251,7 +253,7 @@ fn broken(source: Box<Error>) -> Failure {
     Failure::Broken { source }
 }
 
-fn gone(source: Box<Error>) -> Failure {
+fn client_gone(source: Box<Error>) -> Failure {
     Failure::ClientGone { source }
 }
 

@@ -1,7 +1,7 @@
-//! Requests that came whole in one read and hold nothing unusual: what browsers and most clients send for a stream.
+//! Requests that are received whole and contain nothing unusual: what browsers and most clients send for a stream.
 //!
-//! The rules of [`crate::wire::request`] hold here as everywhere. What does not meet them, and what meets them but has to be
-//! read or answered in a way of its own, is Pingora's to read, refuse or carry.
+//! The rules of [`crate::wire::request`] apply here as everywhere. Requests that violate them, or that need special
+//! handling, are left to Pingora to read, refuse or forward.
 
 use std::mem::MaybeUninit;
 
@@ -11,18 +11,18 @@ use pingora::http::{IntoCaseHeaderName, Method, RequestHeader, Version};
 
 use crate::wire::request::{BodyLength, HeadLimits, MAX_FIELDS, RequestHead};
 
-/// A request whose head and body have been read to the last byte.
+/// A request whose head and body have been read completely.
 #[derive(Debug)]
 pub(super) struct WholeRequest {
     pub(super) head: RequestHeader,
     pub(super) body: Bytes,
-    /// Fields that are not passed on.
+    /// Fields that are not forwarded.
     pub(super) dropped_fields: usize,
 }
 
 impl WholeRequest {
-    /// The request that `bytes` are; `None` where they are less, or more, or anything that needs a second look: fields
-    /// that change how the message is read or what is to be done with the connection.
+    /// Parses `bytes` as exactly one plain request; `None` if they are less or more, or have fields that change the
+    /// framing or the handling of the connection.
     pub(super) fn parse(bytes: &[u8], limits: &HeadLimits) -> Option<Self> {
         let bytes = Bytes::copy_from_slice(bytes);
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -36,7 +36,7 @@ impl WholeRequest {
         let mut head = RequestHeader::build(method, request.target, Some(request.fields().count())).ok()?;
         head.set_version(if request.is_http_10 { Version::HTTP_10 } else { Version::HTTP_11 });
         for field in request.fields() {
-            // Slices of the head: nothing is copied.
+            // Slices of the head, without a copy.
             let name = bytes.slice_ref(field.name.as_bytes()).into_case_header_name();
             let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?;
             head.append_header(name, value).ok()?;
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_request_is_read_with_its_names_as_they_were() {
+    fn a_plain_request_keeps_the_case_of_its_field_names() {
         let bytes =
             b"POST /chat?a=%20b HTTP/1.1\r\nHost: a.b:80\r\nX-OWN: 1\r\nx-own: 2\r\nContent-Length: 3\r\n\r\nabc";
         let request = parse(bytes).expect("plain");
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_all_of_it_is_taken() {
+    fn only_exactly_one_request_is_accepted() {
         let whole = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
         for cut in 0..whole.len() {
             assert!(parse(&whole[..cut]).is_none(), "cut at {cut}");
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unusual_is_left_to_others() {
+    fn unusual_requests_are_left_to_pingora() {
         for head in [
             "HEAD / HTTP/1.1\r\nHost: a",
             "CONNECT a:80 HTTP/1.1\r\nHost: a",
@@ -103,9 +103,10 @@ mod tests {
         }
     }
 
-    /// What the strict parser lets through, the library that holds heads takes; otherwise a request would be lost between them.
+    /// Every target that the strict parser accepts is valid for `RequestHeader`, too; otherwise the request could not
+    /// be forwarded.
     #[test]
-    fn every_byte_that_a_target_may_have_can_be_held() {
+    fn every_byte_that_a_target_may_have_is_valid_for_request_header() {
         for byte in 0..=255u8 {
             for before in [&b"/"[..], b"/?"] {
                 let line = [b"GET ", before, &[byte], b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();

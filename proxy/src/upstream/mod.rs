@@ -1,6 +1,7 @@
-//! Which servers a request may go to, and in which order: each server in turn, and each address of a name in turn.
+//! The servers of an upstream and the order to try them: round robin over the servers, and over the addresses of a
+//! name.
 //!
-//! A request gets one list of candidates and tries each of them at most once, whatever carries it.
+//! A request gets one list of candidates and tries each of them at most once, on every request path.
 
 mod resolve;
 
@@ -19,52 +20,52 @@ use resolve::Resolved;
 #[derive(Debug)]
 pub struct Upstream {
     servers: Vec<(Server, Resolved)>,
-    turn: AtomicUsize,
+    rotation: AtomicUsize,
     keep_alive: Option<KeepAlive>,
 }
 
 impl Upstream {
-    /// An upstream of the given servers, which are looked up when they are first needed.
+    /// An upstream with these servers, whose names are resolved when they are first needed.
     pub fn new(servers: Vec<Server>) -> Self {
         let servers = servers.into_iter().map(|server| (server, Resolved::default())).collect();
-        Self { servers, turn: AtomicUsize::new(0), keep_alive: None }
+        Self { servers, rotation: AtomicUsize::new(0), keep_alive: None }
     }
 
-    /// The same, with probes of silent connections to its servers.
+    /// The same, with TCP keep-alive on connections to its servers.
     #[must_use]
     pub fn with_keep_alive(mut self, keep_alive: Option<KeepAlive>) -> Self {
         self.keep_alive = keep_alive;
         self
     }
 
-    /// Every address of every server, in the order to try them: the server whose turn it is first, and within each server
-    /// the address whose turn it is first. Waits for names that have never been looked up, and, where no address is known
-    /// at all, for the others. Servers whose names do not resolve are left out; failures are logged.
+    /// Every address of every server, in the order to try them, rotated by one for each request. Waits for names that
+    /// have never been resolved and, if no address is known at all, for the others. Leaves out servers whose names do
+    /// not resolve; failures are logged.
     pub async fn peers(&self, connect: Option<Duration>) -> Vec<HttpPeer> {
-        let turn = self.next_turn();
+        let rotation = self.next_rotation();
         let mut peers = Vec::with_capacity(self.servers.len());
-        for (server, resolved) in self.in_order(turn) {
+        for (server, resolved) in self.in_order(rotation) {
             let addresses = match resolved.is_new(server) {
                 true => resolved.wait(server).await.unwrap_or_default(),
                 false => resolved.known(server),
             };
-            let addresses = self.rotate(addresses, turn);
+            let addresses = self.rotate(addresses, rotation);
             peers.extend(addresses.into_iter().map(|address| self.peer(server, address, connect)));
         }
         if !peers.is_empty() {
             return peers;
         }
-        for (server, resolved) in self.in_order(turn) {
+        for (server, resolved) in self.in_order(rotation) {
             if let Ok(addresses) = resolved.wait(server).await {
-                let addresses = self.rotate(addresses, turn);
+                let addresses = self.rotate(addresses, rotation);
                 return addresses.into_iter().map(|address| self.peer(server, address, connect)).collect();
             }
         }
         peers
     }
 
-    /// The same list for callers that cannot wait: `None`, and no turn is taken, where a server wants more than plain TCP,
-    /// where a name has never been looked up, or where no address is known.
+    /// The same list for callers that cannot wait. `None`, without a rotation, if a server needs more than plain TCP, a
+    /// name has never been resolved, or no address is known.
     pub fn plain_addresses(&self) -> Option<Vec<SocketAddr>> {
         if self.servers.iter().any(|(server, resolved)| server.tls || resolved.is_new(server)) {
             return None;
@@ -73,25 +74,25 @@ impl Upstream {
         if known.iter().all(Vec::is_empty) {
             return None;
         }
-        let turn = self.next_turn();
+        let rotation = self.next_rotation();
         let count = known.len();
-        let in_order = (0..count).map(|at| std::mem::take(&mut known[(turn + at) % count]));
-        Some(in_order.flat_map(|addresses| self.rotate(addresses, turn)).collect())
+        let in_order = (0..count).map(|at| std::mem::take(&mut known[(rotation + at) % count]));
+        Some(in_order.flat_map(|addresses| self.rotate(addresses, rotation)).collect())
     }
 
-    fn next_turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed)
+    fn next_rotation(&self) -> usize {
+        self.rotation.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The servers from the one whose turn it is on.
-    fn in_order(&self, turn: usize) -> impl Iterator<Item = &(Server, Resolved)> {
-        (0..self.servers.len()).map(move |at| &self.servers[(turn + at) % self.servers.len()])
+    /// The servers, starting with the next one.
+    fn in_order(&self, rotation: usize) -> impl Iterator<Item = &(Server, Resolved)> {
+        (0..self.servers.len()).map(move |at| &self.servers[(rotation + at) % self.servers.len()])
     }
 
-    /// A server's addresses from the one whose turn it is on: the next one each time the server comes first.
-    fn rotate(&self, mut addresses: Vec<SocketAddr>, turn: usize) -> Vec<SocketAddr> {
+    /// A server's addresses, starting with the next one each time the server comes first.
+    fn rotate(&self, mut addresses: Vec<SocketAddr>, rotation: usize) -> Vec<SocketAddr> {
         if addresses.len() > 1 {
-            let first = (turn / self.servers.len()) % addresses.len();
+            let first = (rotation / self.servers.len()) % addresses.len();
             addresses.rotate_left(first);
         }
         addresses
@@ -117,7 +118,7 @@ mod tests {
     use pingora::upstreams::peer::Peer;
 
     #[tokio::test]
-    async fn servers_take_turns_and_the_others_follow() {
+    async fn servers_are_tried_round_robin() {
         let servers = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"].map(|server| server.parse().expect("server"));
         let upstream = Upstream::new(servers.to_vec());
         let mut firsts = Vec::new();
@@ -129,10 +130,11 @@ mod tests {
         assert_eq!(firsts, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
     }
 
-    /// Invariant: requests spread over all addresses of a name. Mechanism: only servers took turns, and a name's addresses
-    /// kept the order of the name service. Symptom: a name with several live addresses sent every request to the first.
+    /// Invariant: requests spread over all addresses of a name. Mechanism: only servers were rotated, and a name's
+    /// addresses kept the order of the name service. Symptom: a name with several live addresses sent every request to
+    /// the first.
     #[tokio::test]
-    async fn the_addresses_of_a_name_take_turns() {
+    async fn addresses_of_a_name_are_tried_round_robin() {
         let address = |text: &str| text.parse::<SocketAddr>().expect("address");
         let [one, two, three] = ["192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80"].map(address);
         let upstream =

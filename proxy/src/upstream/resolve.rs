@@ -1,6 +1,7 @@
-//! A server's addresses, kept for a few seconds: containers that are restarted come back under another one.
+//! A cache of a server's addresses, for a few seconds: restarted containers come back with another address.
 //!
-//! A name that has an answer is never waited for, however old the answer is: the name is looked up again in the background.
+//! A name with a known answer is never waited for, however old the answer is: the name is resolved again in the
+//! background.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,66 +12,66 @@ use tokio::runtime::Handle;
 
 use crate::config::Server;
 
-/// How long an answer of the name service, or its failure, is used before it is asked again.
+/// How long an answer, or a failure, is used before the name is resolved again.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// How long looking a name up may take.
+/// How long resolving a name may take.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(3);
 
-/// What is known of one server's name.
+/// The addresses of one server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Resolved {
     state: Arc<Mutex<State>>,
-    /// Held while the name is looked up, by one at a time; those who have nothing to use wait for it.
+    /// Held during a lookup, so that there is one at a time; callers without a known answer wait for it.
     lookup: Arc<tokio::sync::Mutex<()>>,
-    /// The runtime of the first lookup. Later lookups that a thread without a runtime asks for run there.
+    /// The runtime of the first lookup. Lookups from a thread without a runtime run there.
     runtime: Arc<OnceLock<Handle>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     addresses: Vec<SocketAddr>,
-    asked: Option<Instant>,
+    looked_up: Option<Instant>,
     failure: Option<String>,
 }
 
 impl Resolved {
-    /// The addresses that can be used without waiting: an address that needs no name service, or its last answer. Asks
-    /// again in the background where that is old. May be called on any thread; one without a runtime leaves the lookup to
-    /// the runtime of the first one.
+    /// The addresses without waiting: a literal address, or the last answer. Resolves the name again in the background
+    /// if the answer is old. May be called on any thread; without a runtime, the lookup runs on the runtime of the
+    /// first one.
     pub(super) fn known(&self, server: &Server) -> Vec<SocketAddr> {
         if let Some(ip) = server.ip() {
             return vec![SocketAddr::new(ip, server.port)];
         }
         if !self.is_fresh()
-            && let Ok(turn) = self.lookup.clone().try_lock_owned()
+            && let Ok(guard) = self.lookup.clone().try_lock_owned()
         {
             let (this, server) = (self.clone(), server.clone());
             if let Some(runtime) = Handle::try_current().ok().or_else(|| self.runtime.get().cloned()) {
                 runtime.spawn(async move {
-                    this.ask(&server).await;
-                    drop(turn);
+                    this.look_up(&server).await;
+                    drop(guard);
                 });
             }
         }
         self.state().addresses.clone()
     }
 
-    /// Whether this is a name that has never been looked up.
+    /// Whether this is a name that has never been resolved.
     pub(super) fn is_new(&self, server: &Server) -> bool {
-        server.ip().is_none() && self.state().asked.is_none()
+        server.ip().is_none() && self.state().looked_up.is_none()
     }
 
-    /// The addresses of a name that has none yet. Those who come while it is being looked up share the answer.
+    /// Waits for the addresses of a name. Concurrent callers share one lookup.
     ///
     /// # Errors
-    /// What the name service said, if it has failed within the last seconds.
+    /// The error of the name service, if it has failed within the last seconds.
     pub(super) async fn wait(&self, server: &Server) -> Result<Vec<SocketAddr>, String> {
-        let turn = self.lookup.lock().await;
+        let guard = self.lookup.lock().await;
         if !self.is_fresh() {
-            self.ask(server).await;
+            self.look_up(server).await;
         }
-        drop(turn);
+        drop(guard);
         let state = self.state();
         match &state.failure {
             Some(failure) if state.addresses.is_empty() => Err(failure.clone()),
@@ -78,7 +79,7 @@ impl Resolved {
         }
     }
 
-    async fn ask(&self, server: &Server) {
+    async fn look_up(&self, server: &Server) {
         self.runtime.get_or_init(Handle::current);
         let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
         let found = match tokio::time::timeout(LOOKUP_LIMIT, lookup).await {
@@ -86,13 +87,13 @@ impl Resolved {
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the name service did not answer")),
         };
         let mut state = self.state();
-        state.asked = Some(Instant::now());
+        state.looked_up = Some(Instant::now());
         match found {
             Ok(addresses) if !addresses.is_empty() => {
                 state.addresses = addresses;
                 state.failure = None;
             }
-            // The last answer stays in use.
+            // The previous addresses stay in use.
             Ok(_) => state.failure = Some("the name has no address".to_owned()),
             Err(error) => state.failure = Some(error.to_string()),
         }
@@ -101,15 +102,15 @@ impl Resolved {
         }
     }
 
-    /// Sets the addresses as if the name service had just given them.
+    /// Sets the addresses as if they had just been resolved.
     #[cfg(test)]
     pub(super) fn set(&self, addresses: Vec<SocketAddr>) {
         let mut state = self.state();
-        (state.addresses, state.asked) = (addresses, Some(Instant::now()));
+        (state.addresses, state.looked_up) = (addresses, Some(Instant::now()));
     }
 
     fn is_fresh(&self) -> bool {
-        self.state().asked.is_some_and(|asked| asked.elapsed() < FRESH)
+        self.state().looked_up.is_some_and(|looked_up| looked_up.elapsed() < FRESH)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -122,41 +123,41 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_name_that_fails_is_not_asked_for_again_at_once() {
+    async fn a_failed_lookup_is_not_repeated_at_once() {
         let server: Server = "no-such-name.invalid:80".parse().expect("server");
         let resolved = Resolved::default();
         assert!(resolved.known(&server).is_empty());
         let first = resolved.wait(&server).await.expect_err("no such name");
-        let asked = resolved.state().asked;
+        let looked_up = resolved.state().looked_up;
         assert_eq!(resolved.wait(&server).await, Err(first));
-        assert_eq!(resolved.state().asked, asked, "answered from memory");
+        assert_eq!(resolved.state().looked_up, looked_up, "answered from memory");
     }
 
     #[tokio::test]
-    async fn an_answer_is_used_without_waiting() {
+    async fn a_known_answer_is_used_without_waiting() {
         let server: Server = "localhost:80".parse().expect("server");
         let resolved = Resolved::default();
         let addresses = resolved.wait(&server).await.expect("localhost resolves");
-        resolved.state().asked = Instant::now().checked_sub(FRESH);
-        let busy = resolved.lookup.clone().try_lock_owned().expect("nobody is asking");
-        assert_eq!(resolved.known(&server), addresses, "though the answer is old and somebody is asking");
+        resolved.state().looked_up = Instant::now().checked_sub(FRESH);
+        let busy = resolved.lookup.clone().try_lock_owned().expect("no lookup is running");
+        assert_eq!(resolved.known(&server), addresses, "though the answer is old and a lookup is running");
         drop(busy);
     }
 
-    /// Invariant: a known name is used without a wait and is looked up again, whichever thread asks. Mechanism: a thread
-    /// without a runtime could not start a lookup, and demanded a fresh answer. Symptom: with a name as its upstream, the
-    /// reactor left all requests after the first seconds to the slower path.
+    /// Invariant: a known answer is used without waiting and is refreshed, on any thread. Mechanism: a thread without a
+    /// runtime could not start a lookup, and required a fresh answer. Symptom: with a name as its upstream, the reactor
+    /// left all requests after the first seconds to the slower path.
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn a_thread_without_a_runtime_uses_an_old_answer_and_has_it_renewed() {
+    async fn a_thread_without_a_runtime_uses_an_old_answer_and_refreshes_it() {
         let server: Server = "localhost:80".parse().expect("server");
         let resolved = Resolved::default();
         let addresses = resolved.wait(&server).await.expect("localhost resolves");
-        resolved.state().asked = Instant::now().checked_sub(FRESH);
-        let (asking, name) = (resolved.clone(), server.clone());
-        let known = std::thread::spawn(move || asking.known(&name)).join().expect("no panic");
-        assert_eq!(known, addresses, "old, and used");
+        resolved.state().looked_up = Instant::now().checked_sub(FRESH);
+        let (resolving, name) = (resolved.clone(), server.clone());
+        let known = std::thread::spawn(move || resolving.known(&name)).join().expect("no panic");
+        assert_eq!(known, addresses, "an old answer is used");
         // The lookup holds the lock until it is done.
         drop(resolved.lookup.lock().await);
-        assert!(resolved.is_fresh(), "asked for again");
+        assert!(resolved.is_fresh(), "the answer is refreshed");
     }
 }

@@ -14,7 +14,7 @@ pub enum Body {
 }
 
 impl Body {
-    /// Whether the whole body has been read, so that the upstream's connection is of no more use.
+    /// Whether the whole body has been read.
     pub fn is_complete(&self) -> bool {
         match self {
             Body::Chunked(decoder) => decoder.is_done(),
@@ -28,7 +28,7 @@ impl Body {
         self.is_complete() || matches!(self, Body::UntilClose)
     }
 
-    /// Takes framing off the front of `input` up to the next piece; see [`Decoder::next`].
+    /// Decodes the next piece from the front of `input`; see [`Decoder::next`].
     ///
     /// # Errors
     /// When chunked framing is broken.

@@ -2,19 +2,19 @@
 
 use thiserror::Error;
 
-/// Longest chunk extension, and longest trailer section, that is read before the peer is called broken, in bytes.
+/// Longest chunk extension, and longest trailer section, that is accepted, in bytes.
 const MAX_OVERHEAD_BYTES: u16 = 8 * 1024;
 
 /// The last chunk with an empty trailer section.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// Stands where a chunk or the last chunk should, and tells a client that the body is not complete: a chunk is announced that
-/// does not come, in a line that ends without CR.
+/// Sent in place of a chunk to signal that the body is incomplete: it announces a chunk that does not follow, in a line
+/// that ends without CR.
 ///
-/// A missing last chunk tells that too (RFC 9112 §8), but not everybody: after `Connection: close`, undici before version 7
-/// (`fetch` in Node 18 and 20) takes the end of the connection for the end of any body, and needs a line that it cannot
-/// read. aiohttp waits for ever after such a line; it reads this one, and misses the chunk. Python's `http.client`, read by
-/// lines, misses nothing unless a chunk has begun.
+/// A missing last chunk means the same (RFC 9112 §8), but not to every client. After `Connection: close`, undici before
+/// version 7 (`fetch` in Node 18 and 20) takes the end of the connection for the end of any body, and reports an error
+/// only for a malformed line. aiohttp hangs after a malformed line; it accepts this one, and reports the missing chunk.
+/// Python's `http.client`, read by lines, reports an error only after the start of a chunk.
 pub const BROKEN_CHUNK: &[u8] = b"ff\n";
 
 /// Where in the chunked body the next byte falls.
@@ -87,10 +87,10 @@ impl Decoder {
         self.state == State::Done
     }
 
-    /// Takes framing off the front of `input` up to the next piece. `None`: all of `input` was taken, more is needed.
+    /// Decodes the next piece from the front of `input`. `None`: all of `input` was consumed, and more is needed.
     ///
     /// # Errors
-    /// When the framing is broken; the body cannot be read on from there.
+    /// When the framing is malformed; decoding cannot continue.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Piece<'a>>, ChunkError> {
         while let Some(&byte) = input.first() {
             match self.state {
@@ -245,7 +245,7 @@ mod tests {
         decoded
     }
 
-    /// Reads a well-formed body whole, by splitting text: nothing in common with the state machine.
+    /// A naive model that splits the text of a well-formed body, independent of the state machine.
     fn naive(mut wire: &[u8]) -> Decoded {
         let mut decoded = Decoded { done: true, ..Decoded::default() };
         loop {

@@ -1,8 +1,8 @@
-//! HTTP/2 frame headers as they pass (RFC 9113 §4.1), and a budget for frames that ask for no answer.
+//! Tracks HTTP/2 frame headers (RFC 9113 §4.1), and a budget for frames other than requests and data.
 //!
-//! Pure: nothing is held but the header that is being read. The library reads the frames; this watches what they cost.
+//! Pure: holds nothing but the header that is being read. The library parses the frames; this counts their cost.
 
-/// What a client that speaks HTTP/2 sends first (RFC 9113 §3.4).
+/// The first bytes of an HTTP/2 client (RFC 9113 §3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const HEADER_BYTES: usize = 9;
@@ -14,17 +14,17 @@ const CONTINUATION: u8 = 0x9;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
-/// Frames that a connection may send beyond what it has earned. Some 20 ms of work.
+/// The largest credit of a connection, in frames. Some 20 ms of work.
 const BURST: u32 = 10_000;
 
-/// Frames that a connection earns in a second.
+/// Credit that a connection gains each second, in frames.
 const FRAMES_PER_SECOND: u64 = 200;
 
-/// Frames that a client may send for each frame of data that it gets: WINDOW_UPDATE for the stream and for the connection, and
-/// as much again for those that update in small steps.
+/// Credit for each DATA frame sent to the client: WINDOW_UPDATE for the stream and for the connection, twice for
+/// clients that update in small steps.
 const FRAMES_PER_DATA: u32 = 4;
 
-/// Bytes of data for which a client may send one more frame: some update their windows every 4 KiB, twice each time.
+/// Bytes of data sent for each further frame of credit: some clients update both windows every 4 KiB.
 const BYTES_PER_FRAME: u32 = 1024;
 
 /// A frame's header.
@@ -40,15 +40,15 @@ impl FrameHeader {
         self.kind == DATA
     }
 
-    /// Whether the frame costs work and moves nothing: all but requests and the data of their bodies.
-    fn asks_for_nothing(self) -> bool {
+    /// Whether the frame counts against the budget: all but requests and data.
+    fn costs_budget(self) -> bool {
         match self.kind {
             DATA => self.length == 0 && self.flags & END_STREAM == 0,
             kind => kind != HEADERS,
         }
     }
 
-    /// Whether a header block goes on behind the frame.
+    /// Whether the header block continues after the frame.
     fn leaves_block_open(self) -> bool {
         matches!(self.kind, HEADERS | CONTINUATION) && self.flags & END_HEADERS == 0
     }
@@ -97,7 +97,7 @@ impl Frames {
     }
 }
 
-/// What a client has to end.
+/// What a client has begun and not completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfinished {
     /// A head, or any frame but data.
@@ -106,16 +106,16 @@ pub enum Unfinished {
     Data,
 }
 
-/// Watches one connection, both directions.
+/// Tracks the frames of a connection in both directions.
 #[derive(Debug)]
 pub struct FrameWatch {
     from_client: Frames,
     to_client: Frames,
     last: Option<FrameHeader>,
-    /// When what is unfinished began, in milliseconds; for data, when the last of it came.
+    /// When the unfinished frame or head began, in milliseconds; for data, when its last bytes arrived.
     since: u64,
     credit: u32,
-    /// When time was last given credit for, in milliseconds.
+    /// When credit for elapsed time was last added, in milliseconds.
     credited_at: u64,
 }
 
@@ -133,7 +133,7 @@ impl FrameWatch {
         let ends_frame = usize::try_from(self.from_client.payload).is_ok_and(|left| left <= bytes.len());
         let mut begins = self.from_client.have == 0 && ends_frame && !self.is_block_open();
         self.from_client.feed(bytes, |frame| {
-            cost += u32::from(frame.asks_for_nothing());
+            cost += u32::from(frame.costs_budget());
             begins |= !last.is_some_and(FrameHeader::leaves_block_open);
             last = Some(frame);
         });
@@ -165,7 +165,7 @@ impl FrameWatch {
         self.earn(earned);
     }
 
-    /// What the client has begun and not ended, and since when; for data, since the last of it came.
+    /// What the client has begun and not completed, and since when; for data, since its last bytes.
     pub fn unfinished(&self) -> Option<(Unfinished, u64)> {
         let what = match self.last {
             Some(frame) if frame.is_data() && self.from_client.payload > 0 => Unfinished::Data,
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_any_kind_is_over_budget_and_time_gives_credit_again() {
+    fn a_flood_of_any_kind_exceeds_the_budget_and_credit_returns_with_time() {
         for (name, frame) in [
             ("WINDOW_UPDATE", frame(8, 0, 4)),
             ("PING", frame(6, 0, 8)),
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_and_data_cost_nothing_and_downloads_pay_for_their_window_updates() {
+    fn requests_and_data_are_free_and_downloads_earn_credit_for_window_updates() {
         let mut watch = begun();
         assert_eq!(passes(&mut watch, &frame(1, 5, 40), 0), 30_000);
         assert_eq!(passes(&mut watch, &frame(0, 0, 1000), 0), 30_000);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_has_not_ended_is_known() {
+    fn unfinished_heads_and_data_are_tracked() {
         let mut watch = FrameWatch::new(0);
         let mut now = 0;
         // Each step is 10 ms after the one before.

@@ -1,7 +1,7 @@
-//! HTTP/1 request heads (RFC 9112): one strict reading, for every path that a request can take through the proxy.
+//! HTTP/1 request heads (RFC 9112): one strict parser for every request path of the proxy.
 //!
-//! Pure: bytes in; incomplete, a head with its length, or a refusal with its status out. What is not certain to mean the same
-//! to every server behind the proxy is refused. httparse splits the fields; the rules are here.
+//! Pure: takes bytes; returns incomplete, a head with its length, or a refusal with its status. Refuses what servers
+//! behind the proxy may interpret differently. httparse splits the fields; the rules are here.
 
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
@@ -18,7 +18,7 @@ const MAX_METHOD_BYTES: usize = 32;
 /// Options that one `Connection` field may list, less one; the limit of Pingora's own check behind this one.
 const MAX_CONNECTION_OPTIONS: usize = 10;
 
-/// Fields that `Connection` must not name: a client could remove them from a request on its way.
+/// Fields that `Connection` must not name: a client could have them removed from the request.
 const PROTECTED: [&[u8]; 4] = [b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"];
 
 /// Room for the fields of one head.
@@ -65,17 +65,16 @@ pub struct RequestHead<'h, 'b> {
     pub body: BodyLength,
     /// Whether the client offers to switch to another protocol.
     pub offers_upgrade: bool,
-    /// Fields whose names have an underscore. They are not passed on, and [`RequestHead::fields`] leaves them out.
+    /// Number of fields whose names have an underscore. They are not forwarded, and [`RequestHead::fields`] omits them.
     pub dropped_fields: usize,
-    /// Whether the fields name a host and say nothing of the message or the connection but the length and how long the
-    /// connection is kept.
+    /// Whether there is a host, and no field affects the message or the connection except the length and keep-alive.
     pub is_plain: bool,
-    /// Whether the length stands there more than once, or is written as a list.
+    /// Whether the length is repeated, or written as a list.
     repeats_length: bool,
     fields: &'h [Header<'b>],
 }
 
-/// Why a request is not served.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// The first bytes are those of a TLS handshake.
@@ -129,7 +128,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The status of the answer.
+    /// The status of the response.
     pub fn status(self) -> u16 {
         match self {
             Self::Method => 405,
@@ -164,7 +163,7 @@ impl Refusal {
         }
     }
 
-    /// The whole answer. The connection closes behind it.
+    /// The complete response, after which the connection closes.
     pub fn response(self) -> Vec<u8> {
         let status = self.status();
         let phrase = match status {
@@ -189,7 +188,7 @@ impl Refusal {
 }
 
 impl<'h, 'b> RequestHead<'h, 'b> {
-    /// Reads the head that `bytes` begin with; `None` where they are too few to tell.
+    /// Parses the head at the front of `bytes`; `None` if it is incomplete.
     ///
     /// # Errors
     /// When the request must not be served, as soon as that is certain. A head that is refused is refused for the same reason
@@ -227,23 +226,23 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             body,
             offers_upgrade: rules.offers_upgrade,
             dropped_fields: rules.dropped_fields,
-            is_plain: !rules.is_telling && rules.lengths < 2 && rules.host.is_some_and(|host| !host.is_empty()),
+            is_plain: !rules.affects_message && rules.lengths < 2 && rules.host.is_some_and(|host| !host.is_empty()),
             repeats_length: rules.lengths > 1,
             fields: request.headers,
         }))
     }
 
-    /// The fields that are passed on.
+    /// The fields that are forwarded.
     pub fn fields(&self) -> impl Iterator<Item = &Header<'b>> {
         self.fields.iter().filter(|field| self.dropped_fields == 0 || !is_dropped(field.name))
     }
 
-    /// Whether the head is passed on as it came.
+    /// Whether the head is forwarded as it was received.
     pub fn is_unchanged(&self) -> bool {
         self.dropped_fields == 0 && !self.repeats_length
     }
 
-    /// Appends the head as it is passed on: without dropped fields, and with one `Content-Length`.
+    /// Appends the head as it is forwarded: without dropped fields, and with one `Content-Length`.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut line = |parts: &[&[u8]]| {
             parts.iter().for_each(|part| out.extend_from_slice(part));
@@ -309,7 +308,7 @@ fn request_line<'b>(bytes: &'b [u8], limits: &HeadLimits) -> Result<Option<Line<
     Ok(Some((method, target, is_http_10)))
 }
 
-/// What the fields seen so far amount to.
+/// The rules' state after the fields so far.
 #[derive(Default)]
 struct Rules<'b> {
     is_http_10: bool,
@@ -319,11 +318,11 @@ struct Rules<'b> {
     ends_chunked: bool,
     all_chunked: bool,
     length: Option<u64>,
-    /// How often the length stands there.
+    /// The number of length values.
     lengths: usize,
     options: usize,
-    /// Whether a field changes how the message is read, or what is to be done with the connection.
-    is_telling: bool,
+    /// Whether a field affects the framing, or the handling of the connection.
+    affects_message: bool,
     offers_upgrade: bool,
     dropped_fields: usize,
 }
@@ -334,11 +333,11 @@ impl<'b> Rules<'b> {
             self.dropped_fields += 1;
             return Ok(());
         }
-        // Most fields are none of these; the first letter tells.
+        // The first letter rules most fields out.
         match field.name.as_bytes().first().map(u8::to_ascii_lowercase) {
-            Some(b't') if is(field, "trailer") => self.is_telling = true,
-            Some(b'e') if is(field, "expect") => self.is_telling = true,
-            Some(b'p') if is(field, "proxy-connection") => self.is_telling = true,
+            Some(b't') if is(field, "trailer") => self.affects_message = true,
+            Some(b'e') if is(field, "expect") => self.affects_message = true,
+            Some(b'p') if is(field, "proxy-connection") => self.affects_message = true,
             Some(b'h') if is(field, "host") => {
                 let is_second = self.host.replace(field.value).is_some();
                 return if is_second || !is_host(field.value) { Err(Refusal::Host) } else { Ok(()) };
@@ -349,9 +348,9 @@ impl<'b> Rules<'b> {
                     self.all_chunked = self.ends_chunked && (self.all_chunked || self.codings == 0);
                     self.codings += 1;
                 }
-                // An empty list says that there is a coding and not which.
+                // An empty list counts as an unknown coding.
                 self.codings = self.codings.max(1);
-                self.is_telling = true;
+                self.affects_message = true;
             }
             Some(b'c') if is(field, "content-length") => {
                 for number in field.value.split(|byte| *byte == b',') {
@@ -372,9 +371,9 @@ impl<'b> Rules<'b> {
                     }
                 }
             }
-            // An offer of HTTP/2 is not taken (RFC 9113 §3.1), and leaves the request as plain as it is.
+            // An offer of HTTP/2 is ignored (RFC 9113 §3.1), so the request stays plain.
             Some(b'u') if is(field, "upgrade") && !field.value.eq_ignore_ascii_case(b"h2c") => {
-                (self.offers_upgrade, self.is_telling) = (true, true);
+                (self.offers_upgrade, self.affects_message) = (true, true);
             }
             _ => {}
         }
@@ -400,13 +399,13 @@ impl<'b> Rules<'b> {
     }
 }
 
-/// What `http::Uri`, which holds targets, does not take; browsers encode these bytes there.
+/// Whether `http::Uri` accepts the target; browsers percent-encode the bytes that it does not.
 fn is_held(target: &[u8]) -> bool {
     let (path, query) = target.split_at(memchr::memchr(b'?', target).unwrap_or(target.len()));
     memchr::memchr3(b'<', b'>', b'`', path).is_none() && memchr::memchr3(b'<', b'>', b'"', query).is_none()
 }
 
-/// RFC 9112 §3.2. An absolute target has to name the same host as `Host`: which of two a server believes is not known here.
+/// RFC 9112 §3.2. An absolute target must have the same host as `Host`: servers differ in which of the two they use.
 fn check_target(method: &str, target: &[u8], host: Option<&[u8]>) -> Result<(), Refusal> {
     if !is_held(target) {
         return Err(Refusal::Target);
@@ -426,7 +425,7 @@ fn check_target(method: &str, target: &[u8], host: Option<&[u8]>) -> Result<(), 
     if host.is_some_and(|host| host != authority) { Err(Refusal::Host) } else { Ok(()) }
 }
 
-/// `uri-host [ ":" port ]` (RFC 9110 §7.2). Empty where the target has no authority; a port alone names no host.
+/// `uri-host [ ":" port ]` (RFC 9110 §7.2). Empty if the target has no authority; a port alone is invalid.
 fn is_host(value: &[u8]) -> bool {
     if value.is_empty() {
         return true;
@@ -458,7 +457,7 @@ fn is_registered_name(mut name: &[u8]) -> bool {
     true
 }
 
-/// Whether a field is not passed on: servers that turn `-` into `_` (CGI) would take it for another one. nginx drops these, too.
+/// Whether a field is dropped: servers that map `-` to `_` (CGI) would take it for another one. nginx drops these, too.
 fn is_dropped(name: &str) -> bool {
     memchr::memchr(b'_', name.as_bytes()).is_some()
 }
@@ -482,8 +481,8 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// What a target may be made of: all that is visible but the start of a fragment, which is never sent (RFC 9110 §4.2.5). Bytes
-/// beyond ASCII and some of ASCII should be percent-encoded; clients send them, and they mean one thing only.
+/// The bytes of a target: visible characters except `#`, since a fragment is never sent (RFC 9110 §4.2.5). Bytes beyond
+/// ASCII and some of ASCII should be percent-encoded; clients send them, and they are unambiguous.
 fn is_target_byte(byte: u8) -> bool {
     byte > b' ' && byte != b'#' && byte != 0x7f
 }

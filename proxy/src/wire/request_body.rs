@@ -1,4 +1,4 @@
-//! Where a request's body ends, strictly: nothing behind it may be taken for a part of it, nor the other way round.
+//! Finds the end of a request's body, strictly, so that body and pipelined requests cannot be confused.
 
 use thiserror::Error;
 
@@ -11,9 +11,9 @@ pub struct RequestBody(State);
 
 #[derive(Debug)]
 enum State {
-    /// So many bytes are still to come.
+    /// The number of remaining bytes.
     Length(u64),
-    /// The last byte of the trailer section is kept: it says whether a line feed stands alone.
+    /// `last` is the last byte of the trailer section, to detect a bare LF.
     Chunked { decoder: Decoder, last: u8 },
 }
 
@@ -29,7 +29,7 @@ pub enum BodyError {
 }
 
 impl RequestBody {
-    /// None of the body has been read.
+    /// A body of which nothing has been read.
     pub fn new(length: BodyLength) -> Self {
         Self(match length {
             BodyLength::Length(length) => State::Length(length),
@@ -45,10 +45,10 @@ impl RequestBody {
         }
     }
 
-    /// How many of `bytes`, which come next on the connection, belong to the body with its framing.
+    /// Returns how many of the next `bytes` of the connection belong to the body and its framing.
     ///
     /// # Errors
-    /// When the framing is broken: where the body ends is not known then.
+    /// When the framing is malformed, so that the end of the body is unknown.
     pub fn take(&mut self, bytes: &[u8]) -> Result<usize, BodyError> {
         match &mut self.0 {
             State::Length(left) => {

@@ -7,7 +7,7 @@ use super::*;
 #[path = "../../tests/it/request_heads.rs"]
 mod request_heads;
 
-/// What comes of `bytes`: nothing yet, the head's length and how it is passed on, or a refusal.
+/// Parses `bytes`: incomplete, the head's length and how it is forwarded, or a refusal.
 fn read(bytes: &[u8]) -> Result<Option<(usize, BodyLength, Vec<u8>)>, Refusal> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let head = RequestHead::parse(bytes, &HeadLimits::default(), &mut fields)?;
@@ -43,7 +43,7 @@ fn each_head_of_the_table_is_served_or_refused_for_its_reason() {
         };
         assert_eq!(seen, (*status, *reason), "{:?}", head.escape_debug().to_string());
         check_every_split(head.as_bytes());
-        // What is passed on is as strict as what came, and does not change any more.
+        // The forwarded head parses again, to itself.
         if let Ok(Some((_, body, written))) = read(head.as_bytes()) {
             assert_eq!(read(&written), Ok(Some((written.len(), body, written.clone()))));
             assert!(

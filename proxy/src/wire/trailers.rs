@@ -1,12 +1,12 @@
-//! Which fields of a trailer section are passed on (RFC 9110 §6.5.1).
+//! Forwards the fields of a trailer section that are allowed (RFC 9110 §6.5.1).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Most trailer fields that are passed on.
 const MAX_FIELDS: usize = 32;
 
-/// Fields that frame, route or authenticate a message, or that a recipient must know before the body
-/// (RFC 9110 §6.5.1): passed on in a trailer they could change how the message is read.
+/// Fields that frame, route or authenticate a message, or that a recipient must know before the body (RFC 9110 §6.5.1):
+/// in a trailer they could change how the message is interpreted.
 const FORBIDDEN: &[&str] = &[
     "authorization",
     "cache-control",
@@ -31,7 +31,7 @@ const FORBIDDEN: &[&str] = &[
 /// Appends the last chunk and the trailer fields of `section` that may be passed on.
 ///
 /// `section` holds the field lines with their line ends, as [`super::chunked::Piece::Trailer`] gives them. A section
-/// that does not parse is left out whole: the body is complete without it.
+/// that does not parse is omitted: the body is complete without it.
 pub fn encode_last_chunk(section: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
     let complete = [section, b"\r\n"].concat();

@@ -1,4 +1,4 @@
-//! The access log's lines: whole, bounded, counted when they are lost.
+//! The access log: whole lines, bounded memory, lost lines counted.
 
 use std::io::{BufRead, BufReader};
 use std::process::Command;
@@ -13,11 +13,11 @@ fn lost(proxy: &Proxy) -> f64 {
     proxy.metric("sse_proxy_access_log_lost_lines_total").unwrap()
 }
 
-/// Invariant: each line is whole, and what is not written is counted. Mechanism: a full disk took the beginning of a line, and the
-/// next one was written right behind it; a limit on the size of files ended the process by a signal. Symptom: one line that no
-/// parser takes, after the disk was emptied.
+/// Invariant: each line is complete, and lost lines are counted. Mechanism: a full disk took the beginning of a line,
+/// and the next one was written right after it; a limit on the file size ended the process by a signal. Symptom: one
+/// line that no parser accepts after the disk was emptied.
 #[test]
-fn a_full_disk_loses_lines_and_tears_none() {
+fn a_full_disk_loses_whole_lines_only() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
     for is_emptied in [false, true] {
         let directory = tempfile::tempdir().unwrap();
@@ -37,7 +37,7 @@ fn a_full_disk_loses_lines_and_tears_none() {
         // Room for a line and a half.
         proxy.limit(&format!("--fsize={}:unlimited", length() * 5 / 2));
         (0..6).for_each(|_| ended("/full!"));
-        // The second is torn, and goes on later.
+        // The second is written in part, and completed later.
         eventually("lines are lost", || (lost(&proxy) == 4.0).then_some(()));
         if is_emptied {
             std::fs::File::options().write(true).truncate(true).open(&file).unwrap();
@@ -62,27 +62,27 @@ fn a_full_disk_loses_lines_and_tears_none() {
 }
 
 #[test]
-fn a_device_that_takes_nothing_costs_lines_and_not_the_process() {
+fn failing_writes_lose_lines_and_do_not_end_the_process() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
     let mut proxy = writing_to(&backend, "/dev/full");
     for _ in 0..50 {
         proxy.stream("/events").read_to_end().unwrap();
     }
     eventually("all are counted", || (lost(&proxy) == 50.0).then_some(()));
-    assert!(proxy.stderr().matches("access log lines lost").count() < 3, "and not told one by one");
+    assert!(proxy.stderr().matches("access log lines lost").count() < 3, "the errors are rate-limited");
     proxy.terminate();
     assert_eq!(proxy.exited().code(), Some(0));
 }
 
-/// Invariant: what waits for the log is bounded in bytes. Mechanism: the queue counted lines, and a line holds the target.
-/// Symptom: 12,000 streams with targets of 60 KB on a pipe that nobody read took 786 MiB.
+/// Invariant: the queue of the log is bounded in bytes. Mechanism: the limit was in lines, and a line contains the
+/// target. Symptom: 12,000 streams with targets of 60 KB on a pipe that was not read took 786 MiB.
 #[test]
 fn a_log_that_is_not_read_takes_bounded_memory() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into()]);
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("log");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    // Held open, for the proxy to open its end, and not read.
+    // Held open so that the proxy can open its end, and not read.
     let reader = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
     let proxy = writing_to(&backend, pipe.to_str().unwrap());
     let open = |count: usize| {
@@ -93,7 +93,7 @@ fn a_log_that_is_not_read_takes_bounded_memory() {
     let before = proxy.memory();
     open(4000);
     let grown = proxy.memory().saturating_sub(before);
-    // With the 6 KB that each stream's target has, it would be 24 MB.
+    // The full targets of 6 KB would take 24 MB.
     assert!(grown < 12 * 1024 * 1024, "{grown} bytes");
     let mut lines = BufReader::new(reader).lines();
     for _ in 0..100 {
@@ -103,10 +103,10 @@ fn a_log_that_is_not_read_takes_bounded_memory() {
     }
 }
 
-/// Invariant: what a silent stream costs does not go with its target's length. Mechanism: the whole target was kept for the log.
-/// Symptom: 20 KiB for a stream whose target has 15 KB.
+/// Invariant: the memory of a silent stream does not grow with its target. Mechanism: the whole target was kept for the
+/// log. Symptom: 20 KiB for a stream with a target of 15 KB.
 #[test]
-fn a_long_target_costs_a_silent_stream_little_more_than_a_short_one() {
+fn a_silent_stream_with_a_long_target_takes_little_more_memory() {
     const STREAMS: usize = 500;
     for driver in ["parked", "task"] {
         let backend = Backend::start(|mut connection| {
@@ -127,7 +127,7 @@ fn a_long_target_costs_a_silent_stream_little_more_than_a_short_one() {
                 .collect()
         };
         let long = format!("/{}", "a".repeat(6000));
-        // The first bring in what all of them share.
+        // The first streams allocate what all of them share.
         let first = (open(100, "/a"), open(100, &long));
         let before = proxy.settled_memory();
         let short = open(STREAMS, "/a");
@@ -135,7 +135,7 @@ fn a_long_target_costs_a_silent_stream_little_more_than_a_short_one() {
         let longer = open(STREAMS, &long);
         let (short_cost, long_cost) = (between.saturating_sub(before), proxy.settled_memory().saturating_sub(between));
         let more = long_cost.saturating_sub(short_cost) / STREAMS;
-        // 1.3 KiB, and what a page more or less makes of it; all 6,000 bytes would show.
+        // Measured 1.3 KiB, and a page more or less; the full 6,000 bytes would exceed the limit.
         assert!(more < 2560, "{driver}: {more} bytes more");
         drop((first, short, longer));
     }

@@ -1,9 +1,9 @@
-//! The admin listener and what it counts.
+//! The admin listener and its metrics.
 
 use crate::support::{Backend, Proxy, UNTIL_CLOSE};
 
 #[test]
-fn the_admin_pages_answer() {
+fn the_admin_pages_respond() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into()]);
     let proxy = Proxy::start(backend.address, "");
     assert_eq!(proxy.admin_page("/healthz"), (200, "ok\n".to_owned()));

@@ -42,5 +42,5 @@ fn events_and_heartbeats_allocate_nothing() {
     assert_eq!((core.counts().events, core.counts().heartbeats), (1000, 1000));
     assert_eq!(written, 1000 * (wire.len() + "3\r\n:\n\n\r\n".len()));
     assert_eq!(allocations.count_total, 0);
-    assert_eq!(measure(|| drop(Box::new(now))).count_total, 1, "what is counted are allocations");
+    assert_eq!(measure(|| drop(Box::new(now))).count_total, 1, "the counter counts allocations");
 }

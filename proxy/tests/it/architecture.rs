@@ -31,7 +31,7 @@ fn layer(module: &str) -> usize {
 /// A file of the proxy by the path of its module: `driver/reactor/table.rs` is `["driver", "reactor", "table"]`.
 type Module = Vec<String>;
 
-/// Every file, with its text as far as it is code of the program.
+/// Every file, with its code, without tests and comments.
 fn files() -> BTreeMap<Module, String> {
     fn walk(directory: &Path, module: &Module, found: &mut BTreeMap<Module, String>) {
         for entry in std::fs::read_dir(directory).unwrap() {
@@ -41,7 +41,7 @@ fn files() -> BTreeMap<Module, String> {
             if path.is_dir() {
                 walk(&path, &child(), found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                // What a `mod.rs` says is said by its folder. What is only for tests may look at anything.
+                // A `mod.rs` counts as its folder. Test modules may import anything.
                 let module = if name == "mod" { module.clone() } else { child() };
                 if !name.ends_with("_tests") {
                     found.insert(module, code(&std::fs::read_to_string(&path).unwrap()));
@@ -66,7 +66,7 @@ fn code(source: &str) -> String {
     with_own_modules(&text)
 }
 
-/// In a module that stands in the file, `super` is the file itself.
+/// In an inline module, `super` is the file itself.
 fn with_own_modules(text: &str) -> String {
     let mut inside = false;
     let lines = text.lines().map(|line| {
@@ -101,7 +101,7 @@ fn flat(tree: &str) -> Vec<String> {
         .collect()
 }
 
-/// Every path in a source: those of its `use` lines, one by one, and those in its code.
+/// Every path in a source: those of its `use` lines and those in its code.
 fn paths(source: &str) -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
     let mut rest = String::new();
@@ -125,7 +125,7 @@ fn source_ends_a_word(text: &str) -> bool {
     text.chars().next_back().is_none_or(|letter| !letter.is_alphanumeric() && letter != '_')
 }
 
-/// The file that a path in `module` leads to: the deepest on its way. The crate's root is nobody's business.
+/// The file that a path in `module` resolves to: the deepest on the path. The crate's root is ignored.
 fn resolve(path: &str, module: &Module, files: &BTreeMap<Module, String>) -> Option<Module> {
     let mut segments = path.split("::").filter(|segment| !segment.is_empty()).peekable();
     let is_child = |name: &str| files.contains_key(&[module.as_slice(), &[name.to_owned()]].concat());
@@ -165,14 +165,14 @@ fn imports(files: &BTreeMap<Module, String>) -> BTreeMap<&Module, BTreeSet<Modul
     files.iter().map(|(module, source)| (module, of(module, source))).collect()
 }
 
-/// Files from which one comes back to where one began, as one way to do so for each group of them.
+/// Import cycles, one for each strongly connected group of files.
 fn cycles(imports: &BTreeMap<&Module, BTreeSet<Module>>) -> Vec<Vec<Module>> {
     let mut cycles: Vec<Vec<Module>> = Vec::new();
     for start in imports.keys() {
         if cycles.iter().flatten().any(|known| known == *start) {
             continue;
         }
-        // Breadth first, so that the way back is the shortest.
+        // Breadth first, so that the cycle is the shortest.
         let mut ways: VecDeque<Vec<Module>> = VecDeque::from([vec![(*start).clone()]]);
         let mut seen = BTreeSet::new();
         while let Some(way) = ways.pop_front() {
@@ -211,20 +211,20 @@ fn no_module_imports_upward() {
     assert!(upward.is_empty(), "imports that do not point down:\n{}", upward.join("\n"));
 }
 
-/// Also inside a folder. A child that wants what a sibling has takes it from there, not from the `mod.rs` that passes it on.
+/// Also inside a folder: a child imports from a sibling directly, not through the `mod.rs` that re-exports it.
 #[test]
-fn no_files_import_each_other_in_a_circle() {
+fn no_files_import_each_other_in_a_cycle() {
     let files = files();
     let imports = imports(&files);
     let count: usize = imports.values().map(BTreeSet::len).sum();
     assert!(count > 150, "only {count} imports were found: the check is blind");
     let shown = |cycle: &Vec<Module>| cycle.iter().map(|module| module.join("/")).collect::<Vec<_>>().join(" → ");
     let cycles: Vec<String> = cycles(&imports).iter().map(shown).collect();
-    assert!(cycles.is_empty(), "each of these leads back to its first:\n{}", cycles.join("\n"));
+    assert!(cycles.is_empty(), "import cycles:\n{}", cycles.join("\n"));
 }
 
 #[test]
-fn the_check_sees_what_it_is_for() {
+fn the_check_detects_imports_and_cycles() {
     let module = |path: &str| -> Module { path.split('/').map(str::to_owned).collect() };
     let source = |text: &str| code(text);
     let files = BTreeMap::from([

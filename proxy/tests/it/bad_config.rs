@@ -1,4 +1,4 @@
-//! Configurations that cannot be served: one message with file, line, key and remedy, exit 64, and no port opened.
+//! Invalid configurations: one message with file, line, key and remedy, exit 64, and no port opened.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -10,7 +10,7 @@ fn sse_proxy(arguments: &[&str]) -> Output {
 
 /// Each file begins with the line its error is on and what the message has to contain: `# 3: text | more text`.
 #[test]
-fn each_bad_configuration_is_told_where_and_how_to_mend_it() {
+fn each_invalid_configuration_is_reported_with_line_and_remedy() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-configs");
     let mut cases = 0;
     for entry in std::fs::read_dir(&directory).unwrap() {
@@ -34,7 +34,7 @@ fn each_bad_configuration_is_told_where_and_how_to_mend_it() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn a_missing_file_is_named() {
     let output = sse_proxy(&["--config", "/nonexistent/sse-proxy.yaml"]);
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8(output.stderr).unwrap().contains("/nonexistent/sse-proxy.yaml: cannot be read"));
@@ -78,13 +78,13 @@ fn no_port_is_opened_for_a_bad_configuration() {
 }
 
 #[test]
-fn a_taken_port_is_told_with_a_remedy() {
+fn a_port_in_use_is_reported_with_a_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let output = sse_proxy(&["--upstream", "127.0.0.1:1", "--listen", &address]);
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains(&address) && stderr.contains("another process has it"), "{stderr}");
+    assert!(stderr.contains(&address) && stderr.contains("another process uses it"), "{stderr}");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn the_command_line_is_checked() {
 }
 
 #[test]
-fn a_good_configuration_is_told_with_its_warnings() {
+fn a_valid_configuration_is_reported_with_its_warnings() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("good.yaml");
     std::fs::write(&file, "upstreams: {app: {servers: [127.0.0.1:3000]}}\nroutes: [{heartbeat: {interval: 45s}}]\n")

@@ -1,5 +1,5 @@
-//! Holds docker-compose.yml to what docs/compose.md says of every service, and the commands of the documentation to the file.
-//! That it runs is for `make compose-check`, which needs Docker.
+//! Checks docker-compose.yml against docs/compose.md, and the commands of the documentation against the file.
+//! `make compose-check`, which needs Docker, checks that it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -27,14 +27,14 @@ fn texts(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn every_service_is_held_to_what_the_page_says() {
+fn every_service_has_the_documented_restrictions() {
     let services = services();
     assert!(services.len() > 10, "{:?}", services.keys());
     for (name, service) in services {
         assert_eq!(service["read_only"], true, "{name}");
         assert_eq!(texts(&service["cap_drop"]), ["ALL"], "{name}");
         assert_eq!(texts(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
-        // What leaves a file becomes the owner of the folder it goes to, and may do nothing else.
+        // A service that writes a report may change to the owner of its folder, and nothing else.
         let leaves_a_file = service["entrypoint"][0] == "measure";
         assert_eq!(
             texts(&service["cap_add"]),
@@ -48,7 +48,7 @@ fn every_service_is_held_to_what_the_page_says() {
         }
         assert_eq!(service["ulimits"]["nofile"]["hard"], 65536, "{name}");
         assert_eq!(service["logging"]["options"]["max-file"], "3", "{name}");
-        // What ends by itself is not started again, and nobody waits for it to be healthy.
+        // A service that runs once is not restarted and has no health check.
         let runs_once = service["entrypoint"][0] == "measure";
         assert_eq!(service["restart"], if runs_once { "no" } else { "unless-stopped" }, "{name}");
         assert_eq!(service["healthcheck"]["test"].is_null(), runs_once, "{name}: the health check");

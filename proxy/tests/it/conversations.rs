@@ -1,4 +1,4 @@
-//! Requests and answers that overlap, stop half-way, or follow each other on one connection.
+//! Requests and responses that overlap, stop half-way, or follow each other on one connection.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::support::{Backend, CHUNKED, Client, DEADLINE, Proxy, UNTIL_CLOSE, chu
 const ALWAYS: &str = "    stream: always\n    heartbeat: {interval: 0}";
 
 #[test]
-fn an_answer_reaches_a_client_that_has_not_finished_its_request() {
+fn an_early_response_reaches_a_client_that_is_still_sending() {
     let answers: [(&str, u16, &str); 3] = [
         ("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno", 401, "no"),
         ("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: a\n\n", 200, "data: a\n\n"),
@@ -26,7 +26,7 @@ fn an_answer_reaches_a_client_that_has_not_finished_its_request() {
 }
 
 #[test]
-fn the_rest_of_an_upload_does_not_cut_the_answer_to_it() {
+fn the_rest_of_an_upload_does_not_reset_an_early_response() {
     let backend = Backend::start(|mut connection| {
         connection.send("HTTP/1.1 413 Too Large\r\nContent-Length: 10\r\n\r\n01234");
         std::thread::sleep(Duration::from_millis(200));
@@ -43,7 +43,7 @@ fn the_rest_of_an_upload_does_not_cut_the_answer_to_it() {
 }
 
 #[test]
-fn an_interim_answer_does_not_end_an_upload_that_is_held_up() {
+fn an_interim_response_does_not_end_a_blocked_upload() {
     const SIZE: usize = 20_000_000;
     for interim in ["HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\n"] {
         let backend = Backend::start(move |mut connection| {
@@ -70,7 +70,7 @@ fn an_interim_answer_does_not_end_an_upload_that_is_held_up() {
 }
 
 #[test]
-fn what_follows_a_request_waits_for_its_answer() {
+fn pipelined_requests_wait_for_the_response() {
     let backend = Backend::start(|mut connection| {
         connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234");
         std::thread::sleep(Duration::from_millis(200));
@@ -101,7 +101,7 @@ fn what_follows_a_request_waits_for_its_answer() {
 }
 
 #[test]
-fn a_large_answer_is_for_slow_readers_too() {
+fn a_large_response_reaches_a_slow_reader() {
     const SIZE: usize = 3_000_000;
     let backend = Backend::start(|mut connection| {
         connection.send(format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {SIZE}\r\n\r\n"));
@@ -123,7 +123,7 @@ fn a_large_answer_is_for_slow_readers_too() {
 }
 
 #[test]
-fn an_upstream_that_floods_is_not_idle_while_its_client_pauses() {
+fn an_upstream_with_unread_bytes_is_not_idle_while_its_client_pauses() {
     let backend = Backend::start(|mut connection| {
         connection.send(UNTIL_CLOSE);
         let events = b"data: 0123456789012345678901234567890123456789\n\n".repeat(1000);
@@ -141,7 +141,7 @@ fn an_upstream_that_floods_is_not_idle_while_its_client_pauses() {
 }
 
 #[test]
-fn a_request_body_that_makes_no_sense_is_the_clients_fault() {
+fn a_malformed_request_body_is_a_downstream_failure() {
     // What the client gets, if it is still there, and what is counted.
     let cases: [(&str, Option<u16>, &str); 3] = [
         ("zz\r\n", Some(400), "bad_request"),
@@ -166,7 +166,7 @@ fn a_request_body_that_makes_no_sense_is_the_clients_fault() {
 }
 
 #[test]
-fn a_switch_of_protocols_that_nobody_asked_for_is_refused() {
+fn an_unrequested_protocol_switch_is_refused() {
     for mode in ["always", "accept", "never"] {
         let backend = Backend::answering(vec![
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\nConnection: Upgrade\r\n\r\nbytes".into(),
@@ -232,7 +232,7 @@ fn streams_cut_by_a_second_signal_are_logged_and_their_clients_can_tell() {
 }
 
 #[test]
-fn a_stuck_reader_of_the_log_does_not_keep_the_process() {
+fn a_stuck_reader_of_the_log_does_not_delay_the_exit() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sse-proxy"))
         .args(["--upstream", &backend.address.to_string(), "--listen", "127.0.0.1:0"])

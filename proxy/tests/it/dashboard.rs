@@ -1,4 +1,4 @@
-//! Holds the dashboard and the Prometheus configuration of `docker/observe` to the metrics that there are.
+//! Checks the dashboard and the Prometheus configuration of `docker/observe` against the existing metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -69,7 +69,7 @@ fn every_metric_and_label_of_the_dashboard_exists() {
 }
 
 #[test]
-fn prometheus_asks_where_the_compose_file_puts_the_metrics() {
+fn prometheus_scrapes_the_address_of_the_compose_file() {
     let sources = read("docker/observe/provisioning/datasources/prometheus.yml");
     assert!(sources.contains("uid: prometheus\n"), "the dashboard's data source: {sources}");
     let address = |text: &str, key: &str| {

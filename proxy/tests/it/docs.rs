@@ -1,4 +1,4 @@
-//! Holds `docs/` to the code: what it names exists, what exists is named, and its examples are accepted.
+//! Checks `docs/` against the code: documented names exist, existing names are documented, and examples are valid.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -204,7 +204,7 @@ fn every_end_reason_and_failure_is_documented() {
 }
 
 #[test]
-fn links_between_pages_lead_somewhere() {
+fn links_between_pages_are_valid() {
     let mut pages = vec![root().join("README.md"), root().join("CONTRIBUTING.md"), root().join("ARCHITECTURE.md")];
     pages.extend(backends().map(|page| root().join(page)));
     pages.push(root().join("examples/clients/browser/README.md"));

@@ -41,10 +41,11 @@ fn sigterm_ends_streams_between_events_and_exits_0() {
     assert_eq!(proxy.exited().code(), Some(0));
 }
 
-/// Invariant: whoever watches a drain sees it to its end. Mechanism: the admin listener closed with the others. Symptom: checks
-/// were refused as if the process had died, `draining` was never said, and no metric told how many streams were left.
+/// Invariant: a drain can be observed to its end. Mechanism: the admin listener closed with the others. Symptom: health
+/// checks were refused as if the process had died, `/readyz` never reported `draining`, and no metric showed how many
+/// streams were left.
 #[test]
-fn a_draining_proxy_says_so_and_takes_no_new_connections() {
+fn a_draining_proxy_reports_it_and_accepts_no_connections() {
     let backend = Backend::start(|mut connection| {
         connection.send(CHUNKED);
         connection.send(chunk(b"data: a"));
@@ -78,7 +79,7 @@ fn a_draining_proxy_says_so_and_takes_no_new_connections() {
     assert_eq!(kept.read_head().status, 503);
     half.socket.set_nonblocking(true).unwrap();
     let open = half.socket.peek(&mut [0]).unwrap_err();
-    assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock, "all of that while the stream goes on");
+    assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock, "the stream is still open");
     assert_eq!(proxy.exited().code(), Some(0));
     assert!(TcpStream::connect(proxy.admin).is_err());
 }
@@ -100,16 +101,17 @@ fn a_stream_that_reaches_no_boundary_is_cut_at_the_limit() {
     let asked = Instant::now();
     proxy.terminate();
     let (_, end) = dechunk(&client.read_to_end().unwrap());
-    assert_eq!(end, None, "the client can tell");
+    assert_eq!(end, None, "the client sees a broken end");
     assert!(asked.elapsed() >= Duration::from_millis(300), "it had its time");
     let log = proxy.log_line();
     assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some("drain"), Some(false)));
     assert_eq!(proxy.exited().code(), Some(0));
 }
 
-/// A coded stream shows no boundaries. It held the shutdown up for all of `drain.timeout`, to be cut then all the same.
+/// Invariant: a drain does not wait for a boundary that cannot be seen. Mechanism: a coded stream has no visible
+/// boundaries. Symptom: it delayed the shutdown by all of `drain.timeout`, and was then cut.
 #[test]
-fn a_coded_stream_does_not_hold_a_drain_up() {
+fn a_coded_stream_does_not_delay_a_drain() {
     let backend = Backend::start(|mut connection| {
         connection.send(CHUNKED.replacen("\r\n", "\r\nContent-Encoding: gzip\r\n", 1));
         connection.send(chunk(b"\x1f\x8b"));
@@ -122,7 +124,7 @@ fn a_coded_stream_does_not_hold_a_drain_up() {
     let asked = Instant::now();
     proxy.terminate();
     let (_, end) = dechunk(&client.read_to_end().unwrap());
-    assert_eq!(end, None, "the client can tell that it is not complete");
+    assert_eq!(end, None, "the client sees a broken end");
     assert_eq!(proxy.exited().code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(15), "half of drain.timeout: {:?}", asked.elapsed());
     let log = proxy.log_line();
@@ -130,7 +132,7 @@ fn a_coded_stream_does_not_hold_a_drain_up() {
 }
 
 #[test]
-fn an_ordinary_request_under_way_is_finished() {
+fn a_drain_finishes_requests_in_flight() {
     let backend = Backend::start(|mut connection| {
         std::thread::sleep(Duration::from_millis(400));
         connection.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone");
@@ -147,7 +149,7 @@ fn an_ordinary_request_under_way_is_finished() {
 }
 
 #[test]
-fn a_connection_that_waits_for_its_next_request_is_closed_while_streams_go_on() {
+fn a_drain_closes_idle_connections_while_streams_continue() {
     let backend = Backend::start(|mut connection| {
         if connection.path() == "/page" {
             connection.answer("text/plain", "page");

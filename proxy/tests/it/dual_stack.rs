@@ -4,10 +4,10 @@ use std::process::Command;
 
 use crate::support::{Backend, Certificate, Client, Proxy, UNTIL_CLOSE};
 
-/// Invariant: a client has one address, whichever way it came in. Mechanism: the kernel writes an IPv4 client of a dual-stack
-/// listener as `::ffff:127.0.0.1`. Symptom: backends and log readers did not recognise it.
+/// Invariant: a client's address has one form on every listener. Mechanism: the kernel reports an IPv4 client of a
+/// dual-stack listener as `::ffff:127.0.0.1`. Symptom: backends and log readers did not recognise it.
 #[test]
-fn an_ipv4_client_is_told_with_its_ipv4_address() {
+fn an_ipv4_client_is_reported_with_its_ipv4_address() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
     let certificate = Certificate::new();
     let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);

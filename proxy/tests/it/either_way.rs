@@ -1,4 +1,4 @@
-//! A reactor reads requests by itself or leaves them to Pingora: upstream and client get the same either way.
+//! The two request paths, reactor and Pingora, send the same to the upstream and to the client.
 
 use std::io::{Read, Write};
 
@@ -8,12 +8,12 @@ use crate::support::{Backend, Certificate, Proxy, UNTIL_CLOSE, body_of, contains
 /// Requests that were changed at random.
 const CHANGED: usize = 400;
 
-/// Answers with a stream whose one event is the request as it came, its lines in order.
+/// Responds with a stream whose one event is the request, its lines sorted.
 fn echo() -> Backend {
     Backend::start(|mut connection| {
         connection.read_body();
         let body = String::from_utf8_lossy(&connection.rest).into_owned();
-        // What tells one process from another stands in parentheses.
+        // The id of the process is in parentheses.
         let without_process = |line: &str| line.split(" (").next().unwrap_or_default().to_owned();
         let lines = connection.head.lines();
         let lines = lines.map(|line| if line.starts_with("Via: ") { without_process(line) } else { line.to_owned() });
@@ -26,7 +26,7 @@ fn echo() -> Backend {
 /// What a client gets for these bytes: the head's lines in order without the date, the body, and whether it was the end.
 fn answer(proxy: &Proxy, request: &[u8]) -> (Vec<String>, Vec<u8>) {
     let mut socket = proxy.connect().socket;
-    // A refusal may come before all of it is sent.
+    // A refusal may arrive before the whole request is sent.
     let _ = socket.write_all(request);
     let (mut bytes, mut buffer) = (Vec::new(), [0; 8192]);
     while !is_whole(&bytes) {
@@ -229,7 +229,7 @@ fn each_head_of_the_table_gets_its_status_on_every_path() {
                 &"TLS" => proxy.connect_tls(),
                 _ => proxy.connect(),
             };
-            // A refusal may come before all of it is sent.
+            // A refusal may arrive before the whole request is sent.
             let _ = client.try_send(head);
             let seen = client.read_head();
             let what = format!("{reason} on {name} {driver} {mode}: {:?}", &head[..head.len().min(200)]);
@@ -261,9 +261,10 @@ fn each_head_of_the_table_gets_its_status_on_every_path() {
     }
 }
 
-/// Both ways, for each request. A difference between them is a request that is smuggled, lost or refused on one.
+/// Sends each request on both paths. A difference would mean that a request is smuggled, lost or refused on one of
+/// them.
 #[test]
-fn nobody_can_tell_which_way_a_request_took() {
+fn both_request_paths_behave_the_same() {
     let backend = echo();
     let config = format!(
         "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{upstream: app, stream: always}}]\n",

@@ -1,4 +1,4 @@
-//! The plugin inside a Pingora proxy that is not ours: `examples/embed.rs`, built with the tests and run here.
+//! The plugin inside another Pingora proxy: `examples/embed.rs`, built with the tests and run here.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,7 +17,7 @@ impl Drop for Example {
 }
 
 #[test]
-fn another_pingora_proxy_carries_streams_with_one_call() {
+fn another_pingora_proxy_serves_streams_with_one_call() {
     let backend = Backend::start(|mut connection| {
         if connection.path() == "/page" {
             connection.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage");

@@ -1,4 +1,4 @@
-//! Who leaves first, and what the other side is told.
+//! Which side closes first, and how the other side sees it.
 
 use std::io::{ErrorKind, Write};
 use std::sync::mpsc::channel;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::{BROKEN, Backend, CHUNKED, DEADLINE, Proxy, UNTIL_CLOSE, chunk, dechunk, eventually};
 
 #[test]
-fn a_client_that_leaves_a_silent_stream_takes_the_upstream_with_it() {
+fn a_client_that_closes_a_silent_stream_closes_the_upstream() {
     let (sender, closed) = channel();
     let backend = Backend::start(move |mut connection| {
         connection.send(CHUNKED);
@@ -24,7 +24,7 @@ fn a_client_that_leaves_a_silent_stream_takes_the_upstream_with_it() {
 }
 
 #[test]
-fn a_client_that_leaves_before_the_head_takes_the_upstream_with_it() {
+fn a_client_that_closes_before_the_head_closes_the_upstream() {
     let (sender, closed) = channel();
     let backend = Backend::start(move |mut connection| {
         let _ = sender.send(connection.closed_by_proxy());
@@ -41,7 +41,7 @@ fn a_client_that_leaves_before_the_head_takes_the_upstream_with_it() {
 }
 
 #[test]
-fn a_client_that_leaves_while_it_is_behind_takes_the_upstream_with_it() {
+fn a_client_that_closes_while_it_is_behind_closes_the_upstream() {
     let (sender, closed) = channel();
     let backend = Backend::start(move |mut connection| {
         connection.send(UNTIL_CLOSE);
@@ -60,7 +60,7 @@ fn a_client_that_leaves_while_it_is_behind_takes_the_upstream_with_it() {
 }
 
 #[test]
-fn a_broken_upstream_is_told_apart_from_one_that_ended() {
+fn a_broken_upstream_differs_from_a_clean_end() {
     let cases: [(&str, &[u8], bool, &str); 5] = [
         (CHUNKED, b"9\r\ndata: a\n\n\r\n0\r\n\r\n", true, "upstream_end"),
         (CHUNKED, b"9\r\ndata: a\n\n\r\n", false, "upstream_broken"),
@@ -80,8 +80,8 @@ fn a_broken_upstream_is_told_apart_from_one_that_ended() {
         client.read_head();
         let wire_to_client = client.read_to_end().unwrap();
         let (body, end) = dechunk(&wire_to_client);
-        assert!(body.starts_with(b"data: a\n\n"), "what came is passed on: {reason}");
-        assert_eq!(wire_to_client.ends_with(BROKEN), !clean, "a break is told, not only left to be noticed: {reason}");
+        assert!(body.starts_with(b"data: a\n\n"), "received bytes are forwarded: {reason}");
+        assert_eq!(wire_to_client.ends_with(BROKEN), !clean, "a broken end is signalled explicitly: {reason}");
         assert_eq!(end.is_some(), clean, "{reason} for {wire:?}");
         let log = proxy.log_line();
         assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some(reason), Some(clean)));
@@ -121,9 +121,10 @@ fn a_stream_is_logged_once_with_what_it_carried() {
     assert_eq!(proxy.metric("sse_proxy_streams_active{route=\"news\"}"), Some(0.0));
 }
 
-/// A client on a running stream has nothing to say. One that sends without end took a tenth of a core for as long as it liked.
+/// Invariant: the work that a client causes on a running stream is bounded. Mechanism: whatever it sent was read and
+/// discarded. Symptom: a client that kept sending took a tenth of a core.
 #[test]
-fn a_client_that_floods_its_own_stream_is_cut() {
+fn a_client_that_floods_its_own_stream_is_closed() {
     let backend = Backend::start(|mut connection| {
         connection.send(CHUNKED);
         connection.send(chunk(b"data: a\n\n"));
@@ -141,7 +142,7 @@ fn a_client_that_floods_its_own_stream_is_cut() {
                 Ok(count) => sent += count,
                 Err(error) => break error,
             }
-            assert!(sent < 100_000_000, "read without end");
+            assert!(sent < 100_000_000, "unbounded reading");
         };
         assert!(matches!(cut.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{cut}");
         let log = proxy.log_line();
@@ -150,7 +151,7 @@ fn a_client_that_floods_its_own_stream_is_cut() {
 }
 
 #[test]
-fn what_a_client_sends_while_it_listens_is_dropped() {
+fn bytes_of_a_client_on_a_running_stream_are_discarded() {
     let backend = Backend::start(|mut connection| {
         connection.send(CHUNKED);
         connection.send(chunk(b"data: a\n\n"));

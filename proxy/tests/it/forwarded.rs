@@ -1,10 +1,10 @@
-//! Whose claims about the client reach the upstream: every path that a request can take, from peers trusted and not.
+//! Forwarding fields from trusted and untrusted peers, on every request path.
 
 use std::process::Command;
 
 use crate::support::{Backend, Certificate, Proxy, UNTIL_CLOSE};
 
-/// What a client claims, in fields that backends are known to believe.
+/// Forged fields that backends are known to trust.
 const CLAIMS: [&str; 12] = [
     "X-Forwarded-For: 6.6.6.6",
     "X-Forwarded-Proto: gopher",
@@ -20,11 +20,11 @@ const CLAIMS: [&str; 12] = [
     "x-FORWARDED_proto: gopher",
 ];
 
-/// Invariant: what a backend reads in forwarding fields is true, or was said by a proxy that the operator trusts.
-/// Mechanism: only `X-Forwarded-For` was appended to; every other such field passed as the client sent it.
-/// Symptom: `X-Real-IP: 6.6.6.6` from anybody became the client's address, past rate limits and address filters.
+/// Invariant: forwarding fields are set by the proxy, or by a proxy that the operator trusts. Mechanism: only
+/// `X-Forwarded-For` was appended to; every other such field passed as the client sent it. Symptom:
+/// `X-Real-IP: 6.6.6.6` from any client became its address, past rate limits and address filters.
 #[test]
-fn claims_of_strangers_are_replaced_and_those_of_trusted_proxies_extended() {
+fn fields_of_untrusted_peers_are_replaced_and_those_of_trusted_proxies_extended() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
     let certificate = Certificate::new();
     let tls = format!("{{address: 127.0.0.1:0, tls: {}}}", certificate.yaml());
@@ -86,10 +86,10 @@ fn claims_of_strangers_are_replaced_and_those_of_trusted_proxies_extended() {
 
 /// A proxy on the same host needs no configuration; one on another address does.
 #[test]
-fn only_this_host_is_trusted_unless_told_otherwise() {
+fn only_this_host_is_trusted_by_default() {
     let backend = Backend::answering(vec![UNTIL_CLOSE.into(), b"data: a\n\n".to_vec()]);
     let upstreams = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
-    for (trusted, believed) in
+    for (trusted, trusts_peer) in
         [("", true), ("trusted_proxies: []\n", false), ("trusted_proxies: ['10.0.0.0/8']\n", false)]
     {
         let proxy = Proxy::start_with(&format!("{trusted}{upstreams}"));
@@ -97,6 +97,6 @@ fn only_this_host_is_trusted_unless_told_otherwise() {
         client.send("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\nX-Forwarded-Proto: https\r\n\r\n");
         assert_eq!(client.read_head().status, 200);
         let request = backend.request().to_lowercase();
-        assert_eq!(request.contains("x-forwarded-proto: https\r\n"), believed, "{trusted:?}: {request}");
+        assert_eq!(request.contains("x-forwarded-proto: https\r\n"), trusts_peer, "{trusted:?}: {request}");
     }
 }

@@ -65,18 +65,18 @@ fn a_hundred_streams_share_one_connection_over_tls() {
 }
 
 #[test]
-fn http_2_without_tls_is_taken_where_it_is_asked_for() {
+fn http_2_without_tls_is_accepted_on_h2c_listeners() {
     let backend = backend();
     let (proxy, _files) = listening(&backend, ", h2c: true");
     check(&streams(&format!("http://{}", proxy.address), &["10"]), 10, "h2c");
-    // HTTP/1.1 is spoken there as well.
+    // The listener serves HTTP/1.1, too.
     let mut client = proxy.stream("/events");
     assert_eq!(client.read_head().status, 200);
     client.read_until_body_has("data: a\n\n:\n\n");
 }
 
 #[test]
-fn a_stalled_stream_does_not_hold_its_siblings() {
+fn a_stalled_stream_does_not_block_its_siblings() {
     let backend = backend();
     let (proxy, _files) = listening(&backend, ", TLS");
     let seen = streams(&format!("https://localhost:{}", proxy.address.port()), &["20", "/flood"]);
@@ -104,10 +104,10 @@ fn http_1_1_over_tls_gets_its_heartbeats_and_a_clean_end() {
     assert_eq!(proxy.log_line()["end"], "upstream_end");
 }
 
-/// Every event that came before a break reaches the client. The reset that tells an HTTP/2 client of the break overtook and
-/// dropped what waited in the connection's queue: the last event was lost, and the client was told of the break only.
+/// Invariant: every event before a broken end reaches the client. Mechanism: the reset overtook and dropped what was
+/// queued on the connection. Symptom: the last event was lost.
 #[test]
-fn an_event_right_before_a_break_arrives_before_the_reset() {
+fn an_event_right_before_a_broken_end_arrives_before_the_reset() {
     let backend = Backend::start(|mut connection| {
         connection.send([CHUNKED.as_bytes(), &chunk(b"data: a\n\n"), b"100\r\ndata: torn"].concat());
     });
@@ -118,7 +118,7 @@ fn an_event_right_before_a_break_arrives_before_the_reset() {
             .args(["--header", "Accept: text/event-stream", &format!("http://{}/events", proxy.address)])
             .output()
             .unwrap();
-        assert_eq!(output.status.code(), Some(92), "curl tells a stream that was reset");
+        assert_eq!(output.status.code(), Some(92), "curl's exit code for a reset stream");
         // To some clients CANCEL is an ordinary end.
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(error.contains("INTERNAL_ERROR"), "{error}");
@@ -146,10 +146,11 @@ fn a_drain_ends_streams_over_http_2_in_order() {
     assert_eq!(proxy.exited().code(), Some(0));
 }
 
-/// What one stream may leave unacknowledged is bounded, whatever it shares. Heartbeats to a client that has vanished stayed in
-/// the kernel's buffers, which have room for days of them: nothing but the kernel's own limit of 15 minutes found it.
+/// Invariant: unacknowledged data is limited in time, over HTTP/2 as well. Mechanism: heartbeats to a vanished client
+/// stayed in the kernel's buffers, which have room for days of them. Symptom: only the kernel's own limit of 15 minutes
+/// detected it.
 #[test]
-fn a_client_over_http_2_that_takes_nothing_any_more_is_found() {
+fn an_http_2_client_that_stops_acknowledging_is_detected() {
     let backend = backend();
     let (proxy, _files) = listening(&backend, ", h2c: true");
     let request = http::Request::get(format!("http://{}/events", proxy.address));
@@ -167,7 +168,7 @@ fn a_client_over_http_2_that_takes_nothing_any_more_is_found() {
             body.data().await.unwrap().unwrap();
             body
         };
-        // From here on nobody reads from the connection.
+        // From here on the connection is not read.
         let body = tokio::select! {
             ended = &mut connection => panic!("{ended:?}"),
             body = opened => body,
@@ -179,10 +180,10 @@ fn a_client_over_http_2_that_takes_nothing_any_more_is_found() {
     drop(stalled);
 }
 
-/// A listener for both protocols tells them apart by the first bytes. Waiting for as many as HTTP/2 begins with left a
-/// shorter request without an answer.
+/// Invariant: every request on a listener for both protocols is answered. Mechanism: protocol detection waited for as
+/// many bytes as the preface of HTTP/2 has. Symptom: a shorter request got no response.
 #[test]
-fn a_request_shorter_than_the_preface_is_answered_where_http_2_is_spoken() {
+fn a_request_shorter_than_the_preface_is_answered_on_h2c_listeners() {
     let backend = Backend::answering(vec![b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()]);
     let (proxy, _files) = listening(&backend, ", h2c: true");
     let mut client = proxy.connect();
@@ -190,9 +191,9 @@ fn a_request_shorter_than_the_preface_is_answered_where_http_2_is_spoken() {
     assert_eq!(client.read_head().status, 200);
 }
 
-/// What is wrong with one request is told to that one. A client that sends nothing else is done with, and what it streams.
+/// A malformed request gets its own error. Too many of them close the connection with all its streams.
 #[test]
-fn malformed_requests_are_refused_one_by_one_until_there_are_too_many() {
+fn malformed_requests_are_refused_individually_up_to_a_limit() {
     let backend = backend();
     let (proxy, _files) = listening(&backend, ", h2c: true");
     let request = |host: &str| {
@@ -252,7 +253,7 @@ fn a_silent_stream_with_a_connection_of_its_own_takes_less_than_26_kib() {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut kept = Vec::new();
-    // What the first ones leave behind is there once.
+    // The first connections allocate what all share.
     runtime.block_on(open_connections(proxy.address, 50, &mut kept));
     let before = proportional_kib();
     runtime.block_on(open_connections(proxy.address, STREAMS, &mut kept));
@@ -265,7 +266,7 @@ fn a_silent_stream_with_a_connection_of_its_own_takes_less_than_26_kib() {
     assert_eq!(active, Some(kept.len() as f64), "{each} KiB for each");
 }
 
-/// A backend that speaks TLS only, its address and the file of the authority that vouches for it.
+/// A backend with TLS only, for a key and a certificate file.
 const TLS_BACKEND: &str = "
 const [key, cert] = process.argv.slice(1).map((file) => require('fs').readFileSync(file));
 require('https').createServer({ key, cert }, (request, response) => {
@@ -295,7 +296,7 @@ fn an_upstream_over_tls_is_verified_and_streams() {
     assert_eq!(client.read_head().status, 200);
     client.read_until_body_has("data: test\n\n:\n\n");
 
-    // Nobody vouches for it here.
+    // Here its certificate is not trusted.
     let proxy = Proxy::start_with(&config);
     assert_eq!(proxy.stream("/events").read_head().status, 502);
     node.kill().unwrap();

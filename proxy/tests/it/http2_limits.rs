@@ -1,5 +1,5 @@
-//! What an HTTP/2 connection may cost: floods of frames that ask for nothing, connections without streams, peers that have
-//! vanished, heads that do not end. Raw frames over h2c; and heavy use that must never be cut.
+//! Limits on HTTP/2 connections: floods of control frames, connections without streams, vanished peers, unfinished
+//! heads. Raw frames over h2c; and heavy legitimate use, which must not be limited.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -25,7 +25,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A client that speaks frames.
+/// A client that sends raw frames.
 struct Raw {
     socket: TcpStream,
     received: Vec<u8>,
@@ -107,10 +107,11 @@ fn closed(proxy: &Proxy, reason: &str, count: f64) {
     eventually(&name, || (proxy.metric(&name) == Some(count)).then_some(()));
 }
 
-/// Invariant: what a client costs is bounded by what it gets. Mechanism: frames that need no answer were read and answered for
-/// as long as they came. Symptom: one connection takes a core, and events of all others on its thread are late by 600 ms.
+/// Invariant: the work for a client is bounded by what is served to it. Mechanism: control frames were read and
+/// answered without a limit. Symptom: one connection took a core, and events of all others on its thread were late by
+/// 600 ms.
 #[test]
-fn a_flood_of_frames_that_ask_for_nothing_is_cut() {
+fn a_flood_of_control_frames_closes_the_connection() {
     let backend = backend();
     let proxy = start(&backend, "{}");
     let floods: [(&str, Vec<u8>); 6] = [
@@ -127,7 +128,7 @@ fn a_flood_of_frames_that_ask_for_nothing_is_cut() {
         let batch = frame.repeat(500);
         let mut sender = client.socket.try_clone().unwrap();
         let sending = std::thread::spawn(move || (0..2_000).take_while(|_| sender.write_all(&batch).is_ok()).count());
-        // A reset may overtake the farewell.
+        // A reset may overtake the GOAWAY.
         if let Some(code) = client.goaway() {
             assert_eq!(code, 11, "{name}: ENHANCE_YOUR_CALM");
         }
@@ -138,8 +139,8 @@ fn a_flood_of_frames_that_ask_for_nothing_is_cut() {
     }
 }
 
-/// Invariant: a connection without streams is closed after `client.timeouts.keepalive`. Symptom: 23 KiB and a descriptor for
-/// each, for good.
+/// Invariant: a connection without streams is closed after `client.timeouts.keepalive`. Symptom: 23 KiB and a
+/// descriptor for each, without a limit.
 #[test]
 fn a_connection_without_streams_is_closed_with_goaway() {
     let backend = backend();
@@ -154,31 +155,32 @@ fn a_connection_without_streams_is_closed_with_goaway() {
     // It has had a stream all that time.
     assert!(once.send(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])));
     for client in [&mut never, &mut once] {
-        let mut told = false;
+        let mut got_goaway = false;
         while let Some((kind, flags, _, payload)) = client.next() {
-            told |= kind == GOAWAY;
+            got_goaway |= kind == GOAWAY;
             // What a graceful end waits for.
             if kind == PING && flags & ACK == 0 {
                 client.send(&frame(PING, ACK, 0, &payload));
             }
         }
-        assert!(told, "GOAWAY");
+        assert!(got_goaway, "GOAWAY");
     }
     assert!(since.elapsed() > Duration::from_millis(1300), "{:?}", since.elapsed());
     closed(&proxy, "http2_idle", 2.0);
 }
 
 #[test]
-fn a_client_that_ignores_goaway_is_closed_all_the_same() {
+fn a_client_that_ignores_goaway_is_closed() {
     let backend = backend();
     let proxy = start(&backend, "{timeouts: {keepalive: 200ms}}");
     let mut client = Raw::connect(&proxy);
     assert_eq!(client.goaway(), Some(0));
 }
 
-/// Invariant: a peer that has vanished is found, whatever its streams do. Symptom: the kernel's two hours.
+/// Invariant: a vanished peer is detected, whatever its streams do. Symptom: the connection stayed open for the
+/// kernel's two hours.
 #[test]
-fn a_silent_client_is_asked_whether_it_is_there() {
+fn a_silent_client_gets_a_ping_and_is_closed_without_a_pong() {
     let backend = backend();
     let proxy = start(&backend, "{timeouts: {ping: 200ms}}");
     let mut clients = [Raw::connect(&proxy), Raw::connect(&proxy)];
@@ -187,7 +189,7 @@ fn a_silent_client_is_asked_whether_it_is_there() {
         backend.request();
     }
     let [here, vanished] = &mut clients;
-    // One answers, and its stream goes on; the other does not.
+    // One client answers the PING, and its stream stays open; the other does not.
     let until = Instant::now() + Duration::from_millis(1500);
     let mut answered = 0;
     while Instant::now() < until {
@@ -203,10 +205,10 @@ fn a_silent_client_is_asked_whether_it_is_there() {
     assert_eq!(proxy.log_line()["end"], "client_gone");
 }
 
-/// Invariant: a head ends within `client.timeouts.header`, over HTTP/2 as well. Symptom: HEADERS without END_HEADERS held 24 KiB
-/// for good.
+/// Invariant: a head ends within `client.timeouts.header`, over HTTP/2 as well. Symptom: HEADERS without END_HEADERS
+/// held 24 KiB without a limit.
 #[test]
-fn a_head_or_a_frame_that_does_not_end_is_cut() {
+fn an_unfinished_head_or_frame_closes_the_connection() {
     let backend = backend();
     let proxy = start(&backend, "{timeouts: {header: 400ms, body: 400ms, ping: 0}}");
     let whole = frame(1, 5, 1, REQUEST);
@@ -230,8 +232,8 @@ fn a_head_or_a_frame_that_does_not_end_is_cut() {
     assert_eq!(preface.read(&mut [0; 64]).unwrap(), 0, "closed without an answer");
 }
 
-/// Invariant: a client that has announced a body sends it. Symptom: a POST over HTTP/2 without DATA held 56 KiB and an upstream
-/// connection for good.
+/// Invariant: an announced body arrives within `client.timeouts.body`. Symptom: a POST over HTTP/2 without DATA held 56
+/// KiB and an upstream connection without a limit.
 #[test]
 fn a_request_without_its_body_is_answered_with_408() {
     let backend = Backend::start(|connection| connection.hang());
@@ -251,7 +253,7 @@ fn a_request_without_its_body_is_answered_with_408() {
 
 /// 100 MB over one stream; `wire/frames.rs` has what clients send that update their windows in small steps.
 #[test]
-fn heavy_use_is_never_taken_for_a_flood() {
+fn heavy_legitimate_use_is_not_limited() {
     let backend = backend();
     let certificate = Certificate::new();
     let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);

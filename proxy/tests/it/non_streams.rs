@@ -1,11 +1,12 @@
-//! Everything that is no stream passes as it is: answers to stream requests, and all other traffic of a backend.
+//! Everything that is not a stream passes unchanged: other responses to stream requests, and all other traffic of a
+//! backend.
 
 use std::io::{Read, Write};
 
 use crate::support::{Backend, Proxy, UNTIL_CLOSE, body_of, dechunk};
 
 #[test]
-fn other_answers_to_a_stream_request_pass_whole() {
+fn other_responses_to_a_stream_request_pass_unchanged() {
     let answers: [(u16, &str, &str); 7] = [
         (200, "Content-Type: application/json\r\nContent-Length: 7\r\n", "{\"a\":1}"),
         (401, "WWW-Authenticate: Bearer\r\nContent-Length: 2\r\n", "no"),
@@ -37,7 +38,7 @@ fn other_answers_to_a_stream_request_pass_whole() {
 }
 
 #[test]
-fn an_answer_of_unknown_length_passes_as_it_comes() {
+fn a_response_of_unknown_length_is_not_buffered() {
     let backend = Backend::start(|mut connection| {
         connection.send("HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n");
         connection.send("4\r\n{}\r\n\r\n");
@@ -143,10 +144,11 @@ fn head_and_http_1_0_are_answered_without_a_body_or_chunks() {
     assert_eq!(client.read_to_end().unwrap(), b"hi");
 }
 
-/// Invariant: an answer reaches its client. Mechanism: a connection closed with bytes of the request unread is reset, and
-/// the reset overtakes the answer. Symptom: an upload that is refused early fails with a broken pipe in place of its 413.
+/// Invariant: a response reaches its client. Mechanism: a connection closed with unread bytes of the request is reset,
+/// and the reset overtakes the response. Symptom: an upload that is refused early fails with a broken pipe in place of
+/// its 413.
 #[test]
-fn an_upload_that_is_refused_early_gets_its_answer() {
+fn an_upload_that_is_refused_early_gets_its_response() {
     let backend = Backend::start(|mut connection| {
         connection.send("HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nmuch");
         connection.hang();
@@ -156,13 +158,13 @@ fn an_upload_that_is_refused_early_gets_its_answer() {
 }
 
 #[test]
-fn an_upload_to_a_server_that_is_down_gets_its_answer() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let proxy = Proxy::start(nobody, "    stream: always");
+fn an_upload_to_a_dead_server_gets_its_response() {
+    let dead_address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let proxy = Proxy::start(dead_address, "    stream: always");
     upload_whole_then_read(&proxy, 502, "502 cannot connect to the upstream");
 }
 
-/// A client that looks for its answer only once everything is sent, as most do.
+/// A client that reads its response only after sending everything, as most do.
 fn upload_whole_then_read(proxy: &Proxy, status: u16, body: &str) {
     let mut client = proxy.connect();
     client.send("POST /up HTTP/1.1\r\nHost: test\r\nContent-Length: 20971520\r\n\r\n");

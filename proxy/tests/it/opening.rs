@@ -1,4 +1,4 @@
-//! How streams begin: what a reactor does by itself, what it leaves to Pingora, and that nobody can tell which.
+//! How streams start: on a reactor, or after a handoff to Pingora, with the same result.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -28,7 +28,7 @@ fn backend() -> Backend {
 }
 
 #[test]
-fn a_request_that_comes_in_pieces_is_the_same_request() {
+fn a_request_in_pieces_is_the_same_request() {
     let backend = backend();
     let proxy = Proxy::start(backend.address, "");
     for cut in [1, 3, 4, 20, STREAM.len() - 2, STREAM.len() - 1] {
@@ -54,7 +54,7 @@ fn a_request_that_comes_in_pieces_is_the_same_request() {
 }
 
 #[test]
-fn an_answer_that_is_no_stream_leaves_the_connection_for_the_next_request() {
+fn other_responses_keep_the_connection_for_the_next_request() {
     let backend = backend();
     let proxy = Proxy::start(backend.address, "    stream: always");
     let mut client = proxy.connect();
@@ -81,7 +81,7 @@ fn an_answer_that_is_no_stream_leaves_the_connection_for_the_next_request() {
 }
 
 #[test]
-fn what_follows_a_request_at_once_is_answered_after_it() {
+fn a_pipelined_request_is_answered_after_the_first() {
     let backend = backend();
     let proxy = Proxy::start(backend.address, "    stream: always");
     let mut client = proxy.connect();
@@ -94,7 +94,7 @@ fn what_follows_a_request_at_once_is_answered_after_it() {
 }
 
 #[test]
-fn a_request_sent_behind_one_that_waits_is_not_lost() {
+fn a_request_pipelined_behind_a_waiting_one_is_not_lost() {
     let backend = Backend::start(|mut connection| {
         std::thread::sleep(Duration::from_millis(150));
         connection.answer("text/plain", connection.path().to_owned().as_str());
@@ -110,7 +110,7 @@ fn a_request_sent_behind_one_that_waits_is_not_lost() {
 }
 
 #[test]
-fn an_interim_answer_passes_before_one_that_is_no_stream() {
+fn an_interim_response_passes_before_a_page() {
     let backend = backend();
     let proxy = Proxy::start(backend.address, "    stream: always");
     let mut client = proxy.connect();
@@ -121,10 +121,10 @@ fn an_interim_answer_passes_before_one_that_is_no_stream() {
     client.read_until(|bytes| bytes == b"page ");
 }
 
-/// Invariant: every request is counted once, and so is every failure. Mechanism: where half of an interim answer was out, the
-/// connection was closed without a word to anybody. Symptom: requests are missing from the metrics and the log.
+/// Invariant: every request is counted once, and so is every failure. Mechanism: after part of an interim response, the
+/// connection was closed without a report. Symptom: requests were missing from the metrics and the log.
 #[test]
-fn a_client_that_leaves_amid_interim_answers_is_counted() {
+fn a_client_that_closes_during_interim_responses_is_counted() {
     let (blocked, wait) = std::sync::mpsc::channel();
     let backend = Backend::start(move |mut connection| {
         connection.socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -157,7 +157,7 @@ fn an_origins_date_is_kept() {
 }
 
 #[test]
-fn clients_that_have_asked_for_nothing_do_not_hold_up_a_drain() {
+fn idle_connections_do_not_delay_a_drain() {
     let backend = backend();
     let mut proxy = Proxy::start(backend.address, "");
     let silent: Vec<TcpStream> = (0..10).map(|_| proxy.connect().socket).collect();
@@ -169,7 +169,7 @@ fn clients_that_have_asked_for_nothing_do_not_hold_up_a_drain() {
 }
 
 #[test]
-fn a_stream_that_waits_for_its_head_when_the_drain_begins_gets_it() {
+fn a_stream_that_waits_for_its_head_at_the_start_of_a_drain_gets_it() {
     let backend = Backend::start(|mut connection| {
         std::thread::sleep(Duration::from_millis(300));
         connection.send(CHUNKED);
@@ -205,7 +205,7 @@ fn requests_that_wait_for_their_heads_take_little_memory() {
 }
 
 #[test]
-fn when_descriptors_run_out_clients_wait_and_are_served_as_others_leave() {
+fn when_descriptors_run_out_clients_wait_until_others_close() {
     let backend = backend();
     let proxy = Proxy::start(backend.address, "");
     let mut first = proxy.stream("/events");
@@ -218,7 +218,7 @@ fn when_descriptors_run_out_clients_wait_and_are_served_as_others_leave() {
         assert_eq!(client.read_head().status, 200);
     }
     let mut late: Vec<Client> = (0..5).map(|_| proxy.stream("/events")).collect();
-    eventually("the log tells", || proxy.stderr().contains("cannot accept connections").then_some(()));
+    eventually("the log reports it", || proxy.stderr().contains("cannot accept connections").then_some(()));
     drop(clients);
     for client in &mut late {
         // The first of them got its connection with the last descriptor, and nothing to reach the backend with.
@@ -228,10 +228,10 @@ fn when_descriptors_run_out_clients_wait_and_are_served_as_others_leave() {
     assert!(proxy.stderr().matches("cannot accept connections").count() < 20, "the log is not flooded");
 }
 
-/// Invariant: who comes to one listener is let in whatever goes on at another. Mechanism: the listener that was reported
-/// last was accepted from until nobody waited there. Symptom: a crowd at one address shuts everybody else out.
+/// Invariant: a busy listener does not starve another. Mechanism: one listener was accepted from until its queue was
+/// empty. Symptom: many connections to one address blocked all others.
 #[test]
-fn a_crowd_at_one_listener_does_not_shut_out_another() {
+fn a_busy_listener_does_not_starve_another() {
     let backend = backend();
     let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
     let proxy = Proxy::start_listening("{address: 127.0.0.1:0}, {address: 127.0.0.1:0}", &config);
@@ -257,7 +257,7 @@ fn a_crowd_at_one_listener_does_not_shut_out_another() {
 }
 
 #[test]
-fn a_client_that_leaves_without_a_word_leaves_nothing_behind() {
+fn a_client_that_closes_without_a_request_leaks_nothing() {
     let backend = backend();
     let proxy = Proxy::start(backend.address, "");
     let port = format!(":{:04X}", proxy.address.port());
@@ -271,6 +271,6 @@ fn a_client_that_leaves_without_a_word_leaves_nothing_behind() {
         let mut client = proxy.connect();
         client.socket.write_all(bytes.as_bytes()).unwrap();
         drop(client);
-        eventually("it is let go", || (open() == 0).then_some(()));
+        eventually("the connection is closed", || (open() == 0).then_some(()));
     }
 }

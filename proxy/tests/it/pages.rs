@@ -1,4 +1,4 @@
-//! Requests that are no streams, and their uploads: over every protocol, whole, bounded, and told apart from broken ones.
+//! Pages and uploads: complete over every protocol, with bounded memory, and with broken ends that clients see.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -85,8 +85,8 @@ impl Front {
     }
 }
 
-/// An address where nobody listens.
-fn nobody() -> SocketAddr {
+/// An address without a listener.
+fn dead_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
@@ -107,22 +107,23 @@ fn serving(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Backend 
     })
 }
 
-/// Invariant: a request is answered while one server can be connected to. Mechanism: each try took another turn and counted
-/// servers for addresses. Symptom: `[dead, live]` answered every page with 502, `[live, dead]` every second one.
+/// Invariant: a request is answered as long as one server is reachable. Mechanism: each retry advanced the round robin
+/// and counted servers instead of addresses. Symptom: `[dead, live]` answered every page with 502, `[live, dead]` every
+/// second one.
 #[test]
-fn a_dead_server_costs_no_request() {
+fn a_dead_server_fails_no_request() {
     let live = serving(|head| match head.to_lowercase().contains("upgrade: websocket") {
         true => b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n".to_vec(),
         false if head.contains("event-stream") => [UNTIL_CLOSE, "data: a\n\n"].concat().into_bytes(),
         false => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec(),
     });
-    let (live, dead) = (live.address, nobody());
+    let (live, dead) = (live.address, dead_address());
     // `localhost` has ::1 and 127.0.0.1 on most machines; the backend listens on the second.
     let localhost = format!("localhost:{}", live.port());
     for servers in [
         format!("'{dead}', '{live}'"),
         format!("'{live}', '{dead}'"),
-        format!("'{dead}', '{}', '{live}', '{dead}'", nobody()),
+        format!("'{dead}', '{}', '{live}', '{dead}'", dead_address()),
         localhost.clone(),
         format!("'{dead}', '{localhost}'"),
     ] {
@@ -140,7 +141,7 @@ fn a_dead_server_costs_no_request() {
             }
         }
     }
-    let proxy = Proxy::start_with(&format!("upstreams: {{app: {{servers: ['{dead}', '{}']}}}}\n", nobody()));
+    let proxy = Proxy::start_with(&format!("upstreams: {{app: {{servers: ['{dead}', '{}']}}}}\n", dead_address()));
     let mut client = proxy.connect();
     client.send("GET /ws HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
     let head = client.read_head();
@@ -148,10 +149,10 @@ fn a_dead_server_costs_no_request() {
     assert_eq!(head.header("proxy-status").as_deref(), Some("sse-proxy; error=connection_refused"));
 }
 
-/// Invariant: the request goes on in full while its answer streams (RFC 9112 §9.5). Mechanism: the exchange ended its upload with
-/// the response head. Symptom: 3 MB sent, 100 KB received, and a clean end for the client.
+/// Invariant: the whole request is forwarded while its response streams (RFC 9112 §9.5). Mechanism: the exchange ended
+/// its upload at the response head. Symptom: 3 MB sent, 100 KB received, and a clean end for the client.
 #[test]
-fn an_upload_that_is_answered_early_arrives_whole() {
+fn an_upload_with_an_early_response_arrives_completely() {
     let uploads = tempfile::tempdir().unwrap();
     let files = [3, 20].map(|megabytes| {
         let file = uploads.path().join(format!("{megabytes}"));
@@ -210,10 +211,10 @@ fn an_upload_that_is_answered_early_arrives_whole() {
     }
 }
 
-/// Invariant: a stream that runs beside its upload is a stream like any other. Mechanism: it is driven inside its session.
-/// Symptom: no heartbeats, no counts, no line in the log, or a break that looks like an end.
+/// Invariant: a stream that runs beside its upload behaves like any other. Mechanism: it is driven inside its session.
+/// Symptom: no heartbeats, no counts, no line in the log, or a broken end that looks clean.
 #[test]
-fn a_stream_beside_its_upload_has_heartbeats_and_counts_and_breaks_like_any_other() {
+fn a_stream_beside_its_upload_behaves_like_any_other() {
     let backend = Backend::start(|mut connection| {
         connection.send([CHUNKED.as_bytes(), &chunk(b"data: a\n\n")].concat());
         match connection.path() {
@@ -237,7 +238,7 @@ fn a_stream_beside_its_upload_has_heartbeats_and_counts_and_breaks_like_any_othe
             drop(client);
         } else {
             let rest = client.read_to_end();
-            assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "{path}: the client can tell");
+            assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "{path}: the client sees a broken end");
         }
         let log = proxy.log_line();
         assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some(end), Some(false)), "{path}");
@@ -247,11 +248,11 @@ fn a_stream_beside_its_upload_has_heartbeats_and_counts_and_breaks_like_any_othe
     assert_eq!(proxy.metric("sse_proxy_streams_active{route=\"/\"}"), Some(0.0));
 }
 
-/// Invariant: a message goes on without what belongs to one connection, and framed so that both ends read it alike.
-/// Mechanism: pages went through another implementation. Symptom: `Keep-Alive` passed on, trailers announced and lost,
-/// `Content-Length` told twice, which HTTP/2 clients take for an error.
+/// Invariant: a message is forwarded without connection fields and with unambiguous framing. Mechanism: pages went
+/// through another implementation. Symptom: `Keep-Alive` was forwarded, trailers were announced and lost, and
+/// `Content-Length` was repeated, which HTTP/2 clients treat as an error.
 #[test]
-fn page_heads_pass_without_what_belongs_to_the_connection() {
+fn page_heads_pass_without_connection_fields() {
     /// What the backend says; the body that its client gets, fields that are in its head, and texts that are not.
     type Case = (&'static str, &'static str, &'static [&'static str], &'static [&'static str]);
     let answers: [Case; 8] = [
@@ -313,10 +314,10 @@ fn head_requests_and_not_modified_pass_without_a_body_and_keep_the_connection() 
     }
 }
 
-/// Invariant: what a backend says in a way that two recipients may read differently is refused, whatever the route's mode.
-/// Mechanism: only streams were looked at. Symptom: `xchunked` was passed on.
+/// Invariant: ambiguous framing of a backend is refused in every mode of a route. Mechanism: only streams were checked.
+/// Symptom: `xchunked` was forwarded.
 #[test]
-fn framing_that_cannot_be_relied_on_is_a_502_that_says_what_was_sent() {
+fn ambiguous_framing_is_a_502_that_names_the_field() {
     for (answer, says) in [
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "`xchunked`"),
         ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", "`chunked, chunked`"),
@@ -341,8 +342,9 @@ fn framing_that_cannot_be_relied_on_is_a_502_that_says_what_was_sent() {
     }
 }
 
-/// Invariant: a cut response looks cut. Mechanism: only framing or a reset tells the end of a connection from the end of a body.
-/// Symptom: half a page that is taken for a whole one; over HTTP/2, `CANCEL`, which some clients take for an end.
+/// Invariant: the client sees that a response is incomplete. Mechanism: only framing or a reset distinguishes the end
+/// of a connection from the end of a body. Symptom: half a page looked complete; over HTTP/2, `CANCEL`, which some
+/// clients treat as a clean end.
 #[test]
 fn a_page_that_its_upstream_cuts_is_an_error_for_the_client() {
     let answers = [
@@ -369,10 +371,10 @@ fn a_page_that_its_upstream_cuts_is_an_error_for_the_client() {
     }
 }
 
-/// Invariant: the proxy closes what nothing moves on. Mechanism: pages had no limits. Symptom: 50 clients that read nothing held
-/// 100 descriptors and 630 to 760 KiB of memory each, for good.
+/// Invariant: the proxy closes connections without progress. Mechanism: pages had no time limits. Symptom: 50 clients
+/// that read nothing held 100 descriptors and 630 to 760 KiB of memory each, without a limit.
 #[test]
-fn a_client_that_takes_nothing_of_a_page_is_cut_and_costs_little() {
+fn a_client_that_does_not_read_a_page_times_out_and_takes_little_memory() {
     let clients = 50;
     let running = Arc::new(AtomicUsize::new(0));
     let counted = running.clone();
@@ -427,7 +429,7 @@ fn resident_kib(pid: u32) -> u64 {
 }
 
 #[test]
-fn an_upstream_that_falls_silent_within_a_page_is_cut_after_timeouts_read() {
+fn an_upstream_that_is_silent_within_a_page_times_out() {
     let backend = Backend::start(|mut connection| {
         connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n");
         connection.hang();
@@ -483,10 +485,11 @@ fn requests_for_pages_reach_the_backend_as_http_1_1_says() {
     assert!(request.contains(&format!("\r\nHost: {}\r\n", backend.address)), "{request}");
 }
 
-/// Invariant: a client gets nothing that its version does not know. Mechanism: interim responses were passed on unlooked at.
-/// Symptom: an HTTP/1.0 client takes `103` for its answer; a 103 with a length makes clients wait for a body.
+/// Invariant: a client gets nothing that its HTTP version does not define. Mechanism: interim responses were forwarded
+/// unchecked. Symptom: an HTTP/1.0 client took `103` for its response; a 103 with a length made clients wait for a
+/// body.
 #[test]
-fn interim_responses_reach_those_who_know_them() {
+fn interim_responses_reach_http_1_1_clients_only() {
     let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nContent-Length: 5\r\nConnection: x\r\n\r\n";
     let answer = [interim, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"].concat();
     let backend = Backend::answering(vec![answer.into()]);
@@ -509,10 +512,10 @@ fn interim_responses_reach_those_who_know_them() {
     assert_eq!((seen.code, seen.body.as_slice()), (0, &b"ok"[..]), "{seen:?}");
 }
 
-/// Invariant: connections to backends are used again, and one that its backend has closed costs no request. Mechanism: a server
-/// may close an idle connection at the moment when a request is sent on it. Symptom: now and then a page is a 502.
+/// Invariant: connections to backends are reused, and a closed one fails no request. Mechanism: a server may close an
+/// idle connection while a request is sent on it. Symptom: an occasional 502.
 #[test]
-fn kept_connections_are_used_again_and_closed_ones_are_replaced() {
+fn idle_connections_are_reused_and_closed_ones_replaced() {
     let accepted = Arc::new(AtomicUsize::new(0));
     let counted = accepted.clone();
     let backend = Backend::start(move |mut connection| {
@@ -549,10 +552,10 @@ fn kept_connections_are_used_again_and_closed_ones_are_replaced() {
     }
 }
 
-/// Invariant: a request that comes back to the proxy ends there. Mechanism: nothing told it from a new one. Symptom: one request
-/// takes every descriptor of the process.
+/// Invariant: a request loop is detected. Mechanism: a request that came back looked like a new one. Symptom: one
+/// request used every descriptor of the process.
 #[test]
-fn a_request_that_comes_back_is_a_508() {
+fn a_request_loop_is_a_508() {
     let to: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
     let back = to.clone();
     let backend = Backend::start(move |mut connection| {
@@ -574,16 +577,16 @@ fn a_request_that_comes_back_is_a_508() {
     }
 }
 
-/// Invariant: an error of the proxy's own can be told from a backend's. Mechanism: each kind had a writer of its own. Symptom: no
+/// Invariant: the proxy's own errors differ from a backend's. Mechanism: each kind was written separately. Symptom: no
 /// `Proxy-Status`, no `Content-Type`, and `Server: Pingora`.
 #[test]
-fn errors_of_the_proxys_own_have_one_form() {
+fn the_proxys_own_errors_have_one_form() {
     let silent = Backend::start(|connection| connection.hang());
     let closing = Backend::answering(vec![Vec::new()]);
     let secure = Front::start(Protocol::Tls, &format!("'{}'", closing.address), "{stream: never}");
     let untrusted = format!("https://localhost:{}", secure.proxy.address.port());
     let cases: [(String, u16, &str, &str); 5] = [
-        (format!("'{}'", nobody()), 502, "connection_refused", "cannot connect to the upstream"),
+        (format!("'{}'", dead_address()), 502, "connection_refused", "cannot connect to the upstream"),
         (format!("'{}'", silent.address), 504, "http_response_timeout", "timeouts.first_byte"),
         (format!("'{}'", closing.address), 502, "connection_terminated", "broke off"),
         (format!("'{untrusted}'"), 502, "tls_certificate_error", "certificate cannot be verified"),
@@ -617,10 +620,10 @@ fn check_error(seen: &Seen, status: u16, error: &str, says: &str) {
     assert!(body.starts_with(&format!("{status} ")) && body.contains(says), "{body}");
 }
 
-/// Invariant: what is a stream is carried as one. Mechanism: an offer of HTTP/2, a status of 201, a coding that is none and a
-/// list of media types each turned streaming off. Symptom: no heartbeats, no limits, no counts.
+/// Invariant: every event stream is served as one. Mechanism: an offer of HTTP/2, a status of 201, the coding `none`
+/// and a list of media types each disabled streaming. Symptom: no heartbeats, no time limits, no counts.
 #[test]
-fn streams_in_unusual_heads_are_streams() {
+fn streams_with_unusual_heads_are_detected() {
     let heads = [
         "HTTP/1.1 201 Created\r\nContent-Type: text/event-stream\r\n",
         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream, text/plain\r\n",
@@ -660,10 +663,10 @@ fn streams_in_unusual_heads_are_streams() {
     }
 }
 
-/// Invariant: a drain ends every stream as soon as it can end well, or at once where no moment is better. Mechanism: the end of an
-/// event cannot be seen in a coded body. Symptom: coded streams held a drain for its whole limit.
+/// Invariant: a drain ends every stream at its next boundary, or at once if boundaries cannot be seen. Mechanism: a
+/// coded body has no visible boundaries. Symptom: coded streams delayed a drain by its whole limit.
 #[test]
-fn a_coded_stream_ends_at_once_in_a_drain_and_broken() {
+fn a_drain_ends_a_coded_stream_at_once_and_broken() {
     let backend = Backend::start(|mut connection| {
         connection.send([&CHUNKED[..CHUNKED.len() - 2], "Content-Encoding: gzip\r\n\r\n"].concat());
         connection.send(chunk(b"coded"));
@@ -679,17 +682,17 @@ fn a_coded_stream_ends_at_once_in_a_drain_and_broken() {
     let asked = Instant::now();
     proxy.terminate();
     let rest = client.read_to_end();
-    assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "the client can tell");
+    assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "the client sees a broken end");
     let log = proxy.log_line();
     assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some("drain"), Some(false)));
     assert_eq!(proxy.exited().code(), Some(0));
     assert!(asked.elapsed() < DEADLINE, "not after the drain's limit");
 }
 
-/// Invariant: a limit on waiting runs for what it is about. Mechanism: bytes that a client sent ahead of their turn set the clock of
-/// its first request back. Symptom: a client that sends a byte now and then keeps a request open for good.
+/// Invariant: `timeouts.first_byte` measures the upstream only. Mechanism: pipelined bytes of the client restarted the
+/// timer of its first request. Symptom: a client that kept sending single bytes kept a request open without a limit.
 #[test]
-fn bytes_sent_ahead_do_not_put_the_first_byte_off() {
+fn pipelined_bytes_do_not_restart_the_first_byte_timeout() {
     let backend = Backend::start(|connection| connection.hang());
     for driver in ["parked", "task"] {
         for mode in ["always", "never"] {
@@ -716,10 +719,11 @@ fn bytes_sent_ahead_do_not_put_the_first_byte_off() {
     }
 }
 
-/// Invariant: `timeouts.write` holds whatever is written. Mechanism: interim responses waited for the client under the upstream's
-/// clock, which `first_byte: 0` stops. Symptom: a client that reads nothing holds its request and both connections for good.
+/// Invariant: `timeouts.write` applies to every write. Mechanism: the write of interim responses was limited by the
+/// upstream's timer, which `first_byte: 0` disables. Symptom: a client that read nothing held its request and both
+/// connections without a limit.
 #[test]
-fn a_client_that_takes_no_interim_response_is_cut() {
+fn a_client_that_does_not_read_interim_responses_times_out() {
     let backend = Backend::start(|mut connection| {
         let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(10_000);
         while connection.socket.write_all(interim.as_bytes()).is_ok() {}
@@ -746,7 +750,7 @@ fn a_client_that_takes_no_interim_response_is_cut() {
 /// A backend that has nothing to say to a stream's request but an error, and a route for streams only: both are answered on the
 /// connection, and what came before for one request is not given to the next.
 #[test]
-fn an_early_answer_belongs_to_its_request() {
+fn an_early_response_belongs_to_its_request() {
     let backend = Backend::start(|mut connection| {
         let path = connection.path().to_owned();
         connection.answer("text/plain", &path);

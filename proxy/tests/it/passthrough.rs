@@ -1,4 +1,4 @@
-//! Every upstream byte reaches the client once, in order, unchanged, and at once: what is said in bytes of HTTP/1.1.
+//! Every upstream byte reaches the client once, in order, unchanged, and at once: tests on the bytes of HTTP/1.1.
 
 use std::time::Duration;
 

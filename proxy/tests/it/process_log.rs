@@ -1,11 +1,11 @@
-//! The log on standard error: it holds nobody up, it is limited for each cause, and it has no queries in it.
+//! The log on standard error: it blocks nothing, is rate-limited for each cause, and contains no queries.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
 use crate::support::{Backend, CHUNKED, Certificate, Proxy, chunk, eventually, free_address};
 
-/// Connections to a port with TLS that say nothing of the kind.
+/// Connections to a TLS port that send something else.
 fn junk(address: SocketAddr, count: usize) {
     for _ in 0..count {
         let mut socket = TcpStream::connect(address).unwrap();
@@ -19,9 +19,8 @@ fn page(proxy: &Proxy, path: &str) -> u16 {
     client.read_head().status
 }
 
-/// Invariant: whatever becomes of the log, requests are served and signals heard. Mechanism: whoever logged wrote to standard
-/// error and waited for its reader. Symptom: with a reader that had stopped, junk on the port with TLS stopped every thread
-/// and the shutdown.
+/// Invariant: a stuck log stalls neither requests nor signals. Mechanism: logging wrote to standard error and blocked
+/// on its reader. Symptom: with a stuck reader, junk on the TLS port stopped every thread and the shutdown.
 #[test]
 fn a_log_that_is_not_read_stalls_neither_requests_nor_the_shutdown() {
     let certificate = Certificate::new();
@@ -70,10 +69,10 @@ fn a_log_that_is_not_read_stalls_neither_requests_nor_the_shutdown() {
     }
 }
 
-/// Invariant: peers cannot flood the log, nor write secrets into it. Mechanism: a line for each failing request and each broken
-/// handshake. Symptom: full disks, and tokens from query strings in log archives.
+/// Invariant: peers cannot flood the log or write secrets into it. Mechanism: each failing request and each failed
+/// handshake logged a line. Symptom: full disks, and tokens from query strings in log archives.
 #[test]
-fn what_peers_cause_is_logged_once_in_a_while_with_a_count() {
+fn errors_caused_by_peers_are_rate_limited_with_a_count() {
     let certificate = Certificate::new();
     let dead = free_address("127.83.70.2");
     let tls = free_address("127.83.70.3");

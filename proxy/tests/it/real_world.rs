@@ -1,4 +1,4 @@
-//! Programs that are not ours: a plain Node backend, nginx in front, curl and Node's fetch as clients.
+//! Third-party programs: a plain Node backend, nginx in front, curl and Node's fetch as clients.
 //!
 //! `make test` installs them where they are missing; without them these tests fail, and say what is missing.
 
@@ -79,7 +79,7 @@ fn a_node_backend_streams_through_nginx_and_the_proxy() {
 }
 
 #[test]
-fn a_node_backend_learns_that_a_client_behind_nginx_has_left() {
+fn a_node_backend_detects_a_disconnect_behind_nginx() {
     let (node, backend) = node_backend(50, 1_000_000);
     let proxy = Proxy::start(backend, ROUTE);
     let (_nginx, front, _directory) = nginx_in_front_of(proxy.address);

@@ -1,5 +1,5 @@
-//! Request heads, each with the status of its answer and, where it is refused, the reason. The unit tests read this table
-//! through the parser; `either_way` sends it to a proxy over every path.
+//! Request heads, each with its status and, if it is refused, the reason. The unit tests run this table through the
+//! parser; `either_way` sends it to a proxy on every path.
 
 /// One line of the table: a head, the status, the reason.
 pub(crate) type Case = (String, u16, &'static str);

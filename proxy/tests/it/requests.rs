@@ -1,4 +1,4 @@
-//! What a client may cost before and while its request is served: slow heads and bodies, bytes sent ahead, idle connections.
+//! Limits on clients before and during requests: slow heads and bodies, pipelined bytes, idle connections.
 
 use std::io::Write;
 use std::thread;
@@ -64,12 +64,12 @@ fn backend() -> Backend {
     })
 }
 
-/// Invariant: a client that closes its connection gives back everything that its request holds, whatever it has sent before.
-/// Mechanism: Pingora stashed a byte sent behind a request and then waited for nothing more from the client; the end of the
-/// connection was not seen. Symptom: 200 of 200 connections and their upstream connections held until the upstream spoke, and a
-/// proxy without descriptors long after the clients had gone.
+/// Invariant: a client that closes its connection releases everything that its request holds, whatever it has
+/// pipelined. Mechanism: Pingora stashed a pipelined byte and then did not read from the client any more; the end of
+/// the connection was not seen. Symptom: 200 of 200 connections and their upstream connections stayed open until the
+/// upstream sent something, and the proxy ran out of descriptors.
 #[test]
-fn a_client_that_has_sent_ahead_and_closes_is_noticed() {
+fn a_client_that_pipelines_and_closes_is_detected() {
     let backend = backend();
     for way in WAYS {
         let setup = Setup::new(way, &backend, "{}");
@@ -104,9 +104,9 @@ fn a_client_that_has_sent_ahead_and_closes_is_noticed() {
     }
 }
 
-/// A request behind another is served after it, and nothing of it before.
+/// Pipelined requests are served one after the other.
 #[test]
-fn requests_sent_ahead_are_served_in_their_order() {
+fn pipelined_requests_are_served_in_order() {
     let backend = backend();
     for way in WAYS {
         let setup = Setup::new(way, &backend, "{}");
@@ -136,8 +136,8 @@ fn requests_sent_ahead_are_served_in_their_order() {
     }
 }
 
-/// Invariant: a request head takes no longer than `client.timeouts.header`, however it comes. Mechanism: Pingora limits each
-/// read. Symptom: a byte every few seconds keeps connections of 25 to 46 KiB open for good.
+/// Invariant: a request head takes no longer than `client.timeouts.header` in total. Mechanism: Pingora limits each
+/// read. Symptom: a byte every few seconds kept connections of 25 to 46 KiB open without a limit.
 #[test]
 fn a_slow_head_is_answered_with_408() {
     let backend = backend();
@@ -183,10 +183,10 @@ fn a_slow_body_is_answered_with_408() {
     }
 }
 
-/// Invariant: a chunked body is read the same way by every server that it may pass. Symptom: a bare line feed in an extension
+/// Invariant: every server on the path parses a chunked body in the same way. Symptom: a bare line feed in an extension
 /// and an empty size line passed.
 #[test]
-fn an_odd_chunk_is_answered_with_400_and_reaches_nobody() {
+fn a_malformed_chunk_is_answered_with_400_and_not_forwarded() {
     let backend = backend();
     for way in WAYS {
         let setup = Setup::new(way, &backend, "{}");
@@ -223,10 +223,10 @@ fn a_connection_without_a_request_is_closed_after_its_limit() {
     }
 }
 
-/// Invariant: a client's fields say whether its connection is kept (RFC 9112 §9.3). Mechanism: keep-alive was set for every
-/// request, after the session had decided. Symptom: HTTP/1.0 clients wait for an end that does not come.
+/// Invariant: a client's fields decide on keep-alive (RFC 9112 §9.3). Mechanism: keep-alive was set for every request,
+/// after the session had decided. Symptom: HTTP/1.0 clients waited for an end that did not come.
 #[test]
-fn http_1_0_connections_are_kept_only_where_the_client_asks() {
+fn http_1_0_connections_are_kept_on_request_only() {
     let backend = backend();
     for way in WAYS {
         let setup = Setup::new(way, &backend, "{}");
@@ -252,7 +252,7 @@ fn http_1_0_connections_are_kept_only_where_the_client_asks() {
 
 /// A client that is still sending when it is refused can read why.
 #[test]
-fn a_refused_client_that_goes_on_sending_reads_its_answer() {
+fn a_refused_client_that_keeps_sending_reads_the_response() {
     let backend = backend();
     for way in WAYS {
         let setup = Setup::new(way, &backend, "{}");
@@ -271,8 +271,8 @@ fn a_refused_client_that_goes_on_sending_reads_its_answer() {
     }
 }
 
-/// Invariant: the operator gets an answer whatever clients do. Mechanism: descriptors went to whoever came first. Symptom: with
-/// the limit reached, the admin listener was unreachable for as long as the clients stayed, and longer.
+/// Invariant: the admin listener responds whatever clients do. Mechanism: clients could use every descriptor. Symptom:
+/// at the limit, the admin listener was unreachable for as long as the clients stayed, and longer.
 #[test]
 fn clients_cannot_take_the_last_descriptors() {
     let backend = backend();
@@ -288,7 +288,7 @@ fn clients_cannot_take_the_last_descriptors() {
         );
         let proxy = Proxy::start_on(driver, &[("NOFILE", "160")], &listener, &config);
         let mut clients: Vec<Client> = Vec::new();
-        // Streams take two each; whoever finds none left waits, or is answered with 502.
+        // Streams take two descriptors each; without one, a client waits or gets a 502.
         for _ in 0..200 {
             let mut client = proxy.connect();
             client.socket.set_nonblocking(true).unwrap();
@@ -306,7 +306,7 @@ fn clients_cannot_take_the_last_descriptors() {
             thread::sleep(Duration::from_millis(100));
         }
         assert!(proxy.descriptors() < 155, "{}", proxy.descriptors());
-        // Once they have gone, everybody is served again.
+        // Once they have closed, requests are served again.
         drop(clients);
         eventually("descriptors are given back", || (proxy.descriptors() < 80).then_some(()));
         let mut client = if tls { proxy.connect_tls() } else { proxy.connect() };

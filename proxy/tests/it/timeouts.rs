@@ -1,4 +1,4 @@
-//! Connecting to servers, and interim answers without end: what is said in bytes of HTTP/1.1.
+//! Connecting to servers, and endless interim responses: tests on the bytes of HTTP/1.1.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::support::{Backend, DEADLINE, Proxy, UNTIL_CLOSE, eventually};
 
 #[test]
-fn a_server_that_refuses_is_a_502_that_says_so() {
+fn a_refused_connection_is_a_502_with_its_cause() {
     let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let proxy = Proxy::start(unused, "");
     let mut client = proxy.stream("/events");
@@ -23,7 +23,7 @@ fn a_server_that_refuses_is_a_502_that_says_so() {
 
 #[test]
 fn a_server_that_does_not_answer_the_handshake_is_a_504_that_names_connect() {
-    // A full accept queue: the kernel drops what comes next without a word.
+    // A full accept queue: the kernel silently drops further SYNs.
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     listener.listen(0).unwrap();
@@ -56,10 +56,10 @@ fn another_server_is_tried_when_one_refuses() {
     }
 }
 
-/// Invariant: deadlines fire whatever else happens. Mechanism: a head that was there was taken before the clock was looked
-/// at, and there was always another. Symptom: the request waits for ever, and its client reads interim answers.
+/// Invariant: deadlines fire whatever else happens. Mechanism: available heads were read before the timer was checked,
+/// and there was always another. Symptom: the request never ended, and its client kept reading interim responses.
 #[test]
-fn interim_answers_without_end_do_not_put_the_first_byte_off() {
+fn endless_interim_responses_do_not_postpone_the_first_byte_timeout() {
     let backend = Backend::start(|mut connection| {
         let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(10_000);
         while connection.socket.write_all(interim.as_bytes()).is_ok() {}
@@ -68,7 +68,7 @@ fn interim_answers_without_end_do_not_put_the_first_byte_off() {
     let mut client = proxy.stream("/events");
     let (until, mut buffer, mut last) = (Instant::now() + DEADLINE / 2, vec![0; 1 << 16], 1);
     while last > 0 {
-        assert!(Instant::now() < until, "interim answers go on");
+        assert!(Instant::now() < until, "interim responses still arrive");
         last = client.socket.read(&mut buffer).unwrap();
     }
     let metric = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"first_byte_timeout\"}";

@@ -1,4 +1,4 @@
-//! Clients and servers that vanish without a word: their machine loses its network, and nothing is sent that would show it.
+//! Clients and servers that vanish: their machine loses its network, and no packet shows it.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -41,7 +41,7 @@ impl Network {
         Guard(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
-    /// From here on nothing comes through, in neither direction, and nobody is told.
+    /// Drops all packets in both directions from here on.
     fn cut(&self) {
         assert!(ip(&format!("-n {} link set eth0 down", self.name)));
     }
@@ -80,11 +80,11 @@ fn connections(proxy: &Proxy, peer: &str) -> Option<usize> {
 const KEEPALIVE: &str = "tcp_keepalive: {idle: 1s, interval: 1s, count: 2}";
 const NO_LIMITS: &str = "heartbeat: {interval: 0}, timeouts: {idle: 0, write: 0, first_byte: 0}";
 
-/// Invariant: a client that has vanished is found in a bounded time, whatever its connection is used for. Mechanism: nothing is
-/// sent to it, and the kernel's own keep-alive waits for two hours. Symptom: streams without heartbeats, pages that wait and idle
-/// HTTP/2 connections stayed open.
+/// Invariant: a vanished client is detected in a bounded time, whatever its connection is used for. Mechanism: nothing
+/// is sent to it, and the kernel's default keep-alive waits for two hours. Symptom: streams without heartbeats, waiting
+/// pages and idle HTTP/2 connections stayed open.
 #[test]
-fn clients_that_vanish_are_found() {
+fn vanished_clients_are_detected() {
     let backend = Backend::start(|mut connection| {
         if connection.path() != "/page" {
             connection.send(CHUNKED);
@@ -127,7 +127,7 @@ fn clients_that_vanish_are_found() {
 
 /// The same of a server that vanishes, with no limit on its silence.
 #[test]
-fn servers_that_vanish_are_found() {
+fn vanished_servers_are_detected() {
     const SERVER: &str = "
 import socket, sys
 listener = socket.create_server((sys.argv[1], 3000), backlog=16)

@@ -6,36 +6,36 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use socket2::SockRef;
 
-use crate::driver::socket::{Socket, not_now, peeks, reset};
+use crate::driver::socket::{Socket, has_readable_bytes, reset, would_block};
 
-/// What the kernel has said of a socket and has not been acted on. It says each thing once.
+/// The readiness that the kernel reported for a socket and that has not been used up. It reports each change once.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Readable {
     now: bool,
-    /// The peer has sent its last byte, or the connection failed: nothing more will be said.
+    /// The peer closed its side, or the connection failed: no further event follows.
     ended: bool,
 }
 
 impl Readable {
-    /// Of a socket that something may have come to before there was anybody to be told.
-    pub(super) fn perhaps() -> Self {
+    /// For a socket that may have become readable before it was registered.
+    pub(super) fn assumed() -> Self {
         Self { now: true, ended: false }
     }
 
-    /// Has the next read ask the kernel.
-    pub(super) fn presume(&mut self) {
+    /// Makes the next read try the socket.
+    pub(super) fn assume(&mut self) {
         self.now = true;
     }
 
-    /// Takes down what the kernel says.
-    pub(super) fn note(&mut self, event: &Event) {
+    /// Records an event.
+    pub(super) fn record(&mut self, event: &Event) {
         let ended = event.is_read_closed() || event.is_error();
         self.now |= event.is_readable() || ended;
         self.ended |= ended;
     }
 }
 
-/// A socket that is read only after it was reported, until it has no more.
+/// A socket that is read only after the kernel reported it readable, until a read would block.
 pub(super) struct Edge<'a> {
     pub(super) socket: &'a TcpStream,
     pub(super) readable: &'a mut Readable,
@@ -50,10 +50,10 @@ impl Socket for Edge<'_> {
             match self.socket.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => {
-                    // Less than there was room for is all there was. What comes later is reported again, but an end
-                    // that has been reported already has still to be read.
+                    // A short read has emptied the socket. Later bytes are reported again, but an end that was reported
+                    // already still has to be read.
                     let all = result.as_ref().is_ok_and(|count| *count < buffer.len()) && !self.readable.ended;
-                    if all || result.as_ref().is_err_and(not_now) {
+                    if all || result.as_ref().is_err_and(would_block) {
                         self.readable.now = false;
                     }
                     return result;
@@ -63,7 +63,7 @@ impl Socket for Edge<'_> {
     }
 
     fn has_unread(&mut self) -> bool {
-        peeks(SockRef::from(self.socket))
+        has_readable_bytes(SockRef::from(self.socket))
     }
 
     fn peer_has_closed(&mut self) -> bool {

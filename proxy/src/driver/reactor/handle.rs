@@ -1,4 +1,4 @@
-//! The way into a reactor's thread from other threads, and what goes it: streams, connections, listeners.
+//! Commands to a reactor's thread from other threads: streams, connections, listeners.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,13 +9,13 @@ use std::sync::mpsc::Sender;
 use mio::net::{TcpListener, TcpStream};
 
 use super::handler::ConnectionHandler;
-use crate::driver::drive::Running;
+use crate::driver::drive::ActiveStream;
 
-/// What a reactor is asked to do.
+/// A command to a reactor.
 pub(in crate::driver) enum Command {
     /// Run a stream.
     Stream(Box<NewStream>),
-    /// Take a connection that another reactor has accepted.
+    /// Handle a connection that another reactor accepted.
     Connection(Accepted),
     /// Accept from a listener.
     Listen(ReactorListener),
@@ -23,7 +23,7 @@ pub(in crate::driver) enum Command {
 
 /// A stream that no reactor has in its table yet.
 pub(in crate::driver) struct NewStream {
-    pub(in crate::driver) running: Running,
+    pub(in crate::driver) stream: ActiveStream,
     pub(in crate::driver) client: TcpStream,
     pub(in crate::driver) upstream: TcpStream,
 }
@@ -55,13 +55,13 @@ impl Handle {
     /// Queues a command and wakes the reactor.
     ///
     /// # Errors
-    /// When the reactor's thread is gone, or cannot be woken.
+    /// When the reactor's thread has ended, or cannot be woken.
     pub(in crate::driver) fn send(&self, command: Command) -> io::Result<()> {
-        self.commands.send(command).map_err(|_| io::Error::other("the reactor's thread is gone"))?;
+        self.commands.send(command).map_err(|_| io::Error::other("the reactor's thread has ended"))?;
         if self.woken.swap(true, Ordering::AcqRel) { Ok(()) } else { self.waker.wake() }
     }
 
-    /// Passes an accepted connection on. Closes it when that fails.
+    /// Passes an accepted connection to the reactor. Closes it when that fails.
     pub(super) fn send_connection(&self, accepted: Accepted) {
         if let Err(error) = self.send(Command::Connection(accepted)) {
             log::error!("connection dropped: side=internal: {error}");

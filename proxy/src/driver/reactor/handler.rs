@@ -17,9 +17,9 @@ pub(crate) trait ConnectionHandler: Send + Sync {
 
 /// A connection that may become a stream.
 pub(crate) trait Pending: Send {
-    /// Does everything that can be done now. Called when a socket is ready, when the deadline has come, and after each
-    /// [`Step::Upstream`]. `input` is to read into.
-    fn turn(
+    /// Makes all progress that is possible now. Called when a socket is ready, when the deadline has expired, and after
+    /// each [`Step::Upstream`]. `input` is a read buffer.
+    fn drive(
         &mut self,
         client: &mut dyn Socket,
         upstream: Option<&mut dyn Socket>,
@@ -27,7 +27,7 @@ pub(crate) trait Pending: Send {
         input: &mut [u8],
     ) -> Step;
 
-    /// When to call again at the latest.
+    /// When to call [`Pending::drive`] again at the latest.
     fn deadline(&self) -> Option<Millis>;
 
     /// Whether nothing has been requested yet, so that the connection can be closed without losing anything.
@@ -39,18 +39,18 @@ pub(crate) trait Pending: Send {
 
 /// What a reactor does next with a pending connection.
 pub(crate) enum Step {
-    /// Come back when a socket is ready or the deadline has come.
+    /// Call again when a socket is ready or the deadline has expired.
     Wait,
-    /// Come back soon: there may be more to do now, but others wait too. No deadline may have come.
+    /// Call again soon: the connection yielded to others with work left. Not allowed once the deadline has expired.
     Again,
-    /// Take this for the upstream's socket, non-blocking, in place of any other.
+    /// Register this non-blocking socket as the upstream's, in place of any other.
     Upstream {
-        /// Connected, or on the way to it.
+        /// Connected, or connecting.
         socket: TcpStream,
-        /// Whether to come back when it can be written to.
+        /// Whether to call again when it becomes writable.
         writable: bool,
     },
-    /// It is a stream from here on.
+    /// The connection has become a stream.
     Stream(Box<Start>),
     /// Hand the sockets to [`Pending::hand_off`].
     HandOff,

@@ -12,7 +12,7 @@ use crate::driver::descriptors;
 use crate::driver::transport::canonical;
 use crate::stream::Millis;
 
-/// Connections accepted before streams get their next.
+/// Connections accepted in one pass, before streams are handled again.
 const ACCEPTS_PER_ROUND: usize = 64;
 
 /// More than the accept queue of a listener holds.
@@ -55,7 +55,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// The kernel reports connections to accept.
+    /// Records that the kernel reported connections to accept.
     pub(super) fn mark_ready(&mut self, token: Token) {
         let listener = Self::FIRST - token.0;
         if !self.ready.contains(&listener) {
@@ -84,7 +84,7 @@ impl Listeners {
         if self.due(now).is_none_or(|due| due > now) {
             return;
         }
-        // Those that have been accepted may ask for an upstream's; what is left is for the operator.
+        // Accepted connections may still need upstream connections; the reserve is for the admin listener.
         if self.scarce && descriptors::are_scarce() {
             return self.pause(now, &descriptors::none_left());
         }

@@ -1,6 +1,6 @@
 //! The reactor: plain TCP on both sides, one thread and one table for thousands of streams.
 //!
-//! It knows sockets, slots and timers. What is said on a connection before a stream begins is up to a [`ConnectionHandler`].
+//! It handles sockets, slots and timers. A [`ConnectionHandler`] implements the protocol before a stream begins.
 
 mod edge;
 mod handle;

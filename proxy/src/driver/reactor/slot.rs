@@ -1,4 +1,4 @@
-//! A connection's slot in a reactor's table: at first a pending, then a stream.
+//! A connection's slot in a reactor's table: first a pending connection, then a stream.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use socket2::SockRef;
 use super::edge::{Edge, Readable};
 use super::handle::Accepted;
 use super::handler::{Pending, Step};
-use crate::driver::drive::{Next, Running};
-use crate::driver::registry::Registry;
+use crate::driver::drive::{ActiveStream, DriveOutcome};
+use crate::driver::registry::StreamRegistry;
 use crate::driver::scratch::Scratch;
 use crate::driver::socket::Socket;
 use crate::driver::transport::bound_queue_of;
 use crate::stream::Millis;
 
-/// Who has the slot, the sockets, and what the kernel has said of them.
+/// A connection or a stream with its sockets and their readiness.
 pub(super) struct Slot {
     state: State,
     client: TcpStream,
     upstream: Option<TcpStream>,
-    /// When the queue of deadlines will look at this slot; far away when it will not.
+    /// When the timer queue checks this slot next; [`Slot::NEVER`] when it does not.
     pub(super) timer_at: Millis,
-    /// Whether it waits for another turn already.
+    /// Whether the slot is in the reactor's list of runnable slots.
     pub(super) queued: bool,
     client_readable: Readable,
     upstream_readable: Readable,
@@ -31,27 +31,27 @@ pub(super) struct Slot {
 
 #[allow(clippy::large_enum_variant, reason = "nearly all are streams: a box would cost each of them an allocation")]
 enum State {
-    Stream(Running),
+    Stream(ActiveStream),
     Pending(Box<dyn Pending>),
 }
 
-/// What the kernel is told of a slot's sockets, and under which number.
+/// A slot's index, and the kernel's registry in which its sockets are registered.
 #[derive(Clone, Copy)]
 pub(super) struct SlotRef<'r> {
     pub(super) kernel: &'r mio::Registry,
     pub(super) index: usize,
 }
 
-/// What becomes of a slot after its turn.
+/// What the reactor does with a slot after [`Slot::drive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Its turn comes when a socket is ready or a deadline has come.
+    /// Drive it when a socket is ready or a deadline has expired.
     Wait,
-    /// Its turn comes soon: there may be more to do now, but others wait too.
+    /// Drive it again soon: it yielded to others with work left.
     Again,
-    /// It is free.
+    /// Remove it.
     Remove,
-    /// It is free, and its pending goes on elsewhere.
+    /// Remove it and hand its connection off.
     HandOff,
 }
 
@@ -71,28 +71,28 @@ impl SlotRef<'_> {
 }
 
 impl Slot {
-    /// A stream's. Both of its sockets are watched from here on.
+    /// The slot of a stream. Registers both sockets.
     pub(super) fn of_stream(
-        running: Running,
+        stream: ActiveStream,
         client: TcpStream,
         upstream: TcpStream,
         slot_ref: SlotRef<'_>,
     ) -> std::io::Result<Self> {
-        let mut slot = Self::new(State::Stream(running), client, slot_ref)?;
+        let mut slot = Self::new(State::Stream(stream), client, slot_ref)?;
         slot.watch_upstream(upstream, Interest::READABLE, slot_ref)?;
-        // Something may have come before there was anybody to be told.
-        slot.upstream_readable = Readable::perhaps();
+        // Bytes may have arrived before the socket was registered.
+        slot.upstream_readable = Readable::assumed();
         Ok(slot)
     }
 
-    /// A new client's, which the kernel will report at once, at least as writable.
+    /// The slot of a new connection. The kernel reports it at once, at least as writable.
     pub(super) fn of_connection(accepted: Accepted, now: Millis, slot_ref: SlotRef<'_>) -> std::io::Result<Self> {
         let pending = accepted.handler.connected(accepted.address, now);
         Self::new(State::Pending(pending), accepted.socket, slot_ref)
     }
 
     fn new(state: State, mut client: TcpStream, slot_ref: SlotRef<'_>) -> std::io::Result<Self> {
-        // Interest in writing costs nothing while there is room: the kernel reports it only after there was none.
+        // Interest in writing costs nothing while the socket is writable: the kernel reports only the change.
         slot_ref.kernel.register(&mut client, slot_ref.client(), Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self {
             state,
@@ -108,49 +108,49 @@ impl Slot {
     /// The `timer_at` of a slot that waits for no deadline.
     pub(super) const NEVER: Millis = Millis(u64::MAX);
 
-    /// Takes down what the kernel says of one of its sockets.
-    pub(super) fn note(&mut self, event: &event::Event) {
+    /// Records an event of one of its sockets.
+    pub(super) fn record(&mut self, event: &event::Event) {
         match event.token().0.is_multiple_of(2) {
-            true => self.client_readable.note(event),
-            false => self.upstream_readable.note(event),
+            true => self.client_readable.record(event),
+            false => self.upstream_readable.record(event),
         }
     }
 
-    /// Has the client read even if the kernel has not reported anything yet.
-    pub(super) fn presume_readable(&mut self) {
-        self.client_readable.presume();
+    /// Makes the next call read from the client even if the kernel has not reported anything yet.
+    pub(super) fn assume_readable(&mut self) {
+        self.client_readable.assume();
     }
 
-    /// When it wants its turn, whatever the sockets do.
+    /// The next deadline.
     pub(super) fn due(&self) -> Option<Millis> {
         match &self.state {
-            State::Stream(running) => running.core.next_deadline(),
+            State::Stream(stream) => stream.core.next_deadline(),
             State::Pending(pending) => pending.deadline(),
         }
     }
 
-    /// Whether it is a client that has not asked for anything.
+    /// Whether the slot holds a connection without a request.
     pub(super) fn is_idle(&self) -> bool {
         matches!(&self.state, State::Pending(pending) if pending.is_idle())
     }
 
-    /// Does everything that can be done now.
-    pub(super) fn turn(
+    /// Makes all progress that is possible now.
+    pub(super) fn drive(
         &mut self,
         slot_ref: SlotRef<'_>,
-        books: &Arc<Registry>,
+        streams: &Arc<StreamRegistry>,
         now: Millis,
         scratch: &mut Scratch,
     ) -> Action {
         loop {
             let step = match &mut self.state {
-                State::Stream(_) => return self.stream_turn(now, scratch),
+                State::Stream(_) => return self.drive_stream(now, scratch),
                 State::Pending(pending) => {
                     let mut client = Edge { socket: &self.client, readable: &mut self.client_readable };
                     let mut upstream =
                         self.upstream.as_ref().map(|socket| Edge { socket, readable: &mut self.upstream_readable });
                     let upstream = upstream.as_mut().map(|upstream| upstream as &mut dyn Socket);
-                    pending.turn(&mut client, upstream, now, &mut scratch.input)
+                    pending.drive(&mut client, upstream, now, &mut scratch.input)
                 }
             };
             match step {
@@ -160,15 +160,17 @@ impl Slot {
                     let interest = if writable { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
                     let watched = self.watch_upstream(TcpStream::from_std(socket), interest, slot_ref);
                     if let Err(error) = watched {
-                        log::error!("request dropped: side=internal: it cannot be waited for: {error}");
+                        log::error!(
+                            "request dropped: side=internal: its upstream socket cannot be registered: {error}"
+                        );
                         return Action::Remove;
                     }
                 }
                 Step::Stream(start) => {
                     bound_queue_of(SockRef::from(&self.client), start.opening.policy.timeouts.write);
-                    let running = Running::begin(*start, books.clone(), now);
-                    // The pending counts as a request in flight until here.
-                    self.state = State::Stream(running);
+                    let stream = ActiveStream::begin(*start, streams.clone(), now);
+                    // The connection counts as a request in flight until here.
+                    self.state = State::Stream(stream);
                 }
                 Step::HandOff => return Action::HandOff,
                 Step::Close => return Action::Remove,
@@ -176,18 +178,18 @@ impl Slot {
         }
     }
 
-    fn stream_turn(&mut self, now: Millis, scratch: &mut Scratch) -> Action {
-        let State::Stream(running) = &mut self.state else { return Action::Wait };
+    fn drive_stream(&mut self, now: Millis, scratch: &mut Scratch) -> Action {
+        let State::Stream(stream) = &mut self.state else { return Action::Wait };
         let mut client = Edge { socket: &self.client, readable: &mut self.client_readable };
         let mut upstream = self.upstream.as_ref().map(|socket| Edge { socket, readable: &mut self.upstream_readable });
-        let next = running.turn(&mut client, &mut upstream, now, scratch);
+        let next = stream.drive(&mut client, &mut upstream, now, scratch);
         if upstream.is_none() {
             self.upstream = None;
         }
         match next {
-            Next::Wait => Action::Wait,
-            Next::Again => Action::Again,
-            Next::Done => Action::Remove,
+            DriveOutcome::Wait => Action::Wait,
+            DriveOutcome::Again => Action::Again,
+            DriveOutcome::Done => Action::Remove,
         }
     }
 
@@ -203,11 +205,11 @@ impl Slot {
         Ok(())
     }
 
-    /// Lets a pending go, with its sockets.
+    /// Hands a pending connection off, with its sockets.
     pub(super) fn hand_off(self, slot_ref: SlotRef<'_>) {
         let Self { state: State::Pending(pending), client, upstream, .. } = self else { return };
         let release = |mut socket: TcpStream| {
-            // Another thread waits for it now; a socket that is not watched any more cannot be taken off the list.
+            // Another thread registers it next. An error means that it is not registered, which is the goal.
             let _ = slot_ref.kernel.deregister(&mut socket);
             std::net::TcpStream::from(socket)
         };

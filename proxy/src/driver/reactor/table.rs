@@ -1,8 +1,8 @@
-//! The parked driver: plain TCP on both sides. A stream is two descriptors and its state in a table; one thread waits
-//! for all of its streams at once, in the kernel, and for those who connect and may become streams.
+//! The parked driver, for plain TCP on both sides. A stream is two descriptors and an entry in a table. One thread
+//! waits with epoll for all of its streams, and for the connections that may become streams.
 //!
-//! Each thread owns its table, its queue of deadlines and its buffers, and shares nothing. A deadline is looked at when
-//! its time comes, not when an event puts it off: an event costs one read and one write.
+//! Each thread owns its table, its timer queue and its buffers, and shares nothing. The timer queue is not updated when
+//! an event postpones a deadline, only when the old deadline expires: an event costs one read and one write.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +19,7 @@ use super::listeners::Listeners;
 use super::slot::{Action, Slot, SlotRef};
 use super::timer_fd::TimerFd;
 use super::timer_queue::TimerQueue;
-use crate::driver::registry::Registry;
+use crate::driver::registry::StreamRegistry;
 use crate::driver::scratch::Scratch;
 use crate::driver::{clock, scratch};
 use crate::stream::Millis;
@@ -37,23 +37,23 @@ pub(in crate::driver) struct Reactor {
     timer_fd: TimerFd,
     listeners: Listeners,
     slots: Slab<Slot>,
-    /// When to look at which slot. An entry whose time is no longer its slot's `timer_at` is stale and skipped.
+    /// When to check which slot. An entry whose time differs from its slot's `timer_at` is stale and skipped.
     deadlines: TimerQueue,
-    /// Places that had more to do when their turn was over.
-    again: Vec<usize>,
+    /// Slots that yielded with work left.
+    runnable: Vec<usize>,
     commands: Receiver<Command>,
-    /// Set by whoever sends an command, cleared before they are taken in.
+    /// Set with each command that is sent, cleared before commands are received.
     woken: Arc<AtomicBool>,
-    registry: Arc<Registry>,
-    /// The limit of the drain that the streams have been told of.
-    drained_to: Option<Duration>,
+    registry: Arc<StreamRegistry>,
+    /// The limit of the drain that has been applied to the streams.
+    drain_limit: Option<Duration>,
 }
 
 impl Reactor {
     pub(in crate::driver) fn new(
         commands: Receiver<Command>,
         woken: Arc<AtomicBool>,
-        registry: Arc<Registry>,
+        registry: Arc<StreamRegistry>,
     ) -> io::Result<(Self, mio::Waker)> {
         let poll = Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), WAKE)?;
@@ -64,39 +64,39 @@ impl Reactor {
             listeners: Listeners::default(),
             slots: Slab::new(),
             deadlines: TimerQueue::default(),
-            again: Vec::new(),
+            runnable: Vec::new(),
             commands,
             woken,
             registry,
-            drained_to: None,
+            drain_limit: None,
         };
         Ok((reactor, waker))
     }
 
-    /// Runs for ever: the process's end is its own.
+    /// Runs until the process exits.
     pub(in crate::driver) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_WAIT);
         loop {
-            let patience = self.patience();
-            match self.poll.poll(&mut events, patience) {
+            let poll_timeout = self.poll_timeout();
+            match self.poll.poll(&mut events, poll_timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    log::error!("reactor cannot wait: side=internal: {error}");
+                    log::error!("epoll failed: side=internal: {error}");
                     std::thread::sleep(Duration::from_millis(100));
                 }
             }
             let now = clock::now();
-            scratch::with(|scratch| self.round(&events, now, scratch));
+            scratch::with(|scratch| self.run_once(&events, now, scratch));
         }
     }
 
-    fn round(&mut self, events: &Events, now: Millis, scratch: &mut Scratch) {
-        for index in std::mem::take(&mut self.again) {
+    fn run_once(&mut self, events: &Events, now: Millis, scratch: &mut Scratch) {
+        for index in std::mem::take(&mut self.runnable) {
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.queued = false;
             }
-            self.turn(index, now, scratch);
+            self.drive_slot(index, now, scratch);
         }
         for event in events {
             match event.token() {
@@ -106,40 +106,40 @@ impl Reactor {
                 token => {
                     let index = SlotRef::slot_of(token);
                     if let Some(slot) = self.slots.get_mut(index) {
-                        slot.note(event);
+                        slot.record(event);
                     }
-                    self.turn(index, now, scratch);
+                    self.drive_slot(index, now, scratch);
                 }
             }
         }
         while let Some((at, index)) = self.deadlines.take_due(now) {
             if let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.timer_at == at) {
                 slot.timer_at = Slot::NEVER;
-                self.turn(index, now, scratch);
+                self.drive_slot(index, now, scratch);
             }
         }
-        // Before they are taken: who sends one after the last was taken wakes this thread again.
+        // Cleared before receiving: a command sent after the last one was received wakes this thread again.
         self.woken.store(false, Ordering::Release);
         while let Ok(command) = self.commands.try_recv() {
             self.receive(command, now, scratch);
         }
         let (listeners, slots, kernel) = (&mut self.listeners, &mut self.slots, self.poll.registry());
-        // The kernel reports each of them at once, and then it gets its first turn.
+        // The kernel reports each new socket at once, which drives its slot for the first time.
         listeners.accept(now, |client| {
-            let _ = admit(slots, kernel, |slot_ref| Slot::of_connection(client, now, slot_ref));
+            let _ = insert_slot(slots, kernel, |slot_ref| Slot::of_connection(client, now, slot_ref));
         });
         let draining = self.registry.draining();
-        if draining != self.drained_to {
-            self.drained_to = draining;
+        if draining != self.drain_limit {
+            self.drain_limit = draining;
             self.drain(now, scratch);
         }
     }
 
-    /// How long to wait for events: not at all while somebody has more to do, otherwise until the timer_fd rings.
-    fn patience(&mut self) -> Option<Duration> {
+    /// How long to wait for events: not at all while a slot is runnable, otherwise until the timer fires.
+    fn poll_timeout(&mut self) -> Option<Duration> {
         let now = clock::now();
         let accept_due = self.listeners.due(now);
-        if !self.again.is_empty() || accept_due.is_some_and(|due| due <= now) {
+        if !self.runnable.is_empty() || accept_due.is_some_and(|due| due <= now) {
             return Some(Duration::ZERO);
         }
         match self.timer_fd.set([self.deadlines.next(), accept_due].into_iter().flatten().min(), now) {
@@ -154,51 +154,53 @@ impl Reactor {
     fn receive(&mut self, command: Command, now: Millis, scratch: &mut Scratch) {
         match command {
             Command::Stream(stream) => {
-                let NewStream { running, client, upstream } = *stream;
-                let inserted = admit(&mut self.slots, self.poll.registry(), |slot_ref| {
-                    Slot::of_stream(running, client, upstream, slot_ref)
+                let NewStream { stream, client, upstream } = *stream;
+                let inserted = insert_slot(&mut self.slots, self.poll.registry(), |slot_ref| {
+                    Slot::of_stream(stream, client, upstream, slot_ref)
                 });
                 if let Some(index) = inserted {
-                    self.turn(index, now, scratch);
+                    self.drive_slot(index, now, scratch);
                 }
             }
             Command::Connection(accepted) => {
-                admit(&mut self.slots, self.poll.registry(), |slot_ref| Slot::of_connection(accepted, now, slot_ref));
+                insert_slot(&mut self.slots, self.poll.registry(), |slot_ref| {
+                    Slot::of_connection(accepted, now, slot_ref)
+                });
             }
-            Command::Listen(_) if self.drained_to.is_some() => {}
-            Command::Listen(door) => {
-                if let Err(error) = self.listeners.add(door, self.poll.registry()) {
-                    log::error!("listener lost: side=internal: it cannot be waited for: {error}");
+            Command::Listen(_) if self.drain_limit.is_some() => {}
+            Command::Listen(listener) => {
+                if let Err(error) = self.listeners.add(listener, self.poll.registry()) {
+                    log::error!("listener closed: side=internal: it cannot be registered with epoll: {error}");
                 }
             }
         }
     }
 
-    /// Nobody new but those who have come already, and everybody here learns of it.
+    /// Accepts what is queued, closes the listeners, and drives every slot so that it sees the drain.
     fn drain(&mut self, now: Millis, scratch: &mut Scratch) {
         let (listeners, slots, kernel) = (&mut self.listeners, &mut self.slots, self.poll.registry());
         listeners.close(|client| {
-            let _ = admit(slots, kernel, |slot_ref| Slot::of_connection(client, now, slot_ref));
+            let _ = insert_slot(slots, kernel, |slot_ref| Slot::of_connection(client, now, slot_ref));
         });
         for index in 0..self.slots.capacity() {
             if let Some(slot) = self.slots.get_mut(index) {
-                slot.presume_readable();
+                slot.assume_readable();
             }
-            self.turn(index, now, scratch);
+            self.drive_slot(index, now, scratch);
             if self.slots.get(index).is_some_and(Slot::is_idle) {
                 self.slots.remove(index);
             }
         }
     }
 
-    fn turn(&mut self, index: usize, now: Millis, scratch: &mut Scratch) {
+    fn drive_slot(&mut self, index: usize, now: Millis, scratch: &mut Scratch) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         scratch.output.clear();
         let slot_ref = SlotRef { kernel: self.poll.registry(), index };
-        // One stream's defect must not end the thousands beside it.
-        let turn = AssertUnwindSafe(|| slot.turn(slot_ref, &self.registry, now, scratch));
-        let action = catch_unwind(turn).unwrap_or_else(|_| {
-            log::error!("stream dropped: side=internal: its driver has a defect, the panic is in the log");
+        // A panic in one stream must not end the others.
+        let drive = AssertUnwindSafe(|| slot.drive(slot_ref, &self.registry, now, scratch));
+        let action = catch_unwind(drive).unwrap_or_else(|_| {
+            log::error!("stream dropped: side=internal: its driver panicked; the panic is logged above");
             Action::Remove
         });
         match action {
@@ -210,10 +212,10 @@ impl Reactor {
                 self.slots.remove(index).hand_off(slot_ref);
                 return self.shrink();
             }
-            // Once: its turns must not become more the longer it has more to do.
+            // At most one entry for each slot.
             Action::Again if !slot.queued => {
                 slot.queued = true;
-                self.again.push(index);
+                self.runnable.push(index);
             }
             Action::Again | Action::Wait => {}
         }
@@ -228,7 +230,7 @@ impl Reactor {
         }
     }
 
-    /// Everybody has left: forgets deadlines that are nobody's any more, and gives the memory of a wave's slots back.
+    /// Once the table is empty, drops stale deadlines and releases the memory of a burst.
     fn shrink(&mut self) {
         if self.slots.is_empty() {
             self.deadlines = TimerQueue::default();
@@ -239,8 +241,8 @@ impl Reactor {
     }
 }
 
-/// Gives somebody a slot, if the kernel can watch it.
-fn admit(
+/// Inserts a slot, unless its sockets cannot be registered.
+fn insert_slot(
     slots: &mut Slab<Slot>,
     kernel: &mio::Registry,
     slot: impl FnOnce(SlotRef<'_>) -> io::Result<Slot>,
@@ -253,7 +255,7 @@ fn admit(
             Some(index)
         }
         Err(error) => {
-            log::error!("connection dropped: side=internal: it cannot be waited for: {error}");
+            log::error!("connection dropped: side=internal: it cannot be registered with epoll: {error}");
             None
         }
     }
@@ -271,22 +273,22 @@ mod tests {
     use crate::driver::reactor::handler::{ConnectionHandler, Pending, Step};
     use crate::driver::socket::Socket;
 
-    type Heard = Arc<Mutex<Vec<String>>>;
+    type FirstBytes = Arc<Mutex<Vec<String>>>;
 
-    /// Notes what its clients say first.
-    struct Listener(Heard);
+    /// Records the first bytes of each connection.
+    struct FirstBytesRecorder(FirstBytes);
 
-    impl ConnectionHandler for Listener {
+    impl ConnectionHandler for FirstBytesRecorder {
         fn connected(&self, _: SocketAddr, _: Millis) -> Box<dyn Pending> {
             Box::new(Self(self.0.clone()))
         }
     }
 
-    impl Pending for Listener {
-        fn turn(&mut self, client: &mut dyn Socket, _: Option<&mut dyn Socket>, _: Millis, input: &mut [u8]) -> Step {
+    impl Pending for FirstBytesRecorder {
+        fn drive(&mut self, client: &mut dyn Socket, _: Option<&mut dyn Socket>, _: Millis, input: &mut [u8]) -> Step {
             match client.read(input) {
                 Ok(count) => {
-                    self.0.lock().expect("heard").push(String::from_utf8_lossy(&input[..count]).into_owned());
+                    self.0.lock().expect("received").push(String::from_utf8_lossy(&input[..count]).into_owned());
                     Step::Close
                 }
                 Err(_) => Step::Wait,
@@ -304,11 +306,11 @@ mod tests {
         fn hand_off(self: Box<Self>, _: TcpStream, _: Option<TcpStream>) {}
     }
 
-    /// A request that has come is served, though the signal came with it. Listeners were closed and clients let go before
-    /// anybody had looked whether they had asked: they were reset.
+    /// Invariant: a request sent before a drain is served. Mechanism: the drain closed the listeners and the idle
+    /// connections without reading from them first. Symptom: such connections were reset.
     #[test]
-    fn a_drain_lets_in_and_hears_who_has_come_before_it() {
-        let registry = Arc::<Registry>::default();
+    fn a_drain_accepts_queued_connections_and_reads_from_idle_ones() {
+        let registry = Arc::<StreamRegistry>::default();
         let (commands, inbox) = channel();
         let woken = Arc::<AtomicBool>::default();
         let (mut reactor, waker) = Reactor::new(inbox, woken.clone(), registry.clone()).expect("a reactor");
@@ -316,28 +318,28 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("an option");
         let address = listener.local_addr().expect("an address");
-        let call = |text: &str| {
+        let connect_and_send = |text: &str| {
             let mut client = TcpStream::connect(address).expect("the listener's queue");
             client.write_all(text.as_bytes()).expect("room");
             client
         };
-        let heard = Heard::default();
+        let received = FirstBytes::default();
         let listener = mio::net::TcpListener::from_std(listener);
-        let listener = ReactorListener { listener, handler: Arc::new(Listener(heard.clone())), reactors };
+        let listener = ReactorListener { listener, handler: Arc::new(FirstBytesRecorder(received.clone())), reactors };
         commands.send(Command::Listen(listener)).expect("an inbox");
         let nothing = Events::with_capacity(1);
-        let mut round = || scratch::with(|scratch| reactor.round(&nothing, clock::now(), scratch));
+        let mut run_once = || scratch::with(|scratch| reactor.run_once(&nothing, clock::now(), scratch));
 
-        let let_in = call("let in");
-        round();
-        assert!(heard.lock().expect("heard").is_empty(), "nothing has been reported of it");
-        let accept_due = call("at the door");
+        let accepted = connect_and_send("accepted");
+        run_once();
+        assert!(received.lock().expect("received").is_empty(), "nothing has been read yet");
+        let queued = connect_and_send("queued");
         registry.drain(Duration::from_secs(1));
-        round();
-        let mut heard = heard.lock().expect("heard").clone();
-        heard.sort();
-        assert_eq!(heard, ["at the door", "let in"]);
-        assert!(TcpStream::connect(address).is_err(), "nobody after that");
-        drop((let_in, accept_due));
+        run_once();
+        let mut received = received.lock().expect("received").clone();
+        received.sort();
+        assert_eq!(received, ["accepted", "queued"]);
+        assert!(TcpStream::connect(address).is_err(), "the listener is closed");
+        drop((accepted, queued));
     }
 }

@@ -1,7 +1,7 @@
-//! The clock that wakes a reactor for its next deadline, as a descriptor among the others.
+//! The timer that wakes a reactor for its next deadline, as a descriptor in its epoll set.
 //!
-//! A time limit on each wait would set and clear a kernel timer for every event, which on a virtual machine costs more than
-//! reading the event does. This one is set anew only when the next deadline is another one: a few times a second.
+//! A time limit on each wait would set and clear a kernel timer for every event, which on a virtual machine costs more
+//! than reading the event does. This timer is set only when the next deadline changes: a few times a second.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -22,7 +22,7 @@ pub(super) struct TimerFd {
 }
 
 impl TimerFd {
-    /// Registers one that is not set.
+    /// Registers a timer that is not set.
     ///
     /// # Errors
     /// When there is no descriptor left.
@@ -32,16 +32,16 @@ impl TimerFd {
         Ok(Self { timer, set_to: None })
     }
 
-    /// Rings at `due`, and then not again; `None` for never.
+    /// Fires once at `due`; never for `None`.
     ///
     /// # Errors
-    /// What the system says; it never does for a time that it can hold.
+    /// The system's error; none is known for a valid time.
     pub(super) fn set(&mut self, due: Option<Millis>, now: Millis) -> io::Result<()> {
         if due == self.set_to {
             return Ok(());
         }
         let value = due.map_or(Timespec::default(), |due| {
-            // A moment that is past still has to ring: zero would switch it off.
+            // A time in the past still has to fire: zero would disarm the timer.
             let ahead = due.0.saturating_sub(now.0).max(1);
             let seconds = i64::try_from(ahead / 1000).unwrap_or(i64::MAX);
             Timespec { tv_sec: seconds, tv_nsec: (ahead % 1000 * 1_000_000) as _ }
@@ -52,7 +52,7 @@ impl TimerFd {
         Ok(())
     }
 
-    /// Forgets what it was set to, once it has rung.
+    /// Records that the timer has fired and is no longer set.
     pub(super) fn fired(&mut self) {
         self.set_to = None;
     }

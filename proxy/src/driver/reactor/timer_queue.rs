@@ -1,36 +1,36 @@
-//! When to look at which place of a table.
+//! When to check which slot of a table.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::stream::Millis;
 
-/// A queue of moments and slots. Entries are not taken back: whoever takes one out asks whether it still holds. Those that do
-/// not are collected in one go, once they are most of the queue.
+/// A priority queue of times and slots. Entries are not removed early: the caller checks whether a due entry is stale.
+/// Stale entries are collected in one pass once they are most of the queue.
 #[derive(Debug, Default)]
 pub(super) struct TimerQueue {
-    /// The moment in the upper bits, the slot in the lower: eight bytes an entry, and each stream has one or two.
+    /// The time in the upper bits, the slot in the lower: eight bytes for each entry, and each stream has one or two.
     entries: BinaryHeap<Reverse<u64>>,
 }
 
 impl TimerQueue {
-    /// Sixteen million slots, and moments up to 34 years after the process started.
+    /// Sixteen million slots, and times up to 34 years after the process started.
     const SLOT_BITS: u32 = 24;
 
-    /// Puts a slot down for a moment. One past the last that can be told is never.
+    /// Adds a slot at a time. A time beyond the range counts as never.
     pub(super) fn add(&mut self, at: Millis, slot: usize) {
         if at.0 >> (u64::BITS - Self::SLOT_BITS) == 0 && slot >> Self::SLOT_BITS == 0 {
             self.entries.push(Reverse(at.0 << Self::SLOT_BITS | slot as u64));
         }
     }
 
-    /// Whether more entries are stale than hold, when at most `slots` hold. Then [`TimerQueue::retain`] is due: its cost is
-    /// spread over the additions that have led there.
+    /// Whether most entries are stale, given that at most `slots` are valid. The caller then calls
+    /// [`TimerQueue::retain`]; its cost is amortized over the additions.
     pub(super) fn is_overgrown(&self, slots: usize) -> bool {
         self.entries.len() > 2 * slots + Self::SLACK
     }
 
-    /// Drops the entries of which `holds` says that they do not, and those that are there twice.
+    /// Drops the entries for which `holds` is false, and duplicates.
     pub(super) fn retain(&mut self, mut holds: impl FnMut(Millis, usize) -> bool) {
         let mut entries = std::mem::take(&mut self.entries).into_vec();
         entries.retain(|entry| {
@@ -51,12 +51,12 @@ impl TimerQueue {
         (Millis(entry >> Self::SLOT_BITS), slot as usize)
     }
 
-    /// The first moment for which a slot is put down.
+    /// The earliest time.
     pub(super) fn next(&self) -> Option<Millis> {
         self.entries.peek().map(|Reverse(entry)| Millis(entry >> Self::SLOT_BITS))
     }
 
-    /// Takes out the first entry, if its moment has come.
+    /// Removes and returns the first entry, if it is due.
     pub(super) fn take_due(&mut self, now: Millis) -> Option<(Millis, usize)> {
         self.next().filter(|at| *at <= now)?;
         self.entries.pop().map(Self::parts)
@@ -68,19 +68,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_come_out_in_the_order_of_their_moments() {
-        let mut timetable = TimerQueue::default();
+    fn entries_are_taken_in_order_of_time() {
+        let mut queue = TimerQueue::default();
         for (at, slot) in [(7, 3), (5, 16_777_215), (9, 0), (5, 1)] {
-            timetable.add(Millis(at), slot);
+            queue.add(Millis(at), slot);
         }
-        timetable.add(Millis(u64::MAX), 4);
-        assert_eq!(timetable.next(), Some(Millis(5)));
+        queue.add(Millis(u64::MAX), 4);
+        assert_eq!(queue.next(), Some(Millis(5)));
         let mut due = Vec::new();
-        while let Some((at, slot)) = timetable.take_due(Millis(8)) {
+        while let Some((at, slot)) = queue.take_due(Millis(8)) {
             due.push((at.0, slot));
         }
         assert_eq!(due, [(5, 1), (5, 16_777_215), (7, 3)]);
-        assert_eq!(timetable.next(), Some(Millis(9)));
+        assert_eq!(queue.next(), Some(Millis(9)));
     }
 
     /// Invariant: the queue is bounded by the slots, whatever they have waited for. Mechanism: entries were collected when due.
@@ -93,7 +93,7 @@ mod tests {
         let (mut largest, mut looked_at) = (0, 0);
         for added in 0..100_000_u64 {
             let slot = (added as usize * 7919) % SLOTS;
-            // An hour off, and another moment each time: the entry before is stale. Sometimes the same twice.
+            // An hour ahead, and a different time for most: the previous entry becomes stale. Some are equal.
             timer_at[slot] = Millis(3_600_000 + added / 3);
             queue.add(timer_at[slot], slot);
             if queue.is_overgrown(SLOTS) {

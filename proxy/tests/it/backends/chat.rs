@@ -28,7 +28,7 @@ fn server() -> Option<Server> {
     Some(Server { backend, addresses, _proxy: proxy, _nginx: (nginx, directory) })
 }
 
-/// Asks for an answer to "one two three", with these keys beside the usual ones.
+/// Requests a completion for "one two three", with additional keys.
 fn ask(address: SocketAddr, more: Value) -> Client {
     let mut body = json!({"model": "parrot-1", "messages": [{"role": "user", "content": "one two three"}]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -42,7 +42,7 @@ fn ask(address: SocketAddr, more: Value) -> Client {
     client
 }
 
-/// The body of an answer that is not a stream.
+/// The body of a response that is not a stream.
 fn json_of(mut client: Client, status: u16) -> Value {
     let head = client.read_head();
     assert_eq!(head.status, status, "{head:?}");
@@ -77,9 +77,9 @@ fn tokens_arrive_in_order_and_silence_before_and_between_them_has_heartbeats() {
     }
 }
 
-/// The styles that the SDKs do not see.
+/// The heartbeat styles that the SDKs ignore.
 #[test]
-fn the_openai_sdks_talk_to_it_in_silences_full_of_heartbeats() {
+fn the_openai_sdks_work_with_heartbeats_in_pauses() {
     let Some(backend) = Example::start("fastapi", Pace::ENDLESS) else { return };
     let (Some(packages), Some(python)) = (npm_folder(), installed("python/bin/python")) else { return };
     for style in ["comment", "comment_line"] {
@@ -102,7 +102,7 @@ fn the_openai_sdks_talk_to_it_in_silences_full_of_heartbeats() {
 }
 
 #[test]
-fn answers_that_are_no_streams_pass_on_the_same_route() {
+fn other_responses_pass_on_a_stream_route() {
     let Some(server) = server() else { return };
     for (path, address) in server.addresses {
         let answer = json_of(ask(address, json!({})), 200);
@@ -114,7 +114,7 @@ fn answers_that_are_no_streams_pass_on_the_same_route() {
 }
 
 #[test]
-fn the_model_stops_when_its_client_leaves_before_the_first_token() {
+fn the_model_stops_when_its_client_disconnects_before_the_first_token() {
     let Some(server) = server() else { return };
     for (path, address) in server.addresses {
         let mut client = ask(address, json!({"stream": true, "thinking_ms": 600_000}));

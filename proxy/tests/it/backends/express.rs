@@ -1,4 +1,4 @@
-//! What is special about Express: its compression, and whom it takes for the client behind two proxies.
+//! Express: its compression, and the client's address behind two proxies.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -9,9 +9,9 @@ use crate::support::{Client, contains};
 
 const GZIP: &str = "Accept-Encoding: gzip\r\n";
 
-/// Compression holds heartbeats off, and needs `res.flush()` for every event. Streams through the proxy are asked for without.
+/// Compression would disable heartbeats and need `res.flush()` for every event. The proxy requests streams without it.
 #[test]
-fn its_compression_does_nothing_to_streams_through_the_proxy() {
+fn streams_through_the_proxy_are_not_compressed() {
     let Some(paths) = Paths::to("express", Pace { interval_ms: 150, count: 3 }) else { return };
     let request = format!("GET /events HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n{GZIP}\r\n");
     let mut direct = Client::connect(paths.backend.address);
@@ -29,7 +29,7 @@ fn its_compression_does_nothing_to_streams_through_the_proxy() {
 }
 
 #[test]
-fn it_sees_the_browsers_address_through_nginx_and_the_proxy_whatever_that_claims() {
+fn it_sees_the_browsers_address_through_nginx_and_the_proxy_despite_forged_fields() {
     let Some(paths) = Paths::to("express", Pace::ENDLESS) else { return };
     let browser: IpAddr = "127.83.69.77".parse().unwrap();
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();

@@ -1,7 +1,7 @@
-//! The backends people have, from `examples/backends`, each behind the proxy and behind nginx and the proxy.
+//! Common backends, from `examples/backends`, each behind the proxy and behind nginx and the proxy.
 //!
-//! They offer the same few paths, so that the same tests hold for all of them; what is special about one stands in a file
-//! of its own. `scripts/setup-examples`, which `make test` calls, installs what they are built on.
+//! They serve the same paths, so that the same tests apply to all of them; what is specific to one is in its own file.
+//! `scripts/setup-examples`, which `make test` calls, installs what they are built on.
 
 mod chat;
 mod example;
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use crate::support::{Client, Head, Program, Proxy, dechunk, eventually, nginx_in_front_of};
 use example::{Example, Pace};
 
-/// Heartbeats that tell themselves apart from a backend's own comments.
+/// Heartbeats that differ from a backend's own comments.
 const ROUTE: &str = "    heartbeat: {interval: 60ms, payload: proxy}";
 const HEARTBEAT: &str = ": proxy\n\n";
 
-/// A backend takes notice of its client's leaving in about a second; a busy machine gets more.
+/// How long a backend may take to detect a disconnect: about a second, and more on a busy machine.
 const NOTICED: Duration = Duration::from_secs(5);
 
 /// A backend with both ways to it.
@@ -127,7 +127,7 @@ fn its_own_comments_survive_byte_for_byte(name: &str) {
     let Some(paths) = Paths::to(name, Pace { interval_ms: 150, count: 3 }) else { return };
     let direct = whole(paths.backend.address, "/events?comments=1", "");
     for number in 1..=3 {
-        // Whether a space follows the colon is the backend's affair.
+        // Backends differ in the space after the colon.
         assert_eq!(
             direct.replace(": before", ":before").matches(&format!(":before {number}")).count(),
             1,
@@ -173,7 +173,7 @@ fn the_backend_notices_a_client_that_leaves(name: &str, streams: &[&str]) {
     }
 }
 
-/// The same tests for each backend, and the streams on which it notices a client's leaving.
+/// The same tests for each backend, and the streams on which it detects a disconnect.
 macro_rules! backends {
     ($($name:ident notices on $streams:expr;)*) => {$(
         mod $name {
@@ -212,7 +212,7 @@ mod every {
         node notices on ["/events", "/events?silent=1"];
         express notices on ["/events", "/events?silent=1"];
         fastapi notices on ["/events", "/events?silent=1"];
-        // These learn of it only when they write.
+        // These detect it only when they write.
         spring notices on ["/events"];
         php notices on ["/events"];
         php_built_in notices on ["/events"];

@@ -1,11 +1,11 @@
-//! What is special about PHP: it learns of a client's leaving only when it writes, so it writes in pauses, too.
+//! PHP detects a disconnect only when it writes, so it writes in pauses, too.
 
 use super::example::Pace;
 use super::{NOTICED, Paths, clients, open};
 
-/// One event a minute, and still a client that leaves is noticed: by the comments between the events.
+/// With one event a minute, the comments between the events detect the disconnect.
 #[test]
-fn php_notices_a_client_that_leaves_in_a_long_pause_because_it_writes_comments() {
+fn php_detects_a_disconnect_in_a_long_pause_by_writing_comments() {
     for name in ["php", "php_built_in"] {
         let Some(paths) = Paths::to(name, Pace { interval_ms: 60_000, count: 10 }) else { return };
         for (path, address) in paths.each() {

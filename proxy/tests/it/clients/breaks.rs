@@ -1,4 +1,4 @@
-//! What each client makes of a stream that breaks, and of one that ends in order; and the table in the documentation.
+//! How each client reports a broken stream and a clean end, checked against the table in the documentation.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +10,7 @@ use super::libraries::{npm, pypi};
 use super::{installed, npm_folder, run, say_skipped, script};
 use crate::support::{Backend, CHUNKED, Certificate, Connection, Proxy, chunk};
 
-/// Where the upstream breaks off: before the first event, right after an event, within the next. And one that does not.
+/// Where the upstream breaks off: before the first event, after an event, within an event; and a clean end.
 const KINDS: [&str; 4] = ["first", "between", "within", "clean"];
 
 /// The Nodes of the table.
@@ -62,7 +62,7 @@ impl Streams {
         KINDS.map(|kind| format!("{}/{kind}", self.origin(protocol))).into()
     }
 
-    /// Runs a client over each of its protocols, and looks for its row in the documentation.
+    /// Runs a client over each of its protocols, and checks its row in the documentation.
     fn check(&self, client: &str, protocols: &[Protocol], read: impl Fn(Protocol, &[String]) -> Value) {
         let cells = COLUMNS.map(|protocol| {
             if !protocols.contains(&protocol) {
@@ -122,7 +122,7 @@ fn outcome([first, between, within, clean]: &[&Value; 4]) -> String {
     }
 }
 
-/// Node of a version, and how the table calls it.
+/// A version of Node, and its name in the table.
 fn node_of(version: &str) -> Option<(PathBuf, String)> {
     let program = installed(&format!("nodes/{version}/node_modules/node/bin/node"))?;
     Some((program, format!("Node {version}")))
@@ -208,7 +208,7 @@ fn curl() {
     let streams = Streams::start();
     let read = |version: &'static str| {
         move |_: Protocol, urls: &[String]| {
-            // HTTP/1.0 over TLS is for clients that know nothing of ALPN.
+            // HTTP/1.0 over TLS is for clients without ALPN.
             let alpn = if version == "--http1.0" { "--no-alpn" } else { "--alpn" };
             let mut seen = Map::new();
             for url in urls {

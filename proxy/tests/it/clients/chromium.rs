@@ -1,4 +1,4 @@
-//! A browser that does what a test says: Chromium, driven by `tests/clients/browser.mjs`.
+//! Chromium, driven by `tests/clients/browser.mjs`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ pub(super) struct Tab<'b> {
 }
 
 impl Chromium {
-    /// None, said aloud, where it is not installed.
+    /// `None`, with a message, if it is not installed.
     pub(super) fn start() -> Option<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let programs = std::env::split_paths(&path).map(|folder| folder.join("chromium"));
@@ -60,7 +60,7 @@ impl Chromium {
 }
 
 impl Tab<'_> {
-    /// What the expression gives in the page.
+    /// The value of the expression in the page.
     pub(super) fn run(&self, expression: &str) -> Value {
         self.browser.ask(&json!({ "tab": self.number, "run": expression }))
     }

@@ -1,4 +1,4 @@
-//! `EventSource` in a real browser, over HTTP/1.1 and HTTP/2: what it shows, when it comes back, and when it gives up.
+//! `EventSource` in a real browser, over HTTP/1.1 and HTTP/2: its events, its reconnects, and when it stops.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -43,7 +43,7 @@ fn one_event_each() -> Backend {
 }
 
 #[test]
-fn event_source_comes_back_with_its_last_event_id_after_every_kind_of_end_and_stops_at_204() {
+fn event_source_reconnects_with_its_last_event_id_after_every_kind_of_end_and_stops_at_204() {
     let Some(chromium) = Chromium::start() else { return };
     for http in [Http::One, Http::Two] {
         let backend = site(BLANK, |mut connection| {
@@ -90,7 +90,7 @@ fn event_source_comes_back_with_its_last_event_id_after_every_kind_of_end_and_st
 }
 
 #[test]
-fn event_source_gives_up_at_502_and_503() {
+fn event_source_stops_at_502_and_503() {
     let Some(chromium) = Chromium::start() else { return };
     let backend = site(BLANK, |mut connection| {
         // Otherwise closed without an answer: the proxy makes a 502 of it.
@@ -111,7 +111,7 @@ fn event_source_gives_up_at_502_and_503() {
 }
 
 #[test]
-fn a_page_of_another_origin_reads_what_the_backend_lets_it_read() {
+fn cors_headers_of_the_backend_apply_through_the_proxy() {
     let Some(chromium) = Chromium::start() else { return };
     let backend = site(BLANK, |mut connection| {
         let head = connection.head.clone();

@@ -1,4 +1,4 @@
-//! The clients people have, through the proxy: a browser, and the libraries that read event streams.
+//! Common clients through the proxy: a browser, and libraries that read event streams.
 //!
 //! `make test` installs them (`scripts/setup-clients`). Where one cannot be installed its tests say so and skip; not in CI.
 
@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Backend, Certificate, Connection, DEADLINE, Proxy};
 
-/// A file or folder that `scripts/setup-clients` makes, or nothing, said aloud.
+/// A file or folder that `scripts/setup-clients` installs; `None`, with a message, if it is missing.
 pub(crate) fn installed(path: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder));
@@ -32,7 +32,7 @@ fn skip<T>(what: &str) -> Option<T> {
     say_skipped(what)
 }
 
-/// The same for what `scripts/setup-clients` does not install: nowhere a failure.
+/// The same for what `scripts/setup-clients` does not install: never a failure.
 fn say_skipped<T>(what: &str) -> Option<T> {
     eprintln!("SKIPPED: {what} is missing");
     None
@@ -42,7 +42,7 @@ pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
 }
 
-/// Runs a client to its end, and gives what it printed as JSON. `timeout` keeps one that hangs from outliving the test.
+/// Runs a client to its end, and returns its output as JSON. `timeout` ends one that hangs.
 pub(crate) fn run(command: &Command) -> serde_json::Value {
     let mut limited = Command::new("timeout");
     limited.arg(DEADLINE.as_secs().to_string()).arg(command.get_program()).args(command.get_args());

@@ -1,4 +1,4 @@
-//! What each client makes of each style of heartbeat: the streams, what was seen of them, and the table in the documentation.
+//! How each client handles each style of heartbeat, checked against the table in the documentation.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -86,7 +86,7 @@ fn stream(mut connection: Connection, admin: std::net::SocketAddr) {
     connection.send(CHUNKED);
     for (number, data) in [(1, "a"), (2, "b"), (3, "[DONE]")] {
         let before = heartbeats();
-        // A client that fails leaves, and then there is nothing more to wait for.
+        // A client that fails disconnects, which ends the wait.
         eventually("a heartbeat", || (heartbeats() > before || connection.closed()).then_some(()));
         // Gemini gives its events no ids, and its SDKs know none.
         let id = if path.contains("/ids") && !is_gemini { format!("id: {number}\n") } else { String::new() };
@@ -138,7 +138,7 @@ fn outcome(seen: &Value) -> String {
 
 const PAGE: &str = include_str!("../../../../docs/heartbeats.md");
 
-/// Holds the documentation to what was seen.
+/// Checks the documentation against the result.
 pub(super) fn check_row(client: &str, cells: &[String]) {
     let row = format!("| {client} | {} |", cells.join(" | "));
     assert!(PAGE.lines().any(|line| line == row), "docs/heartbeats.md has no such row:\n{row}");

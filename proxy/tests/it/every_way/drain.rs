@@ -34,7 +34,7 @@ fn sigterm_ends_streams_between_events_lets_requests_finish_and_exits_0() {
             assert_eq!(stream.whole(), b"data: a\n\n");
         }
         for stream in half {
-            assert_eq!(stream.whole(), b"data: a\n\ndata: b whole\n\n", "the event under way was finished");
+            assert_eq!(stream.whole(), b"data: a\n\ndata: b whole\n\n", "the current event was finished");
         }
         assert_eq!(page.whole(), b"done");
         for _ in 0..8 {

@@ -1,4 +1,4 @@
-//! Who leaves first, and what the other side is told.
+//! Which side closes first, and how the other side sees it.
 
 use std::io::Write;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::{CHUNKED, End, Setup, UNTIL_CLOSE, chunk, eventually};
 
 #[test]
-fn a_client_that_leaves_takes_the_upstream_with_it() {
+fn a_client_that_closes_closes_the_upstream() {
     let setup = Setup::new(|mut connection| {
         match connection.path() {
             "/before-the-head" => {}
@@ -48,7 +48,7 @@ fn a_client_that_leaves_takes_the_upstream_with_it() {
 }
 
 #[test]
-fn a_broken_upstream_is_told_apart_from_one_that_ended() {
+fn a_broken_upstream_differs_from_a_clean_end() {
     const COUNTED: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 99\r\n\r\n";
     // Head, what follows, whether it is reset then, whether the client sees a clean end, and what is logged.
     const CASES: [(&str, &[u8], bool, bool, &str); 7] = [
@@ -74,7 +74,7 @@ fn a_broken_upstream_is_told_apart_from_one_that_ended() {
         for (at, (_, wire, _, clean, reason)) in CASES.into_iter().enumerate() {
             let (body, end) = case.stream(&format!("/{at}")).end();
             let wire = wire.escape_ascii();
-            assert!(body.starts_with(b"data: a\n\n"), "what came is passed on: {reason} for {wire}: {body:?}");
+            assert!(body.starts_with(b"data: a\n\n"), "received bytes are forwarded: {reason} for {wire}: {body:?}");
             assert_eq!(end == End::Clean, clean, "{reason} for {wire}: {end:?}");
             assert_eq!(case.logs_end(reason)["clean"], clean);
         }

@@ -1,4 +1,4 @@
-//! Heartbeats: in silence, between events, in every style, and never where they would do harm.
+//! Heartbeats: in silence, between events, in every style, and never inside an event or a coded body.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ fn each_style_is_written_between_events_and_leaves_them_whole() {
 }
 
 #[test]
-fn no_heartbeat_stands_inside_an_event_however_long_the_pause() {
+fn no_heartbeat_is_inserted_inside_an_event() {
     let parts: [&[u8]; 5] = [b"id: 1\n", b"data: a\r", b"\ndata: b", b"\r\n", b"\r\n"];
     let setup = Setup::new(move |mut connection| {
         connection.send(CHUNKED);
@@ -66,7 +66,7 @@ fn an_upstream_that_is_silent_from_the_start_is_kept_alive_and_its_byte_order_ma
 }
 
 #[test]
-fn a_length_is_dropped_since_what_is_put_in_does_not_fit_it() {
+fn a_content_length_is_dropped_because_heartbeats_are_added() {
     let counted = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 18\r\n\r\n";
     let setup = Setup::new(move |mut connection| {
         connection.send(counted);

@@ -1,4 +1,4 @@
-//! What holds whichever way a request takes: each behaviour is written once and run in every combination of
+//! Behaviour that is the same on every request path: each test is written once and runs in every combination of
 //! [`Setup`](crate::support::Setup).
 
 mod drain;

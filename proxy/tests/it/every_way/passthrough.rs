@@ -41,7 +41,7 @@ fn bodies_pass_whole_however_they_are_delimited_and_cut() {
 }
 
 #[test]
-fn half_an_event_is_on_its_way_before_the_rest_exists() {
+fn half_an_event_is_forwarded_before_the_rest_is_sent() {
     let setup = Setup::new(|mut connection| {
         connection.send(CHUNKED);
         connection.send(chunk(b"id: 7\n"));

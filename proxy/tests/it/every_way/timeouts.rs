@@ -1,4 +1,4 @@
-//! Each timeout on its own, each while something else is being waited for; and failures before the head.
+//! Each timeout, while other waits are in progress; and failures before the head.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::{CHUNKED, Setup, UNTIL_CLOSE, chunk, eventually};
 
 #[test]
-fn a_request_that_gets_no_head_is_answered_with_what_went_wrong() {
+fn a_failure_before_the_head_is_answered_with_its_cause() {
     const SMUGGLING: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: gzip\r\n\r\n";
     const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\nConnection: Upgrade\r\n\r\nbytes";
     // What the backend answers, the status, what is counted, and what the body says.
@@ -45,7 +45,7 @@ fn a_request_that_gets_no_head_is_answered_with_what_went_wrong() {
 }
 
 #[test]
-fn a_silent_upstream_is_cut_though_heartbeats_flow_and_the_client_can_tell() {
+fn a_silent_upstream_times_out_despite_heartbeats_and_the_client_sees_a_broken_end() {
     let setup = Setup::new(|mut connection| {
         connection.send(CHUNKED);
         connection.send(chunk(b"data: a\n\n"));
@@ -59,7 +59,7 @@ fn a_silent_upstream_is_cut_though_heartbeats_flow_and_the_client_can_tell() {
 }
 
 #[test]
-fn comments_keep_a_stream_alive_unless_told_otherwise() {
+fn comments_keep_a_stream_alive_unless_idle_ignores_comments() {
     let setup = Setup::new(|mut connection| {
         connection.send(UNTIL_CLOSE);
         for _ in 0..120 {
@@ -78,7 +78,7 @@ fn comments_keep_a_stream_alive_unless_told_otherwise() {
 }
 
 #[test]
-fn a_client_that_stops_reading_is_cut_and_holds_the_upstream_back() {
+fn a_client_that_stops_reading_times_out_and_applies_backpressure() {
     let setup = Setup::new(|mut connection| {
         connection.send(UNTIL_CLOSE);
         if connection.path() == "/trickle" {
@@ -122,7 +122,7 @@ fn a_client_that_stops_reading_is_cut_and_holds_the_upstream_back() {
 }
 
 #[test]
-fn lifetime_ends_a_stream_in_order_after_the_event_under_way() {
+fn lifetime_ends_a_stream_cleanly_after_the_current_event() {
     let setup = Setup::new(|mut connection| {
         connection.send(CHUNKED);
         connection.send(chunk(b"data: half"));

@@ -54,12 +54,12 @@ fn events_pass_caddy_one_by_one() {
 }
 
 #[test]
-fn streams_through_caddy_get_heartbeats_and_are_noticed_leaving() {
+fn streams_through_caddy_get_heartbeats_and_disconnects_are_detected() {
     carries::heartbeats_and_leaving(caddy, 50);
 }
 
 #[test]
-fn a_client_cannot_lie_about_its_address_through_caddy() {
+fn a_client_cannot_forge_its_address_through_caddy() {
     let backend = Backend::answering(vec![
         b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".to_vec(),
     ]);
@@ -78,8 +78,8 @@ fn a_refusal_of_the_proxy_is_what_a_client_of_caddy_reads() {
 }
 
 #[test]
-fn a_break_looks_complete_through_caddy() {
-    carries::a_break(caddy, &[]);
+fn a_broken_end_looks_complete_through_caddy() {
+    carries::a_broken_end(caddy, &[]);
 }
 
 #[test]

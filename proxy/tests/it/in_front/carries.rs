@@ -1,4 +1,4 @@
-//! What every program in front has to carry, with curl and Node as clients.
+//! The tests for every program in front, with curl and Node as clients.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
@@ -8,7 +8,8 @@ use std::sync::mpsc::{Sender, channel};
 use super::{curl, proxy, root};
 use crate::support::{Backend, CHUNKED, DEADLINE, Proxy, chunk, eventually};
 
-/// A backend that sends its next event when it is told to, and ends its response in order when nobody tells it any more.
+/// A backend that sends one event for each message on the channel, and ends its response cleanly once the channel is
+/// closed.
 pub fn stepped() -> (Backend, Sender<()>) {
     let (step, steps) = channel();
     let steps = Mutex::new(steps);
@@ -28,7 +29,7 @@ pub fn stepped() -> (Backend, Sender<()>) {
     (backend, step)
 }
 
-/// Each event arrives before the next one is sent, so nothing on the way waits for more. Then the end: clean, or curl fails.
+/// Each event arrives before the next one is sent, so nothing on the path buffers. Then a clean end, or curl fails.
 pub fn one_by_one(origin: &str, step: Sender<()>, version: &str) {
     let url = format!("{origin}/events");
     let wanted = ["--header", "Accept: text/event-stream", "--write-out", "\nHTTP %{http_version}", &url];
@@ -82,7 +83,7 @@ pub fn heartbeats_and_leaving(start: impl FnOnce(&Proxy) -> super::Front, count:
     }
 }
 
-/// Clients cannot say who they are: the backend finds the address that connected, whatever they claim.
+/// Clients cannot forge their address: the backend gets the address that connected.
 pub fn the_real_client(origin: &str, backend: &Backend) {
     for (path, accept) in [("/events", "text/event-stream"), ("/page", "text/html")] {
         let mut command = curl(&["--interface", "127.0.0.9", "--output", "/dev/null"]);
@@ -106,7 +107,7 @@ pub fn the_real_client(origin: &str, backend: &Backend) {
     }
 }
 
-/// The sentence that the proxy says where it cannot reach the backend is what the client reads.
+/// The proxy's error text for an unreachable backend reaches the client.
 pub fn a_refusal(start: impl FnOnce(&Proxy) -> super::Front) {
     let proxy = proxy(super::free());
     let front = start(&proxy);
@@ -119,9 +120,9 @@ pub fn a_refusal(start: impl FnOnce(&Proxy) -> super::Front) {
     assert!(text.contains("upstream"), "the body: {text}");
 }
 
-/// A backend that breaks off right after an event: the client has the event, and sees that its response is not complete, over
-/// those versions of HTTP over which the program in front can tell it.
-pub fn a_break(start: impl FnOnce(&Proxy) -> super::Front, told: &[&str]) {
+/// A backend that breaks off right after an event: the client gets the event, and an error over the HTTP versions over
+/// which the program in front can signal one.
+pub fn a_broken_end(start: impl FnOnce(&Proxy) -> super::Front, signalled: &[&str]) {
     let backend = Backend::answering(vec![[CHUNKED.as_bytes(), &chunk(b"data: a\n\n")].concat()]);
     let proxy = proxy(backend.address);
     let front = start(&proxy);
@@ -129,7 +130,11 @@ pub fn a_break(start: impl FnOnce(&Proxy) -> super::Front, told: &[&str]) {
         let url = format!("{}/events", front.https());
         let output = curl(&[version, "--header", "Accept: text/event-stream", &url]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "data: a\n\n", "{version}");
-        assert_eq!(!output.status.success(), told.contains(&version), "{version}: whether a break is told");
+        assert_eq!(
+            !output.status.success(),
+            signalled.contains(&version),
+            "{version}: whether the client sees an error"
+        );
         assert_eq!(proxy.log_line()["end"], "upstream_broken");
     }
 }
@@ -173,7 +178,7 @@ pub fn a_websocket(start: impl FnOnce(&Proxy) -> super::Front) {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "websocket: echo ping\n");
 }
 
-/// Waits until the proxy carries a stream.
+/// Waits until the proxy has a running stream.
 pub fn running(proxy: &Proxy) {
     eventually("the stream runs", || {
         (proxy.metric("sse_proxy_streams_active{route=\"/\"}") == Some(1.0)).then_some(())

@@ -48,12 +48,12 @@ fn events_pass_haproxy_one_by_one() {
 }
 
 #[test]
-fn streams_through_haproxy_get_heartbeats_and_are_noticed_leaving() {
+fn streams_through_haproxy_get_heartbeats_and_disconnects_are_detected() {
     carries::heartbeats_and_leaving(haproxy, 50);
 }
 
 #[test]
-fn a_client_cannot_lie_about_its_address_through_haproxy() {
+fn a_client_cannot_forge_its_address_through_haproxy() {
     let backend = Backend::answering(vec![
         b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".to_vec(),
     ]);
@@ -72,8 +72,8 @@ fn a_refusal_of_the_proxy_is_what_a_client_of_haproxy_reads() {
 }
 
 #[test]
-fn a_break_is_one_through_haproxy() {
-    carries::a_break(haproxy, &["--http1.1"]);
+fn a_broken_end_is_an_error_through_haproxy() {
+    carries::a_broken_end(haproxy, &["--http1.1"]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What stands in front of the proxy: nginx, HAProxy and Caddy with the files that are shipped, only their addresses
-//! replaced. What each has to carry is the same, and is in `carries`.
+//! Proxies in front: nginx, HAProxy and Caddy with the shipped files, with only their addresses replaced. `carries` has
+//! the tests that are the same for each.
 
 mod caddy;
 mod carries;
@@ -46,7 +46,7 @@ impl Front {
 
 impl Drop for Front {
     fn drop(&mut self) {
-        // Workers are taken along by a process that is asked to stop, not by one that is killed.
+        // A process that is terminated stops its workers; one that is killed does not.
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         for _ in 0..300 {
             if matches!(self.child.try_wait(), Ok(Some(_))) {
@@ -76,8 +76,8 @@ fn program(name: &str) -> Command {
     command
 }
 
-/// An address where nobody listens, for a program that cannot be given a socket. Its port lies below those that the kernel
-/// hands out, so that no other test's listener or connection takes it meanwhile.
+/// An unused address, for a program that cannot inherit a socket. Its port is below the kernel's ephemeral range, so
+/// that no other test takes it meanwhile.
 fn free() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = std::process::id().wrapping_mul(101);
@@ -103,7 +103,7 @@ fn certificate(directory: &Path) {
     std::fs::write(directory.join("both.pem"), cert + &key).unwrap();
 }
 
-/// curl with what all of these tests want; self-signed certificates are believed.
+/// curl with the options of all these tests; accepts self-signed certificates.
 fn curl(arguments: &[&str]) -> Command {
     let mut command = Command::new("curl");
     command.args(["--silent", "--show-error", "--no-buffer", "--insecure", "--max-time", "20"]).args(arguments);

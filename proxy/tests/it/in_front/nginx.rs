@@ -31,12 +31,12 @@ fn events_pass_nginx_one_by_one_without_tls() {
 }
 
 #[test]
-fn a_hundred_streams_over_one_connection_through_nginx_get_heartbeats_and_are_noticed_leaving() {
+fn a_hundred_streams_over_one_connection_through_nginx_get_heartbeats_and_disconnects_are_detected() {
     carries::heartbeats_and_leaving(tls, 100);
 }
 
 #[test]
-fn a_client_cannot_lie_about_its_address_through_nginx() {
+fn a_client_cannot_forge_its_address_through_nginx() {
     let backend = Backend::answering(vec![
         b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".to_vec(),
     ]);
@@ -55,8 +55,8 @@ fn a_refusal_of_the_proxy_is_what_a_client_of_nginx_reads() {
 }
 
 #[test]
-fn a_break_is_one_through_nginx() {
-    carries::a_break(tls, &["--http1.1", "--http2"]);
+fn a_broken_end_is_an_error_through_nginx() {
+    carries::a_broken_end(tls, &["--http1.1", "--http2"]);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn an_upload_of_more_than_a_megabyte_passes_nginx() {
 }
 
 #[test]
-fn an_answer_to_a_post_streams_through_nginx() {
+fn the_response_to_a_post_streams_through_nginx() {
     let backend = Backend::start(|mut connection| {
         connection.read_until(|rest| rest == b"{}");
         connection.send(CHUNKED);

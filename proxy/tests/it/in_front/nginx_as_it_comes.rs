@@ -1,5 +1,5 @@
-//! What the shipped files prevent: nginx with nothing but `proxy_pass` holds events back and cuts silent streams. And what
-//! the proxy alone changes about that.
+//! What the shipped files prevent: nginx with only `proxy_pass` buffers events and cuts silent streams; and what the
+//! proxy alone changes about that.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::channel;
@@ -9,7 +9,7 @@ use super::{Front, carries, curl, free, nginx, proxy, shipped_nginx};
 use crate::support::{Backend, Client, chunk};
 
 /// nginx at its defaults in front of `upstream`, with `more` in its location.
-fn nginx_as_it_comes(upstream: SocketAddr, more: &str) -> Front {
+fn default_nginx(upstream: SocketAddr, more: &str) -> Front {
     let files = tempfile::tempdir().unwrap();
     let address = free();
     let text = format!(
@@ -30,7 +30,7 @@ fn request(front: &Front) -> Client {
 const UNTIL_CLOSE: &str = "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
 
 #[test]
-fn nginx_as_it_comes_holds_events_back_until_the_stream_ends() {
+fn default_nginx_buffers_events_until_the_stream_ends() {
     let (more, wanted) = channel::<()>();
     let wanted = std::sync::Mutex::new(wanted);
     let (sent, sending) = channel();
@@ -41,7 +41,7 @@ fn nginx_as_it_comes_holds_events_back_until_the_stream_ends() {
         sent.lock().unwrap().send(()).unwrap();
         let _ = wanted.lock().unwrap().recv_timeout(crate::support::DEADLINE);
     });
-    let front = nginx_as_it_comes(backend.address, "");
+    let front = default_nginx(backend.address, "");
     let mut client = request(&front);
     sending.recv_timeout(crate::support::DEADLINE).unwrap();
     client.socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
@@ -55,10 +55,10 @@ fn nginx_as_it_comes_holds_events_back_until_the_stream_ends() {
 }
 
 #[test]
-fn what_the_proxy_says_makes_nginx_as_it_comes_pass_events_at_once() {
+fn the_proxys_headers_disable_buffering_in_default_nginx() {
     let (backend, step) = carries::stepped();
     let proxy = proxy(backend.address);
-    let front = nginx_as_it_comes(proxy.address, "");
+    let front = default_nginx(proxy.address, "");
     carries::one_by_one(&format!("http://{}", front.address), step, "1.1");
 }
 
@@ -84,17 +84,17 @@ fn stream(front: &Front) -> (String, bool) {
 const SHORT: &str = "proxy_http_version 1.1; proxy_read_timeout 1s;";
 
 #[test]
-fn nginx_as_it_comes_cuts_a_silent_stream() {
+fn default_nginx_cuts_a_silent_stream() {
     let backend = silent_between_two();
-    let front = nginx_as_it_comes(backend.address, SHORT);
+    let front = default_nginx(backend.address, SHORT);
     assert_eq!(stream(&front), ("data: a\n\n".to_owned(), false));
 }
 
 #[test]
-fn heartbeats_carry_a_silent_stream_through_nginx_as_it_comes() {
+fn heartbeats_keep_a_silent_stream_open_through_default_nginx() {
     let backend = silent_between_two();
     let proxy = proxy(backend.address);
-    let front = nginx_as_it_comes(proxy.address, SHORT);
+    let front = default_nginx(proxy.address, SHORT);
     let (body, complete) = stream(&front);
     assert!(complete, "{body:?}");
     assert_eq!(body.replace(":\n\n", ""), "data: a\n\ndata: b\n\n");

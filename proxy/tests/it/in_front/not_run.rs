@@ -1,4 +1,5 @@
-//! The files for programs that the tests cannot have: at least they are YAML, and what sse-proxy reads of them is accepted.
+//! The files for programs that the tests cannot run: they are valid YAML, and the configuration for sse-proxy in them
+//! is valid.
 
 use serde::Deserialize as _;
 use serde_yaml::Value;

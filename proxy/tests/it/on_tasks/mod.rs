@@ -1,5 +1,4 @@
-//! What is said in bytes of HTTP/1.1 about running streams, once more on the driver that gives each a task. The rest is in
-//! `every_way`.
+//! The HTTP/1.1 tests of running streams on the task driver. Other behaviour is in `every_way`.
 
 #[path = "../conversations.rs"]
 mod conversations;

@@ -1,4 +1,4 @@
-//! A backend that does exactly what a test says, byte for byte.
+//! A scripted backend, byte for byte.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use super::DEADLINE;
 
-/// How long scripts may go on once the backend is dropped: longer than the deadline of their reads. A test drops its proxy
-/// first as a rule, which ends what they wait for.
+/// How long scripts may run after the backend is dropped: longer than the deadline of their reads. A test drops its
+/// proxy first as a rule, which ends what they wait for.
 const SCRIPT_END_LIMIT: Duration = DEADLINE.saturating_add(Duration::from_secs(5));
 
-/// Listens until it is dropped. Each connection runs the script on a thread of its own. A script that panics fails the
-/// test: the panic is raised again when the backend is dropped.
+/// Listens until it is dropped. Each connection runs the script on its own thread. A script that panics fails the test:
+/// the panic is raised again when the backend is dropped.
 pub struct Backend {
     pub address: SocketAddr,
     heads: Receiver<String>,
@@ -23,7 +23,7 @@ pub struct Backend {
     scripts: Arc<Scripts>,
 }
 
-/// The scripts of one backend that run, and what those that have ended have said.
+/// The running scripts of one backend, and the first panic of those that have ended.
 #[derive(Default)]
 struct Scripts {
     state: Mutex<State>,
@@ -52,13 +52,13 @@ impl Backend {
         let (sender, heads) = channel();
         let script = Arc::new(script);
         let scripts = Arc::<Scripts>::default();
-        let (accepting, books) = (listener.try_clone().unwrap(), scripts.clone());
+        let (accepting, runner) = (listener.try_clone().unwrap(), scripts.clone());
         thread::spawn(move || {
             for socket in accepting.incoming() {
-                // Shut down, by whoever has dropped the backend.
+                // Shut down, because the backend has been dropped.
                 let Ok(socket) = socket else { return };
                 let (script, sender) = (script.clone(), sender.clone());
-                books.run(socket, move |socket| {
+                runner.run(socket, move |socket| {
                     if let Some(connection) = Connection::accept(socket) {
                         let _ = sender.send(connection.head.clone());
                         script(connection);
@@ -69,7 +69,7 @@ impl Backend {
         Self { address, heads, listener, scripts }
     }
 
-    /// Answers every request with these bytes, each part in a write of its own, and closes.
+    /// Answers every request with these bytes, each part in its own write, and closes.
     pub fn answering(parts: Vec<Vec<u8>>) -> Self {
         Self::start(move |mut connection| {
             for part in &parts {
@@ -87,16 +87,16 @@ impl Backend {
 impl Scripts {
     fn run(self: &Arc<Self>, socket: TcpStream, script: impl FnOnce(TcpStream) + Send + 'static) {
         self.lock().running += 1;
-        let books = self.clone();
+        let scripts = self.clone();
         thread::spawn(move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| script(socket)));
-            let mut state = books.lock();
+            let mut state = scripts.lock();
             state.running -= 1;
             if let Err(panic) = outcome {
                 state.panic.get_or_insert(panic);
             }
             drop(state);
-            books.ended.notify_all();
+            scripts.ended.notify_all();
         });
     }
 
@@ -115,7 +115,7 @@ impl Scripts {
 impl Drop for Backend {
     fn drop(&mut self) {
         let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
-        // What fails already is told of as it is.
+        // The test has failed already: keep that panic.
         if thread::panicking() {
             return;
         }
@@ -151,7 +151,7 @@ impl Connection {
         self.head.split(' ').nth(1).unwrap_or_default()
     }
 
-    /// Writes; a proxy that has gone is the test's business, not this side's.
+    /// Writes. Ignores errors: the test checks whether the proxy has closed.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.socket.write_all(bytes.as_ref());
     }

@@ -61,7 +61,7 @@ impl Client {
         Self { socket, tls: None, buffered: Vec::new() }
     }
 
-    /// Over TLS, with HTTP/1.1, whoever's certificate it is.
+    /// Over TLS, with HTTP/1.1, with any certificate.
     pub fn connect_tls(address: SocketAddr) -> Self {
         let mut client = Self::connect(address);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -197,7 +197,7 @@ pub fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
-/// What stands in the place of a chunk where the proxy tells that a stream is broken.
+/// What the proxy sends in place of a chunk to signal a broken stream.
 pub const BROKEN: &[u8] = b"ff\n";
 
 /// The body in a chunked response so far, and what follows the last chunk's size line once that has come (trailers and

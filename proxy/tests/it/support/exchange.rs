@@ -1,6 +1,6 @@
-//! One request and its answer, over whichever protocol: what the client sees of it, in one view.
+//! One request and its response, as the client sees it, over any protocol.
 //!
-//! A thread of its own reads everything as it comes, so that the test only asks what there is and waits for what is to come.
+//! A separate thread reads everything as it arrives; the test waits for conditions on it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,7 +24,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::{DEADLINE, dechunk};
 
-/// What the client speaks.
+/// The client's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Http10,
@@ -107,7 +107,7 @@ impl Answer {
 pub enum End {
     /// As one that is complete, by its protocol.
     Clean,
-    /// The client can tell that something is missing; by what.
+    /// The client sees an error: its text.
     Broken(String),
 }
 
@@ -135,7 +135,7 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Sends a request on a connection of its own.
+    /// Sends a request on a new connection.
     pub fn begin(way: &Way<'_>, request: Request) -> Self {
         let shared = Arc::<Shared>::default();
         let (leave, left) = oneshot::channel();
@@ -144,7 +144,7 @@ impl Exchange {
         let thread = std::thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    result = way.carry(request, &seen) => {
+                    result = way.send(request, &seen) => {
                         let end = result.unwrap_or_else(|error| End::Broken(error.to_string()));
                         seen.update(|seen| seen.end = Some(end));
                     }
@@ -265,7 +265,7 @@ impl Owned {
         Self { address, protocol, certificate, in_pieces, stalled }
     }
 
-    async fn carry(&self, request: Request, seen: &Shared) -> io::Result<End> {
+    async fn send(&self, request: Request, seen: &Shared) -> io::Result<End> {
         let socket = TcpSocket::new_v4()?;
         if self.stalled {
             socket.set_recv_buffer_size(1)?;
@@ -274,10 +274,10 @@ impl Owned {
         socket.set_nodelay(true)?;
         let socket = Pieces { socket, left: if self.in_pieces { PIECES_BYTES } else { 0 }, pause: None };
         match &self.certificate {
-            None => self.speak(socket, request, seen).await,
+            None => self.run(socket, request, seen).await,
             Some(certificate) => {
                 let mut roots = RootCertStore::empty();
-                roots.add(certificate.clone()).expect("a certificate to believe");
+                roots.add(certificate.clone()).expect("a trusted certificate");
                 let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
                 let config = config.with_safe_default_protocol_versions().expect("versions of TLS");
                 let mut config = config.with_root_certificates(roots).with_no_client_auth();
@@ -286,12 +286,12 @@ impl Owned {
                 let server = ServerName::try_from("localhost").expect("a name");
                 let connection = TlsConnector::from(Arc::new(config)).connect(server, socket).await?;
                 assert_eq!(connection.get_ref().1.alpn_protocol(), Some(name), "the protocol that was asked for");
-                self.speak(connection, request, seen).await
+                self.run(connection, request, seen).await
             }
         }
     }
 
-    async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         connection: S,
         request: Request,
@@ -495,7 +495,7 @@ fn fields<'t>(lines: impl Iterator<Item = &'t str>) -> Vec<(String, String)> {
 /// How much of what is sent is sent in pieces.
 const PIECES_BYTES: usize = 1200;
 
-/// A connection whose first bytes are sent a few at a time, each in a segment of its own.
+/// A connection whose first bytes are sent a few at a time, each in its own segment.
 struct Pieces {
     socket: TcpStream,
     left: usize,

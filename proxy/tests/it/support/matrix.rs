@@ -1,4 +1,4 @@
-//! A behaviour is written once and holds in every combination: driver, protocol, number of threads, how the request comes.
+//! Runs a behaviour in every combination of driver, protocol, number of threads, and whole or split requests.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -87,7 +87,7 @@ impl Setup {
         Self { script: Arc::new(script), route, routes: None, rest, only: |_| true }
     }
 
-    /// With a backend that answers each request with these bytes, each part in a write of its own, and closes.
+    /// With a backend that answers each request with these bytes, each part in its own write, and closes.
     pub fn answering(parts: Vec<Vec<u8>>) -> Self {
         Self::new(move |mut connection| {
             for part in &parts {
@@ -165,7 +165,7 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 impl Case {
-    /// Sends a request on a connection of its own.
+    /// Sends a request on a new connection.
     pub fn send(&self, request: Request) -> Exchange {
         Exchange::begin(&self.way(), request)
     }
@@ -190,7 +190,7 @@ impl Case {
         }
     }
 
-    /// The next line of the access log has to tell this end.
+    /// Checks that the next line of the access log has this end.
     pub fn logs_end(&self, end: &str) -> serde_json::Value {
         let line = self.proxy.log_line();
         assert_eq!(line["end"], end, "{line}");

@@ -1,4 +1,4 @@
-//! What the integration tests share: the real binary, backends that follow a script, clients that see every byte.
+//! Shared by the integration tests: the real binary, scripted backends, clients that see every byte.
 
 mod backend;
 mod certificate;
@@ -18,10 +18,10 @@ pub use matrix::Setup;
 pub use programs::{Program, free_address, nginx, nginx_in_front_of, root, service};
 pub use proxy::Proxy;
 
-/// How long anything may take before a test calls it broken. Far longer than it takes on a busy machine.
+/// The deadline of every wait. Far longer than anything takes on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Asks again and again until the answer is there.
+/// Polls until `ask` returns a value.
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + DEADLINE;
     loop {

@@ -1,4 +1,4 @@
-//! Programs that are not ours, as processes that end with the test: what they print, and nginx in front of the proxy.
+//! Third-party programs, as processes that end with the test; and nginx in front of the proxy.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -58,7 +58,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Workers that the program has started are told, too: nginx takes its own along, PHP's built-in server does not.
+        // Also terminates the program's workers: nginx stops its own, PHP's built-in server does not.
         let pid = self.child.id().to_string();
         let workers = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         let _ = Command::new("kill").arg(&pid).args(workers.split_whitespace()).stderr(Stdio::null()).status();
@@ -93,7 +93,7 @@ pub fn free_address(host: &str) -> SocketAddr {
     TcpListener::bind((host, 0)).unwrap().local_addr().unwrap()
 }
 
-/// nginx with this configuration, of which `listen` is one address, in a folder of its own.
+/// nginx with this configuration, of which `listen` is one address, in a new folder.
 pub fn nginx(config: &str, listen: SocketAddr) -> (Program, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let folder = directory.path().display();

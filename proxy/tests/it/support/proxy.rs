@@ -1,4 +1,4 @@
-//! The binary under test, started with a configuration of its own on ports of its own.
+//! The binary under test, with its own configuration and ports.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -166,7 +166,7 @@ impl Proxy {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
-    /// A stream request on a connection of its own.
+    /// A stream request on a new connection.
     pub fn stream(&self, path: &str) -> Client {
         let mut client = self.connect();
         client.send(&format!("GET {path} HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\n\r\n"));

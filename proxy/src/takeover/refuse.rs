@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use pingora::ErrorType;
-use pingora::http::ResponseHeader;
+use pingora::http::{Method, ResponseHeader};
 use pingora::prelude::{Error, Result};
 use pingora::proxy::Session;
 
@@ -35,12 +35,16 @@ impl Refusal {
     /// When it cannot be written.
     pub async fn write(&self, session: &mut Session) -> Result<()> {
         let Self { status, text, proxy_status } = self;
-        let body = format!("{status} {text}\n");
+        let mut body = format!("{status} {text}\n");
         let mut head = ResponseHeader::build(*status, Some(4))?;
         head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
         head.insert_header("Content-Length", body.len())?;
         head.insert_header("Cache-Control", "no-store")?;
         head.insert_header("Proxy-Status", format!("{}; error={proxy_status}", headers::PSEUDONYM))?;
+        if session.req_header().method == Method::HEAD {
+            // The length stays. Over HTTP/2 Pingora's session would send what it is given.
+            body.clear();
+        }
         let written = session.downstream_session.write_error_response(head, Bytes::from(body)).await;
         written.map_err(|error| error.into_down())
     }

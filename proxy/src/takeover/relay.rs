@@ -244,20 +244,24 @@ impl Page<'_, '_> {
         if !self.upload.is_over() || response_is_over {
             return Ok(());
         }
-        if !self.upload.is_done() {
-            for _ in 0..READS_PER_POLL {
-                match self.client.poll_body(cx) {
-                    Poll::Ready(Ok(Some(_))) => continue,
-                    Poll::Ready(Ok(None)) => break,
-                    Poll::Ready(Err(error)) => return Err(error.into_down()),
-                    Poll::Pending => return Ok(()),
-                }
-            }
+        if !self.upload.is_done() && self.drop_request(cx)?.is_pending() {
+            return Ok(());
         }
         match self.client.poll_closed(cx) {
             Poll::Ready(error) => Err(error.into_down()),
             Poll::Pending => Ok(()),
         }
+    }
+
+    /// Reads the rest of the request and drops it. Ready at its end.
+    fn drop_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        for _ in 0..READS_PER_POLL {
+            if ready!(self.client.poll_body(cx)).map_err(|error| error.into_down())?.is_none() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Forwards the response. Ready once all of it has been written, and the upstream has all of the request that it

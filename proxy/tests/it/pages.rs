@@ -149,6 +149,20 @@ fn a_dead_server_fails_no_request() {
     assert_eq!(head.header("proxy-status").as_deref(), Some("sse-proxy; error=connection_refused"));
 }
 
+/// Invariant: a response to HEAD has no body. Mechanism: Pingora's HTTP/2 session writes the body of an error whatever the method.
+/// Symptom: in place of the 502 the client sees a stream that broke the protocol.
+#[test]
+fn a_head_request_that_fails_gets_a_head() {
+    for protocol in PROTOCOLS {
+        for mode in ["never", "always"] {
+            let front = Front::start(protocol, &format!("'{}'", nobody()), &format!("{{stream: {mode}}}"));
+            let seen = front.curl("/", &["--head"]);
+            assert_eq!(seen.code, 0, "{protocol:?} {mode}: {seen:?}");
+            assert_eq!(seen.heads.split(' ').nth(1), Some("502"), "{protocol:?} {mode}: {seen:?}");
+        }
+    }
+}
+
 /// Invariant: the whole request is forwarded while its response streams (RFC 9112 §9.5). Mechanism: the exchange ended
 /// its upload at the response head. Symptom: 3 MB sent, 100 KB received, and a clean end for the client.
 #[test]

@@ -71,7 +71,8 @@ fn a_content_length_is_dropped_because_heartbeats_are_added() {
     let setup = Setup::new(move |mut connection| {
         connection.send(counted);
         connection.send(b"data: a\n\n");
-        std::thread::sleep(Duration::from_millis(150));
+        // Thirty times the interval.
+        std::thread::sleep(Duration::from_secs(1));
         connection.send(b"data: b\n\n");
     });
     setup.route("heartbeat: {interval: 30ms}").check(|case| {

@@ -62,7 +62,9 @@ pub enum ListenError {
 
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::AddrInUse => "; another process uses it: stop that process, or set reuse_port: true for both",
+        io::ErrorKind::AddrInUse => {
+            "; another process uses it: stop that process, use another address, or set reuse_port: true for both listeners"
+        }
         io::ErrorKind::PermissionDenied => "; ports below 1024 need root or CAP_NET_BIND_SERVICE",
         io::ErrorKind::AddrNotAvailable => "; no interface of this machine has the address",
         _ => "",

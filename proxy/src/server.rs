@@ -307,9 +307,9 @@ impl ShutdownSignalWatch for SignalWatch {
             let _essential = Essential::new("drain");
             tokio::select! {
                 () = drain.wait() => {}
-                _ = terminate.recv() => log::warn!("second signal: the drain is cut short"),
-                _ = interrupt.recv() => log::warn!("second signal: the drain is cut short"),
-                _ = quit.recv() => log::warn!("second signal: the drain is cut short"),
+                _ = terminate.recv() => drain.report_cut("second signal"),
+                _ = interrupt.recv() => drain.report_cut("second signal"),
+                _ = quit.recv() => drain.report_cut("second signal"),
             }
             drain.cut().await;
             let _ = drain.finished.send(());
@@ -327,18 +327,32 @@ struct Drain {
 
 impl Drain {
     async fn wait(&self) {
+        let limit = self.until - DRAIN_MARGIN;
         // Twice in a row: for an instant between the end of a request and the start of its stream, neither is counted.
-        let mut quiet = 0;
+        let (mut quiet, mut cut) = (0, 0);
         while quiet < 2 && Instant::now() < self.until {
             tokio::time::sleep(DRAIN_POLL).await;
-            quiet = if self.left() == 0 { quiet + 1 } else { 0 };
-        }
-        match self.left() {
-            0 => log::info!("drained: nothing is left"),
-            left => {
-                log::warn!("drain limit passed: side=internal count={left}: the remaining streams and requests are cut")
+            let left = self.left();
+            quiet = if left == 0 { quiet + 1 } else { 0 };
+            if Instant::now() < limit {
+                // What is left at the limit is cut, by its own timers.
+                cut = left;
             }
         }
+        match cut.max(self.left()) {
+            0 => log::info!("drained: nothing is left"),
+            cut => {
+                log::warn!("drain limit passed: side=internal count={cut}: the remaining streams and requests are cut")
+            }
+        }
+    }
+
+    fn report_cut(&self, event: &str) {
+        Self::report_cut_streams(event, self.left());
+    }
+
+    fn report_cut_streams(event: &str, count: usize) {
+        log::warn!("{event}: side=internal count={count}: the remaining streams and requests are cut");
     }
 
     /// Cuts what is left; each stream ends with its reason and its line in the access log.

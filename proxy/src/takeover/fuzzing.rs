@@ -9,7 +9,7 @@ use pingora::http::{Method, RequestHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v1::client::http_req_header_to_wire;
 
-use super::answer::{Beginning, Kind};
+use super::answer::{BodyStart, HeadKind};
 use super::head_reader::HeadReader;
 use super::stand_in::Replay;
 use super::whole_request::WholeRequest;
@@ -108,15 +108,15 @@ pub fn response(bytes: &[u8]) -> Option<ForwardedResponse> {
     };
     loop {
         let mut head = reader.take().ok()??;
-        match Kind::of(&head) {
-            Kind::Continue => {}
-            Kind::Switching => return None,
-            Kind::Interim => {
+        match HeadKind::of(&head) {
+            HeadKind::Continue => {}
+            HeadKind::Switching => return None,
+            HeadKind::Interim => {
                 headers::interim_response(&mut head);
                 write(&head);
             }
-            Kind::Final => {
-                let beginning = Beginning::of(&head, reader, false, true).ok()?;
+            HeadKind::Final => {
+                let beginning = BodyStart::of(&head, reader, false, true).ok()?;
                 if !beginning.is_stream {
                     // Pingora's session writes those.
                     return Some(ForwardedResponse { heads, stream: None });

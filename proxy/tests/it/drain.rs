@@ -174,3 +174,32 @@ fn a_drain_closes_idle_connections_while_streams_continue() {
     assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock, "the stream has time to end its event");
     assert_eq!(proxy.exited().code(), Some(0));
 }
+
+/// Invariant: the log says how many streams a drain has cut. Mechanism: streams cut themselves when the limit passes, and were counted
+/// afterwards. Symptom: `drained: nothing is left` beside access log lines with `"clean":false`.
+#[test]
+fn a_drain_that_cuts_streams_reports_how_many() {
+    let backend = Backend::start(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: half"));
+        connection.read_until(|_| false);
+    });
+    for driver in ["parked", "task"] {
+        let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\ndrain: {{timeout: 300ms}}\n", backend.address);
+        let mut proxy = Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &config);
+        let streams: Vec<_> = (0..3)
+            .map(|_| {
+                let mut client = proxy.stream("/events");
+                client.read_head();
+                client.read_until_body_has("data: half");
+                client
+            })
+            .collect();
+        proxy.terminate();
+        assert_eq!(proxy.exited().code(), Some(0));
+        let reported = "drain limit passed: side=internal count=3: the remaining streams and requests are cut";
+        eventually(driver, || proxy.stderr().contains(reported).then_some(()));
+        assert!(!proxy.stderr().contains("drained: nothing is left"));
+        drop(streams);
+    }
+}

@@ -155,7 +155,7 @@ fn a_dead_server_fails_no_request() {
 fn a_head_request_that_fails_gets_a_head() {
     for protocol in PROTOCOLS {
         for mode in ["never", "always"] {
-            let front = Front::start(protocol, &format!("'{}'", nobody()), &format!("{{stream: {mode}}}"));
+            let front = Front::start(protocol, &format!("'{}'", dead_address()), &format!("{{stream: {mode}}}"));
             let seen = front.curl("/", &["--head"]);
             assert_eq!(seen.code, 0, "{protocol:?} {mode}: {seen:?}");
             assert_eq!(seen.heads.split(' ').nth(1), Some("502"), "{protocol:?} {mode}: {seen:?}");

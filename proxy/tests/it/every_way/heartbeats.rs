@@ -55,7 +55,8 @@ fn no_heartbeat_is_inserted_inside_an_event() {
 fn an_upstream_that_is_silent_from_the_start_is_kept_alive_and_its_byte_order_mark_dropped() {
     let setup = Setup::new(|mut connection| {
         connection.send(UNTIL_CLOSE);
-        std::thread::sleep(Duration::from_millis(150));
+        // Thirty times the interval.
+        std::thread::sleep(Duration::from_secs(1));
         connection.send(b"\xEF\xBB\xBFdata: a\n\n");
     });
     setup.route("heartbeat: {interval: 30ms}").check(|case| {

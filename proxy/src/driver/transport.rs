@@ -50,7 +50,8 @@ impl Transport {
                 Err(_) => Err(io::Error::other("a connection is not what it was")),
             };
         }
-        if !stream.as_any().is::<L4Stream>() {
+        // A virtual connection has no descriptor.
+        if !stream.as_any().is::<L4Stream>() || stream.id() < 0 {
             return Ok(Self::Other(stream));
         }
         let socket = socket2::Socket::from(sys::duplicate(stream.id())?);

@@ -229,7 +229,10 @@ fn join_cookies(request: &mut RequestHeader) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::MaybeUninit;
+
     use super::*;
+    use crate::wire::request::{MAX_FIELDS, RequestHead};
 
     fn request(headers: &[(&str, &str)]) -> RequestHeader {
         let mut request = RequestHeader::build("GET", b"/events", None).expect("request");
@@ -337,6 +340,13 @@ mod tests {
             assert_eq!(asks_upgrade(&request), expected, "{fields:?}");
             drop_ignored_upgrade(&mut request);
             let offered = fields.iter().any(|(name, _)| *name == "Upgrade");
+            // What reads the connection has to know of the same upgrades.
+            let fields_on_the_wire: String =
+                fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields_on_the_wire}\r\n");
+            let mut buffer = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+            let head = RequestHead::parse(head.as_bytes(), &HeadLimits::default(), &mut buffer);
+            assert_eq!(head.map(|head| head.map(|head| head.offers_upgrade)), Ok(Some(expected)), "{fields:?}");
             assert_eq!(request.headers.contains_key("upgrade"), expected && offered, "{fields:?}");
         }
     }

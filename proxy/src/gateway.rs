@@ -14,7 +14,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{BError, ErrorSource};
 
 use crate::config::StreamMode;
-use crate::driver;
+use crate::driver::{self, descriptors};
 use crate::failure::{connect_status, is_malformed_body};
 use crate::headers::{self, TrustedProxies};
 use crate::metrics::Metrics;
@@ -203,6 +203,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, _: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
+        // HttpProxy takes the descriptor by itself; those of the reserve are not for clients.
+        if descriptors::are_scarce() {
+            let none_left = descriptors::none_left();
+            return Err(Error::because(ErrorType::ConnectError, "connecting", none_left).into_up());
+        }
         if context.candidates.is_empty() {
             let route = self.route(context)?;
             context.candidates = route.upstream.peers(route.streams.policy.timeouts.connect).await.into();

@@ -107,7 +107,7 @@ impl Gateway {
 
 impl Admission for Gateway {
     fn admit(&self, request: &mut RequestHeader) -> Option<Admitted> {
-        headers::normalize_request(request).ok()?;
+        headers::normalize_request(request);
         if headers::is_loop(&request.headers) {
             return None;
         }
@@ -164,11 +164,7 @@ impl ProxyHttp for Gateway {
                 }
             }
         }
-        if let Err(error) = headers::normalize_request(session.req_header_mut()) {
-            let proxy_status = "http_request_error";
-            let refusal = Refusal { status: error.status(), text: error.to_string().into(), proxy_status };
-            return self.refuse(session, "bad_request", refusal).await;
-        }
+        headers::normalize_request(session.req_header_mut());
         if headers::is_loop(&session.req_header().headers) {
             let text = "the request has come through this proxy before: its upstream leads back here".into();
             let refusal = Refusal { status: 508, text, proxy_status: "proxy_loop_detected" };

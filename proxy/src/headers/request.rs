@@ -2,46 +2,20 @@
 
 use pingora::http::{HMap, Method, RequestHeader, Version};
 use pingora::prelude::Result;
-use thiserror::Error;
 
 use crate::wire::request::{HeadLimits, Refusal};
 
 use super::fields::{EVENT_STREAM, INCREMENTAL, media_type, strip_request};
 use super::via;
 
-/// A request that must not be passed on as it is, and the status it is answered with.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum RequestError {
-    /// "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks a Host
-    /// header field" (RFC 9112 §3.2).
-    #[error("an HTTP/1.1 request needs a Host header")]
-    NoHost,
-    /// "A server that receives a request message with a transfer coding it does not understand SHOULD respond with 501"
-    /// (RFC 9112 §6.1).
-    #[error("the request uses a transfer coding other than chunked")]
-    TransferCoding,
-}
-
-impl RequestError {
-    /// The status for the client.
-    pub fn status(self) -> u16 {
-        match self {
-            Self::NoHost => 400,
-            Self::TransferCoding => 501,
-        }
-    }
-}
-
 /// Brings an HTTP/1 request into the form in which it is routed and passed on: the target in origin-form, with the host
 /// that an absolute one named (RFC 9112 §3.2.2), and one `Content-Length` where the same was said several times
-/// (RFC 9110 §8.6).
-///
-/// # Errors
-/// When the request must not be passed on.
-pub fn normalize_request(request: &mut RequestHeader) -> std::result::Result<(), RequestError> {
+/// (RFC 9110 §8.6). What must not be passed on has been refused by
+/// [`RequestHead::parse`](crate::wire::request::RequestHead::parse).
+pub fn normalize_request(request: &mut RequestHeader) {
     join_lengths(request);
-    if request.version > pingora::http::Version::HTTP_11 {
-        return Ok(());
+    if request.version > Version::HTTP_11 {
+        return;
     }
     if let Some((host, target)) = split_absolute(request.raw_path()) {
         // The parser has refused a Host header that names another.
@@ -50,14 +24,6 @@ pub fn normalize_request(request: &mut RequestHeader) -> std::result::Result<(),
             request.set_uri(uri);
         }
     }
-    if request.version == pingora::http::Version::HTTP_11 && !request.headers.contains_key("host") {
-        return Err(RequestError::NoHost);
-    }
-    let mut codings = request.headers.get_all("transfer-encoding").iter();
-    if !codings.all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
-        return Err(RequestError::TransferCoding);
-    }
-    Ok(())
 }
 
 /// One `Content-Length` where the same was said several times; a message is passed on with one (RFC 9110 §8.6).
@@ -307,20 +273,16 @@ mod tests {
     fn requests_are_brought_into_the_form_they_are_passed_on_in() {
         let mut absolute = RequestHeader::build("GET", b"http://other.example/events?a=1", None).expect("request");
         absolute.append_header("Host", "x").expect("header");
-        normalize_request(&mut absolute).expect("fine");
+        normalize_request(&mut absolute);
         assert_eq!(absolute.raw_path(), b"/events?a=1");
         assert_eq!(value(&absolute.headers, "host").as_deref(), Some("other.example"));
 
         let mut twice = request(&[("Host", "x"), ("Content-Length", "5"), ("Content-Length", "5")]);
-        normalize_request(&mut twice).expect("fine");
+        normalize_request(&mut twice);
         assert_eq!(twice.headers.get_all("content-length").iter().count(), 1);
         let mut listed = request(&[("Host", "x"), ("Content-Length", "5, 5")]);
-        normalize_request(&mut listed).expect("fine");
+        normalize_request(&mut listed);
         assert_eq!(value(&listed.headers, "content-length").as_deref(), Some("5"));
-
-        let mut coded = request(&[("Host", "x"), ("Transfer-Encoding", "gzip, chunked")]);
-        assert_eq!(normalize_request(&mut coded), Err(RequestError::TransferCoding));
-        assert_eq!(normalize_request(&mut request(&[])), Err(RequestError::NoHost));
     }
 
     #[test]

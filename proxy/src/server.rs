@@ -188,9 +188,9 @@ fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
         threads,
         // A connection, its requests and its streams stay on one thread: nobody has to be woken on another.
         work_stealing: false,
-        // Pingora sleeps its grace period through; the process exits before, as soon as nothing is left.
         // An upgrade tries each of its upstream's addresses once, and says itself when none is left.
         max_retries: usize::MAX,
+        // Pingora sleeps its grace period through; the process exits before, as soon as nothing is left.
         grace_period_seconds: Some(drain_limit.as_secs() + 2 * DRAIN_MARGIN.as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()

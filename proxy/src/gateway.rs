@@ -14,7 +14,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{BError, ErrorSource};
 
 use crate::config::StreamMode;
-use crate::driver;
+use crate::driver::{self, descriptors};
 use crate::failure::{connect_status, is_malformed_body};
 use crate::headers::{self, TrustedProxies};
 use crate::metrics::Metrics;
@@ -109,7 +109,7 @@ impl Gateway {
 
 impl Admission for Gateway {
     fn admit(&self, request: &mut RequestHeader) -> Option<Admitted> {
-        headers::normalize_request(request).ok()?;
+        headers::normalize_request(request);
         if headers::is_loop(&request.headers) {
             return None;
         }
@@ -166,11 +166,7 @@ impl ProxyHttp for Gateway {
                 }
             }
         }
-        if let Err(error) = headers::normalize_request(session.req_header_mut()) {
-            let proxy_status = "http_request_error";
-            let refusal = Refusal { status: error.status(), text: error.to_string().into(), proxy_status };
-            return self.refuse(session, "bad_request", refusal).await;
-        }
+        headers::normalize_request(session.req_header_mut());
         if headers::is_loop(&session.req_header().headers) {
             let text = "the request has come through this proxy before: its upstream leads back here".into();
             let refusal = Refusal { status: 508, text, proxy_status: "proxy_loop_detected" };
@@ -206,6 +202,11 @@ impl ProxyHttp for Gateway {
     }
 
     async fn upstream_peer(&self, _: &mut Session, context: &mut RequestContext) -> Result<Box<HttpPeer>> {
+        // HttpProxy takes the descriptor by itself; those of the reserve are not for clients.
+        if descriptors::are_scarce() {
+            let none_left = descriptors::none_left();
+            return Err(Error::because(ErrorType::ConnectError, "connecting", none_left).into_up());
+        }
         if context.candidates.is_empty() {
             let route = self.route(context)?;
             context.candidates = route.upstream.peers(route.streams.policy.timeouts.connect).await.into();

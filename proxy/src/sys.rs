@@ -23,8 +23,11 @@ pub(crate) fn duplicate(descriptor: RawFd) -> io::Result<OwnedFd> {
     unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned()
 }
 
-/// Calls `apply` with the socket of a live stream.
+/// Calls `apply` with the socket of a live stream, unless the stream has none: its id is negative then.
 pub(crate) fn with_socket(descriptor: RawFd, apply: impl FnOnce(SockRef<'_>)) {
+    if descriptor < 0 {
+        return;
+    }
     // SAFETY: as above; the reference cannot outlive the call.
     let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
     apply(SockRef::from(&borrowed));

@@ -51,7 +51,8 @@ impl Transport {
                 Err(_) => Err(io::Error::other("the client connection has an unexpected type")),
             };
         }
-        if !stream.as_any().is::<L4Stream>() {
+        // A virtual connection has no descriptor.
+        if !stream.as_any().is::<L4Stream>() || stream.id() < 0 {
             return Ok(Self::Other(stream));
         }
         let socket = socket2::Socket::from(sys::duplicate(stream.id())?);

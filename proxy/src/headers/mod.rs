@@ -10,8 +10,8 @@ mod via;
 
 pub use forwarded::{TrustedProxies, set_forwarded};
 pub use request::{
-    RequestError, accepts_event_stream, add_via, asks_upgrade, check_http2_request, drop_ignored_upgrade,
-    is_repeatable, masked_target, normalize_request, page_request, stream_request,
+    accepts_event_stream, add_via, asks_upgrade, check_http2_request, drop_ignored_upgrade, is_repeatable,
+    masked_target, normalize_request, page_request, stream_request,
 };
 pub use response::{
     FramingError, PageFraming, has_no_body, interim_response, is_event_stream, is_identity, keeps_connection,

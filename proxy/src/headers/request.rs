@@ -2,45 +2,19 @@
 
 use pingora::http::{HMap, Method, RequestHeader, Version};
 use pingora::prelude::Result;
-use thiserror::Error;
 
 use crate::wire::request::{HeadLimits, Refusal};
 
 use super::fields::{EVENT_STREAM, INCREMENTAL, media_type, strip_request};
 use super::via;
 
-/// Why a request must not be forwarded, and its status.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum RequestError {
-    /// "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks a Host
-    /// header field" (RFC 9112 §3.2).
-    #[error("an HTTP/1.1 request needs a Host header")]
-    NoHost,
-    /// "A server that receives a request message with a transfer coding it does not understand SHOULD respond with 501"
-    /// (RFC 9112 §6.1).
-    #[error("the request uses a transfer coding other than chunked")]
-    TransferCoding,
-}
-
-impl RequestError {
-    /// The status for the client.
-    pub fn status(self) -> u16 {
-        match self {
-            Self::NoHost => 400,
-            Self::TransferCoding => 501,
-        }
-    }
-}
-
 /// Normalizes an HTTP/1 request for routing and forwarding: the target in origin-form, the host of an absolute target
-/// in `Host` (RFC 9112 §3.2.2), and one `Content-Length` in place of equal ones (RFC 9110 §8.6).
-///
-/// # Errors
-/// When the request must not be passed on.
-pub fn normalize_request(request: &mut RequestHeader) -> std::result::Result<(), RequestError> {
+/// in `Host` (RFC 9112 §3.2.2), and one `Content-Length` in place of equal ones (RFC 9110 §8.6). Requests that must not be
+/// forwarded have been refused by [`RequestHead::parse`](crate::wire::request::RequestHead::parse).
+pub fn normalize_request(request: &mut RequestHeader) {
     join_lengths(request);
-    if request.version > pingora::http::Version::HTTP_11 {
-        return Ok(());
+    if request.version > Version::HTTP_11 {
+        return;
     }
     if let Some((host, target)) = split_absolute(request.raw_path()) {
         // The parser has refused a Host header that differs.
@@ -49,14 +23,6 @@ pub fn normalize_request(request: &mut RequestHeader) -> std::result::Result<(),
             request.set_uri(uri);
         }
     }
-    if request.version == pingora::http::Version::HTTP_11 && !request.headers.contains_key("host") {
-        return Err(RequestError::NoHost);
-    }
-    let mut codings = request.headers.get_all("transfer-encoding").iter();
-    if !codings.all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
-        return Err(RequestError::TransferCoding);
-    }
-    Ok(())
 }
 
 /// Replaces equal `Content-Length` values by one (RFC 9110 §8.6).
@@ -228,7 +194,10 @@ fn join_cookies(request: &mut RequestHeader) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::MaybeUninit;
+
     use super::*;
+    use crate::wire::request::{MAX_FIELDS, RequestHead};
 
     fn request(headers: &[(&str, &str)]) -> RequestHeader {
         let mut request = RequestHeader::build("GET", b"/events", None).expect("request");
@@ -303,20 +272,16 @@ mod tests {
     fn requests_are_normalized() {
         let mut absolute = RequestHeader::build("GET", b"http://other.example/events?a=1", None).expect("request");
         absolute.append_header("Host", "x").expect("header");
-        normalize_request(&mut absolute).expect("fine");
+        normalize_request(&mut absolute);
         assert_eq!(absolute.raw_path(), b"/events?a=1");
         assert_eq!(value(&absolute.headers, "host").as_deref(), Some("other.example"));
 
         let mut twice = request(&[("Host", "x"), ("Content-Length", "5"), ("Content-Length", "5")]);
-        normalize_request(&mut twice).expect("fine");
+        normalize_request(&mut twice);
         assert_eq!(twice.headers.get_all("content-length").iter().count(), 1);
         let mut listed = request(&[("Host", "x"), ("Content-Length", "5, 5")]);
-        normalize_request(&mut listed).expect("fine");
+        normalize_request(&mut listed);
         assert_eq!(value(&listed.headers, "content-length").as_deref(), Some("5"));
-
-        let mut coded = request(&[("Host", "x"), ("Transfer-Encoding", "gzip, chunked")]);
-        assert_eq!(normalize_request(&mut coded), Err(RequestError::TransferCoding));
-        assert_eq!(normalize_request(&mut request(&[])), Err(RequestError::NoHost));
     }
 
     #[test]
@@ -336,6 +301,13 @@ mod tests {
             assert_eq!(asks_upgrade(&request), expected, "{fields:?}");
             drop_ignored_upgrade(&mut request);
             let offered = fields.iter().any(|(name, _)| *name == "Upgrade");
+            // What reads the connection has to know of the same upgrades.
+            let fields_on_the_wire: String =
+                fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields_on_the_wire}\r\n");
+            let mut buffer = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+            let head = RequestHead::parse(head.as_bytes(), &HeadLimits::default(), &mut buffer);
+            assert_eq!(head.map(|head| head.map(|head| head.offers_upgrade)), Ok(Some(expected)), "{fields:?}");
             assert_eq!(request.headers.contains_key("upgrade"), expected && offered, "{fields:?}");
         }
     }

@@ -9,7 +9,7 @@ use crate::wire::request::HeadLimits;
 pub struct ClientPolicy {
     /// Size of a request head.
     pub head: HeadLimits,
-    /// Total time for a request head: from the connection's start for the first, from the first byte for later ones.
+    /// Total time for a request head, from its first byte. A new connection may send nothing for as long.
     pub header: Option<Duration>,
     /// Time between two reads of a request's body.
     pub body: Option<Duration>,

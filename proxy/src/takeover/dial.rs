@@ -94,6 +94,9 @@ async fn connect_with_options(
     peer: &HttpPeer,
     receive_bytes: usize,
 ) -> Result<UpstreamConnection, Box<Error>> {
+    if descriptors::are_scarce() {
+        return Err(connect_error(descriptors::none_left()));
+    }
     let mut peer = peer.clone();
     peer.options.tcp_recv_buf.get_or_insert(receive_bytes);
     connector.new_stream(&peer).await.map(UpstreamConnection::Pingora)

@@ -26,7 +26,7 @@ pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 /// them to Pingora.
 pub fn request_by_reactor(bytes: &[u8]) -> Option<Vec<u8>> {
     let WholeRequest { mut head, body, .. } = WholeRequest::parse(bytes, &HeadLimits::default())?;
-    headers::normalize_request(&mut head).ok()?;
+    headers::normalize_request(&mut head);
     let mut wire = upstream_head(&head, !body.is_empty())?.1;
     wire.extend_from_slice(&body);
     Some(wire)
@@ -59,7 +59,7 @@ pub fn request_by_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
             if !session.read_request().await.ok()? {
                 return None;
             }
-            headers::normalize_request(session.req_header_mut()).ok()?;
+            headers::normalize_request(session.req_header_mut());
             headers::drop_ignored_upgrade(session.req_header_mut());
             if matches!(session.req_header().method, Method::HEAD | Method::CONNECT) || session.is_upgrade_req() {
                 return None;

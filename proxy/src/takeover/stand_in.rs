@@ -44,7 +44,7 @@ pub(super) struct Replay {
     digest: Option<Arc<SocketDigest>>,
 }
 
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Replay {
     pub(super) fn of(request: Bytes) -> Self {
         Self { request, digest: None }

@@ -224,7 +224,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             target,
             is_http_10,
             body,
-            offers_upgrade: rules.offers_upgrade,
+            offers_upgrade: rules.offers_upgrade(),
             dropped_fields: rules.dropped_fields,
             is_plain: !rules.affects_message && rules.lengths < 2 && rules.host.is_some_and(|host| !host.is_empty()),
             repeats_length: rules.lengths > 1,
@@ -323,7 +323,10 @@ struct Rules<'b> {
     options: usize,
     /// Whether a field affects the framing, or the handling of the connection.
     affects_message: bool,
-    offers_upgrade: bool,
+    /// Whether `Connection` has the option `upgrade`.
+    names_upgrade: bool,
+    /// Whether `Upgrade` names a protocol other than HTTP/2.
+    names_protocol: bool,
     dropped_fields: usize,
 }
 
@@ -364,6 +367,7 @@ impl<'b> Rules<'b> {
             Some(b'c') if is(field, "connection") => {
                 for option in list(field.value) {
                     self.options += 1;
+                    self.names_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
                     let is_token = option.iter().all(|byte| is_token_byte(*byte));
                     let is_protected = PROTECTED.iter().any(|name| option.eq_ignore_ascii_case(name));
                     if !is_token || is_protected || self.options >= MAX_CONNECTION_OPTIONS {
@@ -373,11 +377,19 @@ impl<'b> Rules<'b> {
             }
             // An offer of HTTP/2 is ignored (RFC 9113 §3.1), so the request stays plain.
             Some(b'u') if is(field, "upgrade") && !field.value.eq_ignore_ascii_case(b"h2c") => {
-                (self.offers_upgrade, self.affects_message) = (true, true);
+                let is_other = |protocol: &[u8]| !protocol.eq_ignore_ascii_case(b"h2c");
+                self.names_protocol |= field.value.is_ascii() && list(field.value).any(is_other);
+                self.affects_message = true;
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// "A sender of Upgrade MUST also send an "Upgrade" connection option", and in HTTP/1.0 the field is ignored
+    /// (RFC 9110 §7.8).
+    fn offers_upgrade(&self) -> bool {
+        self.names_upgrade && self.names_protocol && !self.is_http_10
     }
 
     fn body(&self) -> Result<BodyLength, Refusal> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Backend, CHUNKED, Certificate, Proxy, chunk, eventually};
+use crate::support::{Backend, CHUNKED, Certificate, Proxy, changes_network, chunk, eventually};
 
 /// A network with another machine on it, which can be cut off.
 struct Network {
@@ -92,6 +92,7 @@ fn vanished_clients_are_detected() {
         }
         connection.hang();
     });
+    let _alone = changes_network();
     let certificate = Certificate::new();
     let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{{NO_LIMITS}}}]\n", backend.address);
     let mut networks = 0;
@@ -138,6 +139,7 @@ while True:
     connection.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\n\\r\\ndata: a\\n\\n')
     kept.append(connection)
 ";
+    let _alone = changes_network();
     for (at, driver) in ["parked", "task"].into_iter().enumerate() {
         let Some(network) = Network::new(4 + at as u32) else { return };
         let server: SocketAddr = format!("{}:3000", network.there).parse().unwrap();

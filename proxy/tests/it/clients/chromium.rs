@@ -1,5 +1,6 @@
 //! Chromium, driven by `tests/clients/browser.mjs`.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -10,12 +11,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{npm_folder, script, skip};
-use crate::support::DEADLINE;
+use crate::support::{DEADLINE, keeps_network};
 
 /// A browser; it ends with the test.
 pub(super) struct Chromium {
     driver: Child,
     wires: Mutex<(Option<ChildStdin>, Receiver<String>)>,
+    _network: File,
 }
 
 /// One of its tabs.
@@ -30,6 +32,7 @@ impl Chromium {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let programs = std::env::split_paths(&path).map(|folder| folder.join("chromium"));
         let program: PathBuf = programs.into_iter().find(|file| file.is_file()).or_else(|| skip("chromium"))?;
+        let network = keeps_network();
         let mut driver = Command::new("node")
             .arg(script("browser.mjs"))
             .args([npm_folder()?, program])
@@ -41,7 +44,7 @@ impl Chromium {
         let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let wires = Mutex::new((driver.stdin.take(), answers));
-        Some(Self { driver, wires })
+        Some(Self { driver, wires, _network: network })
     }
 
     pub(super) fn open(&self, url: &str) -> Tab<'_> {

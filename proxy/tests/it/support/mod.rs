@@ -5,6 +5,7 @@ mod certificate;
 mod client;
 mod exchange;
 mod matrix;
+mod network;
 mod programs;
 mod proxy;
 
@@ -15,6 +16,7 @@ pub use certificate::Certificate;
 pub use client::{BROKEN, Client, Head, body_of, contains, dechunk};
 pub use exchange::{End, Protocol, Request};
 pub use matrix::Setup;
+pub use network::{changes_network, keeps_network};
 pub use programs::{Program, free_address, nginx, nginx_in_front_of, root, service};
 pub use proxy::Proxy;
 

@@ -1,0 +1,106 @@
+//! Requests with a body whose response begins early.
+
+use std::process::Command;
+use std::time::Duration;
+
+use super::{Front, PROTOCOLS};
+use crate::support::{Backend, CHUNKED, Program, Proxy, chunk, dechunk};
+
+/// Invariant: the whole request is forwarded while its response streams (RFC 9112 §9.5). Mechanism: the exchange ended
+/// its upload at the response head. Symptom: 3 MB sent, 100 KB received, and a clean end for the client.
+#[test]
+fn an_upload_with_an_early_response_arrives_completely() {
+    let uploads = tempfile::tempdir().unwrap();
+    let files = [3, 20].map(|megabytes| {
+        let file = uploads.path().join(format!("{megabytes}"));
+        let block: Vec<u8> = (0..1_048_576_u32).map(|at| (at % 251) as u8).collect();
+        std::fs::write(&file, block.repeat(megabytes)).unwrap();
+        (format!("@{}", file.display()), megabytes * 1_048_576)
+    });
+    // The head and a first piece at once, the number of bytes that came once all have come.
+    let raw = Backend::start(|mut connection| {
+        let kind = if connection.path() == "/stream" { "text/event-stream" } else { "application/json" };
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        connection.send([head.as_bytes(), &chunk(b": first\n\n")].concat());
+        let request = connection.head.to_lowercase();
+        let length = request.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        match length {
+            Some(length) => connection.read_until(|body| body.len() >= length),
+            None => connection.read_until(|body| body.ends_with(b"\r\n0\r\n\r\n")),
+        }
+        let body = if length.is_some() { connection.rest.clone() } else { dechunk(&connection.rest).0 };
+        let whole = body.iter().enumerate().all(|(at, byte)| *byte as usize == at % 1_048_576 % 251);
+        connection.send([&chunk(format!("data: {} {whole}\n\n", body.len()).as_bytes())[..], b"0\r\n\r\n"].concat());
+        connection.hang();
+    });
+    let script = "const server = require('http').createServer((request, response) => {
+        const type = request.url == '/stream' ? 'text/event-stream' : 'application/json';
+        response.writeHead(200, {'Content-Type': type});
+        response.write(': first\\n\\n');
+        let count = 0;
+        request.on('data', data => count += data.length);
+        request.on('end', () => response.end(`data: ${count} true\\n\\n`));
+    }).listen(0, '127.0.0.1', () => console.log('listening on 127.0.0.1:' + server.address().port));";
+    let node = Program::start(Command::new("node").args(["--eval", script]));
+    let node_address = node.address();
+    for protocol in PROTOCOLS {
+        for backend in [raw.address, node_address] {
+            for mode in ["never", "always"] {
+                let front = Front::start(protocol, &format!("'{backend}'"), &format!("{{stream: {mode}}}"));
+                for (at, (file, length)) in files.iter().enumerate() {
+                    for path in ["/page", "/stream"] {
+                        for framing in ["Transfer-Encoding: chunked", "X: y"] {
+                            // The larger one once for each protocol and path; HTTP/2 has no framing of its own.
+                            let once = mode == "always" && backend == raw.address && framing == "X: y";
+                            if (front.is_http2() && framing != "X: y") || (at > 0 && !once) {
+                                continue;
+                            }
+                            let seen = front.curl(path, &["--data-binary", file, "--header", framing]);
+                            let case = format!("{protocol:?} {backend} {mode} {path} {length} {framing}: {seen:?}");
+                            assert_eq!(seen.code, 0, "{case}");
+                            let body = String::from_utf8_lossy(&seen.body);
+                            assert_eq!(body, format!(": first\n\ndata: {length} true\n\n"), "{case}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Invariant: a stream that runs beside its upload behaves like any other. Mechanism: it is driven inside its session.
+/// Symptom: no heartbeats, no counts, no line in the log, or a broken end that looks clean.
+#[test]
+fn a_stream_beside_its_upload_behaves_like_any_other() {
+    let backend = Backend::start(|mut connection| {
+        connection.send([CHUNKED.as_bytes(), &chunk(b"data: a\n\n")].concat());
+        match connection.path() {
+            "/break" => {
+                std::thread::sleep(Duration::from_millis(300));
+                connection.reset();
+            }
+            _ => connection.hang(),
+        }
+    });
+    let proxy = Proxy::start(
+        backend.address,
+        "    stream: always\n    heartbeat: {interval: 50ms}\n    timeouts: {idle: 400ms}",
+    );
+    for (path, end) in [("/idle", "idle_timeout"), ("/break", "upstream_broken"), ("/gone", "client_gone")] {
+        let mut client = proxy.connect();
+        client.send(&format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nhalf of it"));
+        assert_eq!(client.read_head().status, 200);
+        client.read_until_body_has("data: a\n\n:\n\n");
+        if path == "/gone" {
+            drop(client);
+        } else {
+            let rest = client.read_to_end();
+            assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "{path}: the client sees a broken end");
+        }
+        let log = proxy.log_line();
+        assert_eq!((log["end"].as_str(), log["clean"].as_bool()), (Some(end), Some(false)), "{path}");
+        assert_eq!(log["events"], 1, "{path}");
+        assert!(log["heartbeats"].as_u64().unwrap() >= 1, "{path}");
+    }
+    assert_eq!(proxy.metric("sse_proxy_streams_active{route=\"/\"}"), Some(0.0));
+}

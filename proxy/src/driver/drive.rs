@@ -101,9 +101,11 @@ impl ActiveStream {
         if let Some(limit) = self.guard.draining() {
             self.core.close(EndReason::Drain, limit, now);
         }
+        // The upstream was not read until now if the client was behind until now.
+        let suspects_idle = self.core.suspects_idle(now);
         // Before the deadlines: a client that has become writable is not stalled.
         self.write(client, now, &mut scratch.output);
-        if self.core.suspects_idle(now) && upstream.as_mut().is_some_and(Socket::has_unread) {
+        if suspects_idle && upstream.as_mut().is_some_and(Socket::has_unread) {
             self.core.upstream_waits(now);
         }
         let progress = self.core.tick(now, &mut scratch.output);
@@ -268,15 +270,18 @@ fn write_some(client: &mut impl Socket, bytes: &[u8]) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::{Ended, Observer, Route, StreamInfo, scratch};
     use super::*;
     use crate::stream::{Opening, Policy};
     use crate::wire::body::Body;
 
-    /// Always readable, `bytes` at a time, and always writable.
+    /// Always readable, `bytes` at a time, and writable unless it is `behind`.
     struct Endless {
         reads: u32,
         bytes: usize,
+        behind: bool,
     }
 
     impl Socket for Endless {
@@ -291,7 +296,7 @@ mod tests {
         }
 
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            Ok(bytes.len())
+            if self.behind { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(bytes.len()) }
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -318,8 +323,8 @@ mod tests {
     /// streams on the thread are a hundred times later, or stop.
     #[test]
     fn a_client_that_keeps_sending_does_not_starve_other_streams() {
-        let mut stream = stream();
-        let mut client = Endless { reads: 0, bytes: 1 };
+        let mut stream = stream(Policy::default());
+        let mut client = Endless { reads: 0, bytes: 1, behind: false };
         let mut upstream: Option<Endless> = None;
         let next = scratch::with(|scratch| stream.drive(&mut client, &mut upstream, Millis(0), scratch));
         assert_eq!((next, client.reads), (DriveOutcome::Again, READS_PER_CALL));
@@ -338,9 +343,9 @@ mod tests {
             (1, 1, 3600, true),
             (1000, 1, 3600, false),
         ] {
-            let mut stream = stream();
+            let mut stream = stream(Policy::default());
             let opened = stream.guard.opened().0;
-            let mut client = Endless { reads: 0, bytes };
+            let mut client = Endless { reads: 0, bytes, behind: false };
             let mut input = [0; 16_384];
             for second in 0..seconds {
                 client.reads = READS_PER_CALL - 1;
@@ -357,8 +362,59 @@ mod tests {
         }
     }
 
-    fn stream() -> ActiveStream {
-        let route = Route::new("/", Policy::default(), Arc::new(NoObserver));
+    /// Invariant: an upstream whose bytes wait for the client is not idle. Mechanism: once the client was writable again, whether the
+    /// upstream had been left unread was forgotten before the idle timeout was handled. Symptom: a slow client's stream ended
+    /// with `idle_timeout`, when the client caught up just after the timeout.
+    #[test]
+    fn an_upstream_left_unread_is_not_idle_when_its_client_catches_up() {
+        for write in [None, Some(Duration::from_secs(1))] {
+            let mut policy = Policy::default();
+            (policy.timeouts.idle, policy.timeouts.write) = (Some(Duration::from_secs(1)), write);
+            let mut stream = stream(policy);
+            let mut client = Quiet(Endless { reads: 0, bytes: 1, behind: true });
+            let mut upstream = Some(Endless { reads: 0, bytes: 1, behind: false });
+            let mut drive = |client: &mut Quiet, at: u64| {
+                scratch::with(|scratch| stream.drive(client, &mut upstream, Millis(at), scratch));
+                stream.core.ended()
+            };
+            assert_eq!(drive(&mut client, 0), None);
+            client.0.behind = false;
+            // The timers of streams are a little late.
+            assert_eq!(drive(&mut client, 1030), None, "{write:?}");
+        }
+    }
+
+    /// A client that sends nothing.
+    struct Quiet(Endless);
+
+    impl Socket for Quiet {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+
+        fn has_unread(&mut self) -> bool {
+            false
+        }
+
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn shutdown(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn reset_on_close(&mut self, _: bool) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn stream(policy: Policy) -> ActiveStream {
+        let route = Route::new("/", policy, Arc::new(NoObserver));
         let (policy, body) = (route.policy.clone(), Body::UntilClose);
         let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0 };
         let info = StreamInfo::new(None, None, "GET", "/", std::time::Duration::ZERO);

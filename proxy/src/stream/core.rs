@@ -218,10 +218,10 @@ impl Core {
         }
     }
 
-    /// Whether the idle timeout has expired while the upstream was not read because the client is behind. A driver that
-    /// finds unread bytes reports them with [`Core::upstream_waits`] before the next [`Core::tick`].
+    /// Whether the idle timeout has expired while the upstream was not read because the client is behind. To be asked before what
+    /// is pending is written: afterwards the client may not be behind any more. A driver that finds unread bytes reports them with [`Core::upstream_waits`] before the next [`Core::tick`].
     pub fn suspects_idle(&self, now: Millis) -> bool {
-        self.blocked && self.ended.is_none() && self.deadlines.expired(now) == Some(Deadline::Idle)
+        self.blocked && self.ended.is_none() && self.deadlines.has_expired(Deadline::Idle, now)
     }
 
     /// The upstream has sent bytes that are not read yet because the client is behind: it is not idle.

@@ -90,9 +90,14 @@ impl Deadlines {
         self.at.iter().copied().min().filter(|at| *at != Millis::NEVER)
     }
 
+    /// Whether a deadline has expired at `now`, whatever else has.
+    pub fn has_expired(&self, kind: Deadline, now: Millis) -> bool {
+        self.at[kind as usize] <= now
+    }
+
     /// The expired deadline of the highest priority at `now`.
     pub fn expired(&self, now: Millis) -> Option<Deadline> {
-        KINDS.into_iter().find(|kind| self.at[*kind as usize] <= now)
+        KINDS.into_iter().find(|kind| self.has_expired(*kind, now))
     }
 }
 

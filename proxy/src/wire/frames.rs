@@ -138,7 +138,7 @@ impl FrameWatch {
             last = Some(frame);
         });
         self.last = last;
-        if begins || self.last.is_some_and(FrameHeader::is_data) {
+        if begins || self.is_within_data() {
             self.since = now_ms;
         }
         if cost == 0 {
@@ -167,12 +167,16 @@ impl FrameWatch {
 
     /// What the client has begun and not completed, and since when; for data, since its last bytes.
     pub fn unfinished(&self) -> Option<(Unfinished, u64)> {
-        let what = match self.last {
-            Some(frame) if frame.is_data() && self.from_client.payload > 0 => Unfinished::Data,
-            _ if self.is_block_open() || self.from_client.is_within_frame() => Unfinished::Head,
-            _ => return None,
+        let what = match self.is_within_data() {
+            true => Unfinished::Data,
+            false if self.is_block_open() || self.from_client.is_within_frame() => Unfinished::Head,
+            false => return None,
         };
         Some((what, self.since))
+    }
+
+    fn is_within_data(&self) -> bool {
+        self.from_client.payload > 0 && self.last.is_some_and(FrameHeader::is_data)
     }
 
     fn is_block_open(&self) -> bool {
@@ -306,6 +310,11 @@ mod tests {
         let data = frame(0, 1, 10);
         assert_eq!(step(&data[..12]), Some((Data, 130)));
         assert_eq!(step(&data[12..15]), Some((Data, 140)));
-        assert_eq!(step(&data[15..]), None);
+        // Data ends and a header begins: the pieces of the header are no progress.
+        assert_eq!(step(&[&data[15..], &settings[..2]].concat()), Some((Head, 150)));
+        assert_eq!(step(&settings[2..4]), Some((Head, 150)));
+        // Its clock begins once more when it is complete.
+        assert_eq!(step(&settings[4..10]), Some((Head, 170)));
+        assert_eq!(step(&settings[10..]), None);
     }
 }

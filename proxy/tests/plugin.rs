@@ -19,7 +19,7 @@ use sse_proxy::{
     accepts_event_stream,
 };
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 struct MyProxy {
     backend: SocketAddr,

@@ -96,7 +96,7 @@ fn a_pipelined_request_is_answered_after_the_first() {
 #[test]
 fn a_request_pipelined_behind_a_waiting_one_is_not_lost() {
     let backend = Backend::start(|mut connection| {
-        std::thread::sleep(Duration::from_millis(150));
+        connection.wait_for_test();
         connection.answer("text/plain", connection.path().to_owned().as_str());
         connection.hang();
     });
@@ -105,6 +105,7 @@ fn a_request_pipelined_behind_a_waiting_one_is_not_lost() {
     client.send("GET /first HTTP/1.1\r\nHost: test\r\n\r\n");
     backend.request();
     client.send("GET /second HTTP/1.1\r\nHost: test\r\n\r\n");
+    backend.proceed(2);
     client.read_until(|bytes| bytes.windows(6).any(|end| end == b"/first"));
     client.read_until(|bytes| bytes.windows(7).any(|end| end == b"/second"));
 }
@@ -171,7 +172,7 @@ fn idle_connections_do_not_delay_a_drain() {
 #[test]
 fn a_stream_that_waits_for_its_head_at_the_start_of_a_drain_gets_it() {
     let backend = Backend::start(|mut connection| {
-        std::thread::sleep(Duration::from_millis(300));
+        connection.wait_for_test();
         connection.send(CHUNKED);
         connection.send(chunk(b"data: a\n\n"));
         connection.hang();
@@ -180,6 +181,8 @@ fn a_stream_that_waits_for_its_head_at_the_start_of_a_drain_gets_it() {
     let mut client = proxy.stream("/events");
     backend.request();
     proxy.terminate();
+    eventually("the drain", || (proxy.admin_status("/readyz") == Some(503)).then_some(()));
+    backend.proceed(1);
     assert_eq!(client.read_head().status, 200);
     let (_, end) = dechunk(&client.read_to_end().unwrap());
     assert_eq!(end.as_deref(), Some(&b"\r\n"[..]), "ended in order");

@@ -85,6 +85,24 @@ const NO_LIMITS: &str = "heartbeat: {interval: 0}, timeouts: {idle: 0, write: 0,
 /// pages and idle HTTP/2 connections stayed open.
 #[test]
 fn vanished_clients_are_detected() {
+    let _alone = changes_network();
+    let certificate = Certificate::new();
+    let config = format!("upstreams: {{app: {{servers: ['BACKEND']}}}}\nroutes: [{{{NO_LIMITS}}}]\n");
+    let plain = String::new();
+    let tls = format!(", tls: {}", certificate.yaml());
+    // At the same time: what they do is wait.
+    std::thread::scope(|scope| {
+        for (at, (driver, tls)) in
+            [("parked", &plain), ("parked", &tls), ("task", &plain), ("task", &tls)].into_iter().enumerate()
+        {
+            let config = &config;
+            scope.spawn(move || vanished_clients(at as u32, driver, tls, config));
+        }
+    });
+}
+
+fn vanished_clients(at: u32, driver: &str, tls: &str, config: &str) {
+    let Some(network) = Network::new(at) else { return };
     let backend = Backend::start(|mut connection| {
         if connection.path() != "/page" {
             connection.send(CHUNKED);
@@ -92,38 +110,29 @@ fn vanished_clients_are_detected() {
         }
         connection.hang();
     });
-    let _alone = changes_network();
-    let certificate = Certificate::new();
-    let config = format!("upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{{NO_LIMITS}}}]\n", backend.address);
-    let mut networks = 0;
-    for driver in ["parked", "task"] {
-        for tls in [String::new(), format!(", tls: {}", certificate.yaml())] {
-            let Some(network) = Network::new(networks) else { return };
-            networks += 1;
-            let scheme = if tls.is_empty() { "http" } else { "https" };
-            let listener = format!("{{address: '{}:0', {KEEPALIVE}{tls}}}", network.here);
-            let proxy = Proxy::start_on(driver, &[], &listener, &config);
-            let url = |path: &str| format!("{scheme}://{}{path}", proxy.address);
-            let curl = |arguments: &[&str], path: &str| {
-                network.run("curl", &[&["-skN", "-o", "/dev/null"], arguments, &[&url(path)]].concat())
-            };
-            let mut clients = vec![curl(&["--http1.1", "-H", "Accept: text/event-stream"], "/events")];
-            clients.push(curl(&["--http1.1"], "/page"));
-            if !tls.is_empty() {
-                clients.push(curl(&["--http2", "-H", "Accept: text/event-stream"], "/events"));
-            }
-            clients.iter().for_each(|_| drop(backend.request()));
-            let events = 9.0 * (clients.len() - 1) as f64;
-            eventually("the streams have begun", || {
-                (proxy.metric("sse_proxy_body_bytes_total{route=\"/\"}") == Some(events)).then_some(())
-            });
-            eventually("and their clients have it", || {
-                (connections(&proxy, &network.there) == Some(clients.len())).then_some(())
-            });
-            network.cut();
-            eventually("all of them are found", || (connections(&proxy, &network.there) == Some(0)).then_some(()));
-        }
+    let config = config.replace("BACKEND", &backend.address.to_string());
+    let scheme = if tls.is_empty() { "http" } else { "https" };
+    let listener = format!("{{address: '{}:0', {KEEPALIVE}{tls}}}", network.here);
+    let proxy = Proxy::start_on(driver, &[], &listener, &config);
+    let url = |path: &str| format!("{scheme}://{}{path}", proxy.address);
+    let curl = |arguments: &[&str], path: &str| {
+        network.run("curl", &[&["-skN", "-o", "/dev/null"], arguments, &[&url(path)]].concat())
+    };
+    let mut clients = vec![curl(&["--http1.1", "-H", "Accept: text/event-stream"], "/events")];
+    clients.push(curl(&["--http1.1"], "/page"));
+    if !tls.is_empty() {
+        clients.push(curl(&["--http2", "-H", "Accept: text/event-stream"], "/events"));
     }
+    clients.iter().for_each(|_| drop(backend.request()));
+    let events = 9.0 * (clients.len() - 1) as f64;
+    eventually("the streams have begun", || {
+        (proxy.metric("sse_proxy_body_bytes_total{route=\"/\"}") == Some(events)).then_some(())
+    });
+    eventually("and their clients have it", || {
+        (connections(&proxy, &network.there) == Some(clients.len())).then_some(())
+    });
+    network.cut();
+    eventually("all of them are found", || (connections(&proxy, &network.there) == Some(0)).then_some(()));
 }
 
 /// The same of a server that vanishes, with no limit on its silence.
@@ -140,26 +149,32 @@ while True:
     kept.append(connection)
 ";
     let _alone = changes_network();
-    for (at, driver) in ["parked", "task"].into_iter().enumerate() {
-        let Some(network) = Network::new(4 + at as u32) else { return };
-        let server: SocketAddr = format!("{}:3000", network.there).parse().unwrap();
-        let _server = network.run("python3", &["-c", SERVER, &network.there]);
-        eventually("the server listens", || std::net::TcpStream::connect(server).ok());
-        let proxy = Proxy::start_on(
-            driver,
-            &[],
-            "{address: 127.0.0.1:0}",
-            &format!("upstreams: {{app: {{servers: ['{server}'], {KEEPALIVE}}}}}\nroutes: [{{{NO_LIMITS}}}]\n"),
-        );
-        let mut stream = proxy.stream("/events");
-        stream.read_head();
-        stream.read_until_body_has("data: a\n\n");
-        let mut page = proxy.connect();
-        page.send("GET /page HTTP/1.1\r\nHost: test\r\n\r\n");
-        page.read_head();
-        eventually("both are asked", || (connections(&proxy, &network.there) == Some(2)).then_some(()));
-        network.cut();
-        eventually("both are found", || (connections(&proxy, &network.there) == Some(0)).then_some(()));
-        assert_eq!(proxy.log_line()["end"], "upstream_broken", "{driver}");
-    }
+    std::thread::scope(|scope| {
+        for (at, driver) in [(4, "parked"), (5, "task")] {
+            scope.spawn(move || vanished_server(at, driver, SERVER));
+        }
+    });
+}
+
+fn vanished_server(at: u32, driver: &str, program: &str) {
+    let Some(network) = Network::new(at) else { return };
+    let server: SocketAddr = format!("{}:3000", network.there).parse().unwrap();
+    let _server = network.run("python3", &["-c", program, &network.there]);
+    eventually("the server listens", || std::net::TcpStream::connect(server).ok());
+    let proxy = Proxy::start_on(
+        driver,
+        &[],
+        "{address: 127.0.0.1:0}",
+        &format!("upstreams: {{app: {{servers: ['{server}'], {KEEPALIVE}}}}}\nroutes: [{{{NO_LIMITS}}}]\n"),
+    );
+    let mut stream = proxy.stream("/events");
+    stream.read_head();
+    stream.read_until_body_has("data: a\n\n");
+    let mut page = proxy.connect();
+    page.send("GET /page HTTP/1.1\r\nHost: test\r\n\r\n");
+    page.read_head();
+    eventually("both are asked", || (connections(&proxy, &network.there) == Some(2)).then_some(()));
+    network.cut();
+    eventually("both are found", || (connections(&proxy, &network.there) == Some(0)).then_some(()));
+    assert_eq!(proxy.log_line()["end"], "upstream_broken", "{driver}");
 }

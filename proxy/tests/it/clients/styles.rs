@@ -64,6 +64,8 @@ impl Streams {
             });
             if plain == ids { plain } else { format!("{plain}; with ids: {ids}") }
         });
+        // A test that fails shows this: a stream that did not begin has no line in the log.
+        eprintln!("the client saw: {seen}");
         // Whatever it showed of them, they were there.
         let heartbeats: BTreeMap<String, u64> = (0..streams)
             .map(|_| self.proxy.log_line())

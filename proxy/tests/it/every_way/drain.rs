@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{CHUNKED, Request, Setup, chunk};
+use crate::support::{CHUNKED, DEADLINE, Request, Setup, chunk, eventually};
 
 #[test]
 fn sigterm_ends_streams_between_events_lets_requests_finish_and_exits_0() {
     let setup = Setup::new(|mut connection| {
         if connection.path() == "/page" {
-            std::thread::sleep(Duration::from_millis(400));
+            connection.wait_for_test();
             connection.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone");
             return connection.hang();
         }
@@ -16,7 +16,7 @@ fn sigterm_ends_streams_between_events_lets_requests_finish_and_exits_0() {
         connection.send(chunk(b"data: a\n\n"));
         if connection.path() == "/half" {
             connection.send(chunk(b"data: b"));
-            std::thread::sleep(Duration::from_millis(700));
+            connection.wait_for_test();
             connection.send(chunk(b" whole\n\n"));
         }
         connection.hang();
@@ -33,6 +33,8 @@ fn sigterm_ends_streams_between_events_lets_requests_finish_and_exits_0() {
         for stream in silent {
             assert_eq!(stream.whole(), b"data: a\n\n");
         }
+        // Four streams within an event, and a page.
+        case.backend.proceed(5);
         for stream in half {
             assert_eq!(stream.whole(), b"data: a\n\ndata: b whole\n\n", "the current event was finished");
         }
@@ -59,6 +61,69 @@ fn a_stream_that_reaches_no_boundary_is_cut_at_the_limit() {
         stream.broken();
         assert!(asked.elapsed() >= Duration::from_millis(300), "it had its time");
         assert_eq!(case.logs_end("drain")["clean"], false);
+        assert_eq!(case.proxy.exited().code(), Some(0));
+    });
+}
+
+/// Invariant: a drain ends every stream at its next boundary, or at once if boundaries cannot be seen. Mechanism: a coded stream
+/// has no visible boundaries. Symptom: it delayed the shutdown by all of `drain.timeout`, and was then cut.
+#[test]
+fn a_coded_stream_does_not_delay_a_drain() {
+    let setup = Setup::new(|mut connection| {
+        connection.send(CHUNKED.replacen("\r\n", "\r\nContent-Encoding: gzip\r\n", 1));
+        connection.send(chunk(b"coded"));
+        connection.hang();
+    });
+    setup.rest("drain: {timeout: 10m}\n").check(|case| {
+        let stream = case.stream("/events");
+        stream.until_has("coded");
+        let asked = Instant::now();
+        case.proxy.terminate();
+        stream.broken();
+        assert_eq!(case.logs_end("drain")["clean"], false);
+        assert_eq!(case.proxy.exited().code(), Some(0));
+        assert!(asked.elapsed() < DEADLINE, "{:?}", asked.elapsed());
+    });
+}
+
+/// Invariant: the log says how many streams a drain has cut. Mechanism: streams cut themselves when the limit passes, and were counted
+/// afterwards. Symptom: `drained: nothing is left` beside access log lines with `"clean":false`.
+#[test]
+fn a_drain_that_cuts_streams_reports_how_many() {
+    let setup = Setup::new(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: half"));
+        connection.hang();
+    });
+    setup.rest("drain: {timeout: 300ms}\n").check(|case| {
+        let streams: Vec<_> = (0..3).map(|_| case.stream("/events")).collect();
+        streams.iter().for_each(|stream| drop(stream.until_has("data: half")));
+        case.proxy.terminate();
+        assert_eq!(case.proxy.exited().code(), Some(0));
+        let reported = "drain limit passed: side=internal count=3: the remaining streams and requests are cut";
+        eventually("the log says so", || case.proxy.stderr().contains(reported).then_some(()));
+        assert!(!case.proxy.stderr().contains("drained: nothing is left"));
+    });
+}
+
+#[test]
+fn streams_cut_by_a_second_signal_are_logged_and_their_clients_can_tell() {
+    let setup = Setup::new(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: half"));
+        connection.hang();
+    });
+    setup.rest("drain: {timeout: 1h}\n").check(|case| {
+        let streams: Vec<_> = (0..3).map(|_| case.stream("/events")).collect();
+        streams.iter().for_each(|stream| drop(stream.until_has("data: half")));
+        case.proxy.terminate();
+        // Two signals at once would count as one.
+        eventually("the first signal is seen", || (case.proxy.admin_status("/readyz") == Some(503)).then_some(()));
+        case.proxy.terminate();
+        for stream in streams {
+            stream.broken();
+            case.logs_end("drain");
+        }
         assert_eq!(case.proxy.exited().code(), Some(0));
     });
 }

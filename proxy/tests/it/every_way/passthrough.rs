@@ -179,7 +179,7 @@ fn streams_are_counted_while_they_run_and_logged_once_they_have_ended() {
         for _ in 0..4 {
             let log = case.logs_end("client_gone");
             assert_eq!((&log["route"], &log["method"], &log["events"]), (&"/".into(), &"GET".into(), &2.into()));
-            assert_eq!(log["bytes"], 23);
+            assert_eq!((&log["path"], &log["bytes"]), (&"/events?x=%22".into(), &23.into()));
             assert_eq!(log["upstream"], case.backend.address.to_string());
             assert!(log["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{log}");
         }

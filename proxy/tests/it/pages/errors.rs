@@ -1,20 +1,20 @@
 //! What a client gets for a page that fails.
 
-use super::{Front, PROTOCOLS, Protocol, Seen, dead_address};
+use super::{Front, Protocol, Seen, dead_address, for_each_protocol};
 use crate::support::{Backend, Proxy, eventually};
 
 /// Invariant: a response to HEAD has no body. Mechanism: Pingora's HTTP/2 session writes the body of an error whatever the method.
 /// Symptom: in place of the 502 the client sees a stream that broke the protocol.
 #[test]
 fn a_head_request_that_fails_gets_a_head() {
-    for protocol in PROTOCOLS {
+    for_each_protocol(|protocol| {
         for mode in ["never", "always"] {
             let front = Front::start(protocol, &format!("'{}'", dead_address()), &format!("{{stream: {mode}}}"));
             let seen = front.curl("/", &["--head"]);
             assert_eq!(seen.code, 0, "{protocol:?} {mode}: {seen:?}");
             assert_eq!(seen.heads.split(' ').nth(1), Some("502"), "{protocol:?} {mode}: {seen:?}");
         }
-    }
+    });
 }
 
 /// Invariant: ambiguous framing of a backend is refused in every mode of a route. Mechanism: only streams were checked.
@@ -55,15 +55,18 @@ fn a_page_that_its_upstream_cuts_is_an_error_for_the_client() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\nzz\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart",
     ];
-    for answer in answers {
-        let backend = Backend::answering(vec![answer.into()]);
-        for protocol in PROTOCOLS {
+    let backend = Backend::start(move |mut connection| {
+        let at: usize = connection.path()[1..].parse().unwrap();
+        connection.send(answers[at]);
+    });
+    for_each_protocol(|protocol| {
+        let front = Front::start(protocol, &format!("'{}'", backend.address), "{stream: never}");
+        for (at, answer) in answers.iter().enumerate() {
             for arguments in [&[][..], &["--http1.0"]] {
-                let front = Front::start(protocol, &format!("'{}'", backend.address), "{stream: never}");
                 if front.is_http2() && !arguments.is_empty() {
                     continue;
                 }
-                let seen = front.curl("/", arguments);
+                let seen = front.curl(&format!("/{at}"), arguments);
                 assert_ne!(seen.code, 0, "{protocol:?} {arguments:?} {answer:?}: {seen:?}");
                 if front.is_http2() {
                     assert!(seen.stderr.contains("INTERNAL_ERROR"), "{seen:?}");
@@ -71,7 +74,7 @@ fn a_page_that_its_upstream_cuts_is_an_error_for_the_client() {
                 }
             }
         }
-    }
+    });
 }
 
 /// Invariant: the proxy's own errors differ from a backend's. Mechanism: each kind was written separately. Symptom: no
@@ -89,17 +92,26 @@ fn the_proxys_own_errors_have_one_form() {
         (format!("'{untrusted}'"), 502, "tls_certificate_error", "certificate cannot be verified"),
         ("'no-such-name.invalid:80'".to_owned(), 502, "destination_unavailable", "no server to connect to"),
     ];
-    let limits = "timeouts: {first_byte: 300ms}";
-    for protocol in PROTOCOLS {
-        for (servers, status, error, says) in &cases {
+    let mut config = "upstreams:\n".to_owned();
+    let mut routes = "routes:\n".to_owned();
+    for (at, (servers, ..)) in cases.iter().enumerate() {
+        config += &format!("  app{at}: {{servers: [{servers}]}}\n");
+        // Only what hangs has a short limit: the others are not in a hurry.
+        let limits = if at == 1 { "timeouts: {first_byte: 300ms}" } else { "" };
+        for mode in ["never", "always"] {
+            routes +=
+                &format!("  - {{match: {{path_prefix: /{at}/{mode}}}, upstream: app{at}, stream: {mode}, {limits}}}\n");
+        }
+    }
+    for_each_protocol(|protocol| {
+        let front = Front::start_with(protocol, &format!("{config}{routes}"));
+        for (at, (_, status, error, says)) in cases.iter().enumerate() {
             for mode in ["never", "always"] {
-                let front = Front::start(protocol, servers, &format!("{{stream: {mode}, {limits}}}"));
-                check_error(&front.curl("/p", &[]), *status, error, says);
+                check_error(&front.curl(&format!("/{at}/{mode}"), &[]), *status, error, says);
             }
         }
-        let front = Front::start(protocol, "'127.0.0.1:9'", "{match: {path_prefix: /only}}");
         check_error(&front.curl("/p", &[]), 404, "destination_not_found", "no route");
-    }
+    });
 }
 
 fn check_error(seen: &Seen, status: u16, error: &str, says: &str) {

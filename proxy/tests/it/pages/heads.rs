@@ -1,6 +1,6 @@
 //! The heads of pages, in both directions.
 
-use super::{Front, PROTOCOLS, Protocol, serving};
+use super::{Front, PROTOCOLS, Protocol, for_each_protocol, serving};
 use crate::support::{Backend, Proxy};
 
 /// Invariant: a message is forwarded without connection fields and with unambiguous framing. Mechanism: pages went
@@ -35,7 +35,7 @@ fn page_heads_pass_without_connection_fields() {
         let at: usize = connection.path().trim_start_matches('/').parse().unwrap();
         connection.send(answers[at].0);
     });
-    for protocol in PROTOCOLS {
+    for_each_protocol(|protocol| {
         for mode in ["never", "always"] {
             let front = Front::start(protocol, &format!("'{}'", backend.address), &format!("{{stream: {mode}}}"));
             for (at, (answer, body, kept, gone)) in answers.into_iter().enumerate() {
@@ -48,7 +48,7 @@ fn page_heads_pass_without_connection_fields() {
                 assert!(seen.heads.matches("content-length").count() <= 1, "{case}");
             }
         }
-    }
+    });
 }
 
 #[test]

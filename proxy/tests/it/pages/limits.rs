@@ -8,55 +8,75 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use super::{Front, PROTOCOLS, Protocol};
+use super::{Front, Protocol, for_each_protocol};
 use crate::support::{Backend, Client, DEADLINE, Proxy, eventually};
 
 /// Invariant: the proxy closes connections without progress. Mechanism: pages had no time limits. Symptom: 50 clients
 /// that read nothing held 100 descriptors and 630 to 760 KiB of memory each, without a limit.
 #[test]
 fn a_client_that_does_not_read_a_page_times_out_and_takes_little_memory() {
-    let clients = 50;
-    let running = Arc::new(AtomicUsize::new(0));
-    let counted = running.clone();
+    const CLIENTS: usize = 50;
+    let (started, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (starts, ends) = (started.clone(), ended.clone());
     let backend = Backend::start(move |mut connection| {
-        counted.fetch_add(1, Ordering::SeqCst);
+        starts.fetch_add(1, Ordering::SeqCst);
         connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
-        while connection.socket.write_all(&[b'x'; 1 << 16]).is_ok() {}
-        counted.fetch_sub(1, Ordering::SeqCst);
+        while connection.try_send([b'x'; 1 << 16]) {}
+        ends.fetch_add(1, Ordering::SeqCst);
     });
+    let wait_for = |what: &str, count: &AtomicUsize, wanted: usize| {
+        eventually(what, || (count.load(Ordering::SeqCst) >= wanted).then_some(()));
+    };
     for protocol in [Protocol::Http1, Protocol::Tls] {
-        let front = Front::start(protocol, &format!("'{}'", backend.address), "{stream: never, timeouts: {write: 3s}}");
+        let servers = format!("'{}'", backend.address);
+        let begun = started.load(Ordering::SeqCst);
+        // The memory that they take while they may.
+        let front = Front::start(protocol, &servers, "{stream: never, timeouts: {write: 10m}}");
         let before = resident_kib(front.proxy.pid());
-        let mut stalled: Vec<(Option<Client>, Option<std::process::Child>)> = Vec::new();
-        for _ in 0..clients {
-            match protocol {
-                Protocol::Http1 => {
-                    let mut client = Client::connect_small(front.proxy.address);
-                    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-                    stalled.push((Some(client), None));
-                }
-                _ => {
-                    let url = format!("https://localhost:{}/", front.proxy.address.port());
-                    let mut child = Command::new("curl");
-                    child.args(["--silent", "--insecure", "--http1.1", "--limit-rate", "1", &url]);
-                    child.stdout(std::process::Stdio::null());
-                    stalled.push((None, Some(child.spawn().unwrap())));
-                }
-            }
-        }
-        eventually("all are under way", || (running.load(Ordering::SeqCst) == clients).then_some(()));
+        let stalled: Vec<_> = (0..CLIENTS).map(|_| Stalled::start(&front)).collect();
+        wait_for("all have begun", &started, begun + CLIENTS);
         std::thread::sleep(Duration::from_millis(500));
-        let each = resident_kib(front.proxy.pid()).saturating_sub(before) / clients as u64;
+        let each = resident_kib(front.proxy.pid()).saturating_sub(before) / CLIENTS as u64;
         eprintln!("{protocol:?}: {each} KiB of the process for each client that reads nothing");
         // With what the first connections of a process take, spread over these.
         let bound = if protocol == Protocol::Http1 { 250 } else { 500 };
         assert!(each < bound, "{protocol:?}: {each} KiB for each");
-        eventually("all are cut", || (running.load(Ordering::SeqCst) == 0).then_some(()));
-        for (_, child) in stalled {
-            if let Some(mut child) = child {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
+        drop(stalled);
+        wait_for("all have been closed by their clients", &ended, begun + CLIENTS);
+
+        // And the limit on it.
+        let front = Front::start(protocol, &servers, "{stream: never, timeouts: {write: 500ms}}");
+        let stalled: Vec<_> = (0..3).map(|_| Stalled::start(&front)).collect();
+        wait_for("all are cut", &ended, begun + CLIENTS + stalled.len());
+    }
+}
+
+/// A client that reads nothing of its response.
+enum Stalled {
+    Plain { _connection: Client },
+    Curl(std::process::Child),
+}
+
+impl Stalled {
+    fn start(front: &Front) -> Self {
+        if front.protocol == Protocol::Http1 {
+            let mut client = Client::connect_small(front.proxy.address);
+            client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+            return Self::Plain { _connection: client };
+        }
+        let url = format!("https://localhost:{}/", front.proxy.address.port());
+        let mut child = Command::new("curl");
+        child.args(["--silent", "--insecure", "--http1.1", "--limit-rate", "1", &url]);
+        child.stdout(std::process::Stdio::null());
+        Self::Curl(child.spawn().unwrap())
+    }
+}
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        if let Self::Curl(child) = self {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }
@@ -74,7 +94,7 @@ fn an_upstream_that_is_silent_within_a_page_times_out() {
         connection.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n");
         connection.hang();
     });
-    for protocol in PROTOCOLS {
+    for_each_protocol(|protocol| {
         for mode in ["never", "always"] {
             let route = format!("{{stream: {mode}, timeouts: {{read: 300ms}}}}");
             let front = Front::start(protocol, &format!("'{}'", backend.address), &route);
@@ -88,7 +108,7 @@ fn an_upstream_that_is_silent_within_a_page_times_out() {
             });
             assert!(log.contains("/a?…") && !log.contains("secret"), "{log}");
         }
-    }
+    });
 }
 
 /// Invariant: `timeouts.first_byte` measures the upstream only. Mechanism: pipelined bytes of the client restarted the
@@ -106,15 +126,14 @@ fn pipelined_bytes_do_not_restart_the_first_byte_timeout() {
             let mut client = proxy.connect();
             client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
             let mut sender = client.socket.try_clone().unwrap();
-            let until = Instant::now() + DEADLINE / 2;
+            let until = Instant::now() + DEADLINE;
             let sending = std::thread::spawn(move || {
                 while Instant::now() < until && sender.write_all(b"G").is_ok() {
                     std::thread::sleep(Duration::from_millis(50));
                 }
             });
-            let asked = Instant::now();
             assert_eq!(client.read_head().status, 504, "{driver} {mode}");
-            assert!(asked.elapsed() < DEADLINE / 4, "{driver} {mode}: {:?}", asked.elapsed());
+            assert!(Instant::now() < until, "{driver} {mode}: only once the client has stopped");
             drop(client);
             sending.join().unwrap();
         }

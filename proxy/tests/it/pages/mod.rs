@@ -41,18 +41,20 @@ struct Seen {
 }
 
 impl Front {
-    /// `routes` are the YAML of one route's keys, in braces.
+    /// `route` is the YAML of one route's keys, in braces.
     fn start(protocol: Protocol, servers: &str, route: &str) -> Self {
+        Self::start_with(protocol, &format!("upstreams: {{app: {{servers: [{servers}]}}}}\nroutes: [{route}]\n"))
+    }
+
+    /// With a whole configuration, save the listener.
+    fn start_with(protocol: Protocol, config: &str) -> Self {
         let certificate = matches!(protocol, Protocol::Tls | Protocol::Http2).then(Certificate::new);
         let more = match (&certificate, protocol) {
             (Some(certificate), _) => format!(", tls: {}", certificate.yaml()),
             (None, Protocol::H2c) => ", h2c: true".to_owned(),
             (None, _) => String::new(),
         };
-        let proxy = Proxy::start_listening(
-            &format!("{{address: 127.0.0.1:0{more}}}"),
-            &format!("upstreams: {{app: {{servers: [{servers}]}}}}\nroutes: [{route}]\n"),
-        );
+        let proxy = Proxy::start_listening(&format!("{{address: 127.0.0.1:0{more}}}"), config);
         Self { proxy, protocol, _certificate: certificate }
     }
 
@@ -67,7 +69,7 @@ impl Front {
             Protocol::H2c => ("http", "--http2-prior-knowledge"),
         };
         let output = Command::new("curl")
-            .args(["--silent", "--show-error", "--insecure", "--no-buffer", "--max-time", "60", version])
+            .args(["--silent", "--show-error", "--insecure", "--no-buffer", "--max-time", "120", version])
             .args(["--header", "Expect:", "--dump-header"])
             .arg(&heads)
             .args(arguments)
@@ -85,6 +87,20 @@ impl Front {
     fn is_http2(&self) -> bool {
         matches!(self.protocol, Protocol::Http2 | Protocol::H2c)
     }
+}
+
+/// Runs a test for each protocol, all at once: most of what it takes is the time of other programs.
+fn for_each_protocol(test: impl Fn(Protocol) + Sync) {
+    std::thread::scope(|scope| {
+        PROTOCOLS
+            .map(|protocol| {
+                scope.spawn({
+                    let test = &test;
+                    move || test(protocol)
+                })
+            })
+            .map(drop)
+    });
 }
 
 /// An address without a listener.

@@ -1,9 +1,8 @@
 //! Requests with a body whose response begins early.
 
 use std::process::Command;
-use std::time::Duration;
 
-use super::{Front, PROTOCOLS};
+use super::{Front, for_each_protocol};
 use crate::support::{Backend, CHUNKED, Program, Proxy, chunk, dechunk};
 
 /// Invariant: the whole request is forwarded while its response streams (RFC 9112 §9.5). Mechanism: the exchange ended
@@ -11,7 +10,7 @@ use crate::support::{Backend, CHUNKED, Program, Proxy, chunk, dechunk};
 #[test]
 fn an_upload_with_an_early_response_arrives_completely() {
     let uploads = tempfile::tempdir().unwrap();
-    let files = [3, 20].map(|megabytes| {
+    let files = [3, 12].map(|megabytes| {
         let file = uploads.path().join(format!("{megabytes}"));
         let block: Vec<u8> = (0..1_048_576_u32).map(|at| (at % 251) as u8).collect();
         std::fs::write(&file, block.repeat(megabytes)).unwrap();
@@ -19,7 +18,7 @@ fn an_upload_with_an_early_response_arrives_completely() {
     });
     // The head and a first piece at once, the number of bytes that came once all have come.
     let raw = Backend::start(|mut connection| {
-        let kind = if connection.path() == "/stream" { "text/event-stream" } else { "application/json" };
+        let kind = if connection.path().ends_with("/stream") { "text/event-stream" } else { "application/json" };
         let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
         connection.send([head.as_bytes(), &chunk(b": first\n\n")].concat());
         let request = connection.head.to_lowercase();
@@ -34,7 +33,7 @@ fn an_upload_with_an_early_response_arrives_completely() {
         connection.hang();
     });
     let script = "const server = require('http').createServer((request, response) => {
-        const type = request.url == '/stream' ? 'text/event-stream' : 'application/json';
+        const type = request.url.endsWith('/stream') ? 'text/event-stream' : 'application/json';
         response.writeHead(200, {'Content-Type': type});
         response.write(': first\\n\\n');
         let count = 0;
@@ -42,21 +41,31 @@ fn an_upload_with_an_early_response_arrives_completely() {
         request.on('end', () => response.end(`data: ${count} true\\n\\n`));
     }).listen(0, '127.0.0.1', () => console.log('listening on 127.0.0.1:' + server.address().port));";
     let node = Program::start(Command::new("node").args(["--eval", script]));
-    let node_address = node.address();
-    for protocol in PROTOCOLS {
-        for backend in [raw.address, node_address] {
+    let backends = [("raw", raw.address), ("node", node.address())];
+    let [mut upstreams, mut routes] = ["upstreams:\n", "routes:\n"].map(str::to_owned);
+    for (name, address) in backends {
+        upstreams += &format!("  {name}: {{servers: ['{address}']}}\n");
+        for mode in ["never", "always"] {
+            let prefix = format!("/{name}/{mode}");
+            routes += &format!("  - {{match: {{path_prefix: {prefix}}}, upstream: {name}, stream: {mode}}}\n");
+        }
+    }
+    let config = upstreams + &routes;
+    for_each_protocol(|protocol| {
+        let front = Front::start_with(protocol, &config);
+        for (name, _) in backends {
             for mode in ["never", "always"] {
-                let front = Front::start(protocol, &format!("'{backend}'"), &format!("{{stream: {mode}}}"));
                 for (at, (file, length)) in files.iter().enumerate() {
-                    for path in ["/page", "/stream"] {
+                    for kind in ["page", "stream"] {
                         for framing in ["Transfer-Encoding: chunked", "X: y"] {
-                            // The larger one once for each protocol and path; HTTP/2 has no framing of its own.
-                            let once = mode == "always" && backend == raw.address && framing == "X: y";
+                            // The larger one once for each protocol and kind; HTTP/2 has no framing of its own.
+                            let once = mode == "always" && name == "raw" && framing == "X: y";
                             if (front.is_http2() && framing != "X: y") || (at > 0 && !once) {
                                 continue;
                             }
-                            let seen = front.curl(path, &["--data-binary", file, "--header", framing]);
-                            let case = format!("{protocol:?} {backend} {mode} {path} {length} {framing}: {seen:?}");
+                            let path = format!("/{name}/{mode}/{kind}");
+                            let seen = front.curl(&path, &["--data-binary", file, "--header", framing]);
+                            let case = format!("{protocol:?} {path} {length} {framing}: {seen:?}");
                             assert_eq!(seen.code, 0, "{case}");
                             let body = String::from_utf8_lossy(&seen.body);
                             assert_eq!(body, format!(": first\n\ndata: {length} true\n\n"), "{case}");
@@ -65,7 +74,7 @@ fn an_upload_with_an_early_response_arrives_completely() {
                 }
             }
         }
-    }
+    });
 }
 
 /// Invariant: a stream that runs beside its upload behaves like any other. Mechanism: it is driven inside its session.
@@ -76,16 +85,14 @@ fn a_stream_beside_its_upload_behaves_like_any_other() {
         connection.send([CHUNKED.as_bytes(), &chunk(b"data: a\n\n")].concat());
         match connection.path() {
             "/break" => {
-                std::thread::sleep(Duration::from_millis(300));
+                connection.wait_for_test();
                 connection.reset();
             }
             _ => connection.hang(),
         }
     });
-    let proxy = Proxy::start(
-        backend.address,
-        "    stream: always\n    heartbeat: {interval: 50ms}\n    timeouts: {idle: 400ms}",
-    );
+    let proxy =
+        Proxy::start(backend.address, "    stream: always\n    heartbeat: {interval: 50ms}\n    timeouts: {idle: 2s}");
     for (path, end) in [("/idle", "idle_timeout"), ("/break", "upstream_broken"), ("/gone", "client_gone")] {
         let mut client = proxy.connect();
         client.send(&format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nhalf of it"));
@@ -94,6 +101,9 @@ fn a_stream_beside_its_upload_behaves_like_any_other() {
         if path == "/gone" {
             drop(client);
         } else {
+            if path == "/break" {
+                backend.proceed(1);
+            }
             let rest = client.read_to_end();
             assert!(rest.is_err() || dechunk(&rest.unwrap()).1.is_none(), "{path}: the client sees a broken end");
         }

@@ -21,6 +21,14 @@ pub struct Backend {
     heads: Receiver<String>,
     listener: TcpListener,
     scripts: Arc<Scripts>,
+    gate: Arc<Gate>,
+}
+
+/// Steps that the test allows scripts to take, one after another: in place of a sleep that hopes to be long enough.
+#[derive(Default)]
+struct Gate {
+    allowed: Mutex<usize>,
+    more: Condvar,
 }
 
 /// The running scripts of one backend, and the first panic of those that have ended.
@@ -43,6 +51,7 @@ pub struct Connection {
     pub head: String,
     /// What came after the head so far.
     pub rest: Vec<u8>,
+    gate: Arc<Gate>,
 }
 
 impl Backend {
@@ -53,20 +62,22 @@ impl Backend {
         let script = Arc::new(script);
         let scripts = Arc::<Scripts>::default();
         let (accepting, runner) = (listener.try_clone().unwrap(), scripts.clone());
+        let gate = Arc::<Gate>::default();
+        let shared = gate.clone();
         thread::spawn(move || {
             for socket in accepting.incoming() {
                 // Shut down, because the backend has been dropped.
                 let Ok(socket) = socket else { return };
-                let (script, sender) = (script.clone(), sender.clone());
+                let (script, sender, gate) = (script.clone(), sender.clone(), shared.clone());
                 runner.run(socket, move |socket| {
-                    if let Some(connection) = Connection::accept(socket) {
+                    if let Some(connection) = Connection::accept(socket, gate) {
                         let _ = sender.send(connection.head.clone());
                         script(connection);
                     }
                 });
             }
         });
-        Self { address, heads, listener, scripts }
+        Self { address, heads, listener, scripts, gate }
     }
 
     /// Answers every request with these bytes, each part in its own write, and closes.
@@ -81,6 +92,12 @@ impl Backend {
     /// The head of the next request that came in.
     pub fn request(&self) -> String {
         self.heads.recv_timeout(DEADLINE).expect("a request at the backend")
+    }
+
+    /// Lets this many scripts go on that wait, or will wait, in [`Connection::wait_for_test`].
+    pub fn proceed(&self, scripts: usize) {
+        *self.gate.allowed.lock().unwrap_or_else(PoisonError::into_inner) += scripts;
+        self.gate.more.notify_all();
     }
 }
 
@@ -128,10 +145,10 @@ impl Drop for Backend {
 }
 
 impl Connection {
-    fn accept(socket: TcpStream) -> Option<Self> {
+    fn accept(socket: TcpStream, gate: Arc<Gate>) -> Option<Self> {
         socket.set_nodelay(true).ok()?;
         socket.set_read_timeout(Some(DEADLINE)).ok()?;
-        let mut connection = Self { socket, head: String::new(), rest: Vec::new() };
+        let mut connection = Self { socket, head: String::new(), rest: Vec::new(), gate };
         let mut bytes = Vec::new();
         loop {
             if let Some(at) = bytes.windows(4).position(|end| end == b"\r\n\r\n") {
@@ -151,9 +168,23 @@ impl Connection {
         self.head.split(' ').nth(1).unwrap_or_default()
     }
 
+    /// Blocks until the test calls [`Backend::proceed`]. A test that never does so fails.
+    pub fn wait_for_test(&self) {
+        let allowed = self.gate.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.gate.more.wait_timeout_while(allowed, DEADLINE, |allowed| *allowed == 0);
+        let (mut allowed, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(!timeout.timed_out(), "the test did not let the script go on within {DEADLINE:?}");
+        *allowed -= 1;
+    }
+
     /// Writes. Ignores errors: the test checks whether the proxy has closed.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        let _ = self.socket.write_all(bytes.as_ref());
+        self.try_send(bytes);
+    }
+
+    /// The same; whether the proxy still takes it.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.socket.write_all(bytes.as_ref()).is_ok()
     }
 
     /// Answers with a body that is no stream.

@@ -113,8 +113,8 @@ impl Client {
     /// Reads until the bytes of the connection, framing included, satisfy `done`; gives all of them so far.
     pub fn read_until(&mut self, done: impl Fn(&[u8]) -> bool) -> &[u8] {
         while !done(&self.buffered) {
-            let count = self.fill().unwrap_or_else(|error| panic!("{error} after {:?}", self.text()));
-            assert_ne!(count, 0, "closed after {:?}", self.text());
+            let count = self.fill().unwrap_or_else(|error| panic!("{error} after {}", self.shown()));
+            assert_ne!(count, 0, "closed after {}", self.shown());
         }
         &self.buffered
     }
@@ -146,6 +146,12 @@ impl Client {
     /// Drops what has been read and not given out yet.
     pub fn forget(&mut self) {
         self.buffered.clear();
+    }
+
+    /// The end of what has been read, as a message shows it.
+    fn shown(&self) -> String {
+        let last = &self.buffered[self.buffered.len().saturating_sub(500)..];
+        format!("{} bytes, at last {:?}", self.buffered.len(), String::from_utf8_lossy(last))
     }
 
     /// What has been read and not given out yet.

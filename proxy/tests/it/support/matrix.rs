@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use super::exchange::{Exchange, Protocol, Request, Way};
 use super::{Backend, Certificate, Connection, Proxy};
 
-/// Combinations that run at once.
-const AT_ONCE: usize = 4;
+/// Combinations that run at once. Most of what they do is wait.
+const AT_ONCE: usize = 5;
 
 /// Who carries a stream whose sockets are both plain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub struct Case {
 impl Setup {
     /// With a backend that runs this for each connection.
     pub fn new(script: impl Fn(Connection) + Send + Sync + 'static) -> Self {
-        let (route, rest) = (String::new(), "drain: {timeout: 5s}\n".to_owned());
+        let (route, rest) = (String::new(), "drain: {timeout: 2m}\n".to_owned());
         Self { script: Arc::new(script), route, routes: None, rest, only: |_| true }
     }
 
@@ -108,7 +108,7 @@ impl Setup {
         self
     }
 
-    /// What else the configuration has, in place of a drain of five seconds.
+    /// What else the configuration has, in place of a drain that nothing has to wait for.
     pub fn rest(mut self, yaml: &str) -> Self {
         self.rest = yaml.to_owned();
         self

@@ -21,7 +21,7 @@ pub use programs::{Program, free_address, nginx, nginx_in_front_of, root, servic
 pub use proxy::Proxy;
 
 /// The deadline of every wait. Far longer than anything takes on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Polls until `ask` returns a value.
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {

@@ -24,7 +24,7 @@ impl Proxy {
     /// In front of `backend`, with the YAML of one route's keys (indented by four), such as `    stream: always`.
     pub fn start(backend: SocketAddr, route: &str) -> Self {
         Self::start_with(&format!(
-            "upstreams: {{app: {{servers: [{backend}]}}}}\nroutes:\n  - upstream: app\n{route}\ndrain: {{timeout: 5s}}\n"
+            "upstreams: {{app: {{servers: [{backend}]}}}}\nroutes:\n  - upstream: app\n{route}\ndrain: {{timeout: 2m}}\n"
         ))
     }
 

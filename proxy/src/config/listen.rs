@@ -1,0 +1,74 @@
+//! `listen` and `admin`: the addresses where clients and operators connect.
+
+use serde::Deserialize;
+
+use super::error::Problem;
+use super::keepalive::TcpKeepalive;
+use super::values;
+
+/// An address to listen on.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// `host:port`; port 0 picks a free port.
+    pub address: String,
+    /// Use TLS, with HTTP/2 or HTTP/1.1 as the client chooses (ALPN).
+    pub tls: Option<Tls>,
+    /// Also accept HTTP/2 without TLS, from clients that begin with its preface.
+    #[serde(default)]
+    pub h2c: bool,
+    /// Whether several processes may listen on this address (`SO_REUSEPORT`); the kernel distributes connections.
+    #[serde(default)]
+    pub reuse_port: bool,
+    /// TCP keep-alive on client connections.
+    #[serde(default)]
+    pub tcp_keepalive: TcpKeepalive,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file with the certificate and its chain.
+    pub cert: std::path::PathBuf,
+    /// PEM file with the private key.
+    pub key: std::path::PathBuf,
+}
+
+/// Where operators and Prometheus connect.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// `host:port`; port 0 picks a free port.
+    pub address: String,
+}
+
+pub(super) fn default_listen() -> Vec<Listen> {
+    vec![Listen { address: "127.0.0.1:8080".to_owned(), ..Listen::default() }]
+}
+
+fn bad_address(key: &[&str], address: &str) -> Problem {
+    Problem::new(key, format!("is `{address}`"), "write host:port, such as 0.0.0.0:8080 or [::]:8080")
+}
+
+/// Checks the listeners and the address of `admin`.
+pub(super) fn check(listeners: &[Listen], admin: Option<&Admin>) -> Result<(), Problem> {
+    if listeners.is_empty() {
+        return Err(Problem::new(&["listen"], "is empty", "name at least one address, such as 0.0.0.0:8080"));
+    }
+    for (at, listen) in listeners.iter().enumerate() {
+        if !values::is_listen_address(&listen.address) {
+            return Err(bad_address(&["listen", &at.to_string(), "address"], &listen.address));
+        }
+        if listen.h2c && listen.tls.is_some() {
+            let what = "asks for HTTP/2 without TLS on a TLS listener";
+            let remedy = "remove h2c: with TLS, clients negotiate HTTP/2 by themselves";
+            return Err(Problem::new(&["listen", &at.to_string(), "h2c"], what, remedy));
+        }
+        listen.tcp_keepalive.check().map_err(|problem| problem.under(&["listen", &at.to_string()]))?;
+    }
+    if let Some(admin) = admin.filter(|admin| !values::is_listen_address(&admin.address)) {
+        return Err(bad_address(&["admin", "address"], &admin.address));
+    }
+    Ok(())
+}

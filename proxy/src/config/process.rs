@@ -1,0 +1,79 @@
+//! The settings of the whole process: `drain`, `access_log`, `threads`, `driver`.
+
+use serde::Deserialize;
+
+use super::error::Problem;
+use super::values::{self, Limit};
+
+/// The largest number of threads.
+const MAX_THREADS: usize = 1024;
+
+/// What happens to streams on SIGTERM.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// How long streams may take to reach the end of an event before they are cut.
+    pub timeout: Limit,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { timeout: Limit::seconds(30) }
+    }
+}
+
+/// Where the line for each ended stream goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AccessLog {
+    /// To standard output.
+    #[default]
+    Stdout,
+    /// Nowhere.
+    Off,
+    /// Appended to a file.
+    File(std::path::PathBuf),
+}
+
+impl std::str::FromStr for AccessLog {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stdout" => Ok(Self::Stdout),
+            "off" => Ok(Self::Off),
+            path if path.contains('/') => Ok(Self::File(path.into())),
+            _ => Err(format!(
+                "`{text}` is not a valid destination: write stdout, off, or a path with a slash, such as ./access.log"
+            )),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AccessLog {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        values::from_scalar(deserializer, "stdout, off, or a path")
+    }
+}
+
+/// The driver of streams that are plain TCP on both sides; every other stream has a task.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum DriverConfig {
+    /// A table for each thread, with the least memory and CPU.
+    #[default]
+    Parked,
+    /// A task for each stream.
+    Task,
+}
+
+/// Checks `threads`.
+pub(super) fn check_threads(threads: Option<usize>) -> Result<(), Problem> {
+    if threads == Some(0) {
+        return Err(Problem::new(&["threads"], "is 0", "leave it out for one thread per core"));
+    }
+    if let Some(threads) = threads.filter(|threads| *threads > MAX_THREADS) {
+        let remedy = format!("write at most {MAX_THREADS}, or leave it out for one thread per core");
+        return Err(Problem::new(&["threads"], format!("is {threads}"), remedy));
+    }
+    Ok(())
+}

@@ -11,7 +11,7 @@ use pingora::server::ShutdownWatch;
 use tokio::time::timeout;
 
 use super::application::{Connections, FOREVER};
-use crate::driver::{ClientConnection, NextHead};
+use crate::takeover::{ClientConnection, NextHead};
 use crate::wire::request::Refusal;
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {

@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::application::Connections;
 use super::http2_transport::{Activity, Http2Transport};
 use super::limits::Limits;
-use crate::driver::ClientConnection;
 use crate::metrics::CLOSE_REASONS;
 use crate::sys;
+use crate::takeover::ClientConnection;
 use crate::wire::frames::Unfinished;
 
 /// How long a client may take to close a connection after GOAWAY, in milliseconds.

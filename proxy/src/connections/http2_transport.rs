@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use crate::driver::{ClientTransport, delegate_digests};
+use crate::takeover::{ClientTransport, delegate_digests};
 use crate::wire::frames::{FrameWatch, Unfinished};
 
 /// The transport of an HTTP/2 client.

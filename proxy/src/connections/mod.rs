@@ -19,7 +19,8 @@ use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::protocols::{ALPN, SocketDigest, Ssl, Stream};
 use pingora::server::ShutdownWatch;
 
-use crate::driver::{ClientConnection, canonical};
+use crate::driver::canonical;
+use crate::takeover::ClientConnection;
 use crate::wire::frames::PREFACE;
 
 pub use application::Connections;

@@ -6,8 +6,6 @@
 //! connections and keeps each in the same table until it is a stream or is handed off.
 
 mod attached;
-mod client_connection;
-mod client_transport;
 mod clock;
 pub(crate) mod descriptors;
 mod drive;
@@ -30,10 +28,9 @@ pub use stream_info::StreamInfo;
 pub use transport::Transport;
 
 pub(crate) use attached::Attached;
-pub(crate) use client_connection::{ClientConnection, MAX_PIPELINED_BYTES, NextHead};
-pub(crate) use client_transport::{ClientTransport, delegate_digests};
 pub(crate) use drivers::BoundListener;
 pub(crate) use reactor::{ConnectionHandler, Pending, Step};
+pub(crate) use scratch::with_read_buffer;
 pub(crate) use socket::{Socket, has_readable_bytes, would_block};
 pub(crate) use task::{PendingReset, poll_send};
 pub(crate) use transport::{bound_page_queue, canonical, keep_alive, reset_stream};

@@ -37,6 +37,11 @@ pub(super) fn with<T>(borrow: impl FnOnce(&mut Scratch) -> T) -> T {
     })
 }
 
+/// Lends this thread's buffer for one read from any connection.
+pub(crate) fn with_read_buffer<T>(borrow: impl FnOnce(&mut [u8]) -> T) -> T {
+    with(|scratch| borrow(&mut scratch.input))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

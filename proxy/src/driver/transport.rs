@@ -10,8 +10,6 @@ use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::client_connection::ClientConnection;
-use super::client_transport::ClientTransport;
 use super::socket::reset;
 use crate::stream::KeepAlive;
 use crate::sys;
@@ -41,16 +39,6 @@ impl Transport {
     /// # Errors
     /// When a plain connection's descriptor cannot be duplicated: the descriptor limit is reached.
     pub fn bare(stream: Stream) -> io::Result<Self> {
-        if stream.as_any().is::<ClientConnection>() {
-            return match stream.into_any().downcast::<ClientConnection>() {
-                Ok(connection) => match connection.into_parts() {
-                    Some((_, ClientTransport::Tcp { socket, .. })) => Ok(Self::Tcp(socket.into_std()?)),
-                    Some((_, ClientTransport::Pingora(stream))) => Self::bare(stream),
-                    None => Err(io::Error::other("the transport has been detached")),
-                },
-                Err(_) => Err(io::Error::other("the client connection has an unexpected type")),
-            };
-        }
         // A virtual connection has no descriptor.
         if !stream.as_any().is::<L4Stream>() || stream.id() < 0 {
             return Ok(Self::Other(stream));

@@ -10,6 +10,7 @@ use pingora::proxy::Session;
 use pingora::{ErrorType, OrErr};
 use tokio::time::timeout;
 
+use super::client_connection::ClientConnection;
 use super::exchange::Answer;
 use super::hooks::Hooks;
 use super::stand_in::stand_in;
@@ -53,7 +54,7 @@ pub(super) async fn hand_over(
 
     let stand_in = stand_in(&session.downstream_session, response).await?;
     let client = match std::mem::replace(&mut *session.downstream_session, stand_in) {
-        ServerSession::H1(client) => Transport::bare(client.into_inner())
+        ServerSession::H1(client) => ClientConnection::detach(client.into_inner())
             .or_err(ErrorType::InternalError, "detaching the client's connection")?,
         ServerSession::H2(mut client) => match client.take_response_body_writer() {
             Some(body) => Transport::H2(body),

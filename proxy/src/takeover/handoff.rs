@@ -10,8 +10,9 @@ use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::client_connection::ClientConnection;
 use super::client_policy::ClientPolicy;
-use crate::driver::{ClientConnection, Route};
+use crate::driver::Route;
 use crate::failure::Failure;
 use crate::headers::TrustedProxies;
 

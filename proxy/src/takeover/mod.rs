@@ -13,7 +13,9 @@
 
 mod answer;
 mod client;
+mod client_connection;
 mod client_policy;
+mod client_transport;
 mod connection;
 mod dial;
 mod drain;
@@ -64,6 +66,8 @@ use exchange::{Answer, Upstreams};
 use head_reader::HeadReader;
 use upload::Upload;
 
+pub(crate) use client_connection::{ClientConnection, NextHead};
+pub(crate) use client_transport::{ClientTransport, delegate_digests};
 pub(crate) use handoff::{Admission, Admitted, HandedOff, Handoff, InFlight, PriorOutcome, RequestHandler};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.

@@ -15,11 +15,12 @@ use pingora::protocols::http::date::get_cached_date;
 use pingora::protocols::http::v1::client::http_req_header_to_wire;
 
 use super::answer::{BodyStart, HeadKind};
+use super::client_connection::MAX_PIPELINED_BYTES;
 use super::fetch::{ExchangeStep, ReactorExchange};
 use super::hand_over;
 use super::handoff::{HandedOff, HandlerShared, InFlight, RequestHandler};
 use super::whole_request::WholeRequest;
-use crate::driver::{ConnectionHandler, MAX_PIPELINED_BYTES, Pending, Socket, Start, Step, StreamInfo, would_block};
+use crate::driver::{ConnectionHandler, Pending, Socket, Start, Step, StreamInfo, would_block};
 use crate::failure::Failure;
 use crate::headers;
 use crate::stream::{Framing, Millis};

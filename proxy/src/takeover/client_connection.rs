@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
 
 use super::client_transport::{ClientTransport, delegate_digests};
-use super::scratch;
+use crate::driver::{Transport, with_read_buffer};
 use crate::sys;
 use crate::wire::request::{HeadLimits, MAX_FIELDS, Refusal, RequestHead};
 use crate::wire::request_body::RequestBody;
@@ -123,8 +123,8 @@ impl ClientConnection {
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(transport) = &mut self.transport else { return Poll::Ready(Err(detached())) };
         let received = &mut self.received;
-        scratch::with(|scratch| {
-            let mut buffer = ReadBuf::new(&mut scratch.input);
+        with_read_buffer(|input| {
+            let mut buffer = ReadBuf::new(input);
             ready!(Pin::new(transport).poll_read(cx, &mut buffer))?;
             received.extend_from_slice(buffer.filled());
             Poll::Ready(Ok(buffer.filled().len()))
@@ -210,6 +210,23 @@ impl ClientConnection {
         let mut received = std::mem::take(&mut self.received);
         received.drain(..self.consumed);
         Some((received, self.transport.take()?))
+    }
+
+    /// Takes the transport of `stream`, a connection of a client's session, for a driver. Bytes buffered in the session are
+    /// lost.
+    ///
+    /// # Errors
+    /// When the transport cannot be taken from the runtime, or the descriptor limit is reached.
+    pub(super) fn detach(stream: Stream) -> io::Result<Transport> {
+        if !stream.as_any().is::<Self>() {
+            return Transport::bare(stream);
+        }
+        let Ok(connection) = stream.into_any().downcast::<Self>() else { return Err(detached()) };
+        match connection.into_parts() {
+            Some((_, ClientTransport::Tcp { socket, .. })) => Ok(Transport::Tcp(socket.into_std()?)),
+            Some((_, ClientTransport::Pingora(stream))) => Transport::bare(stream),
+            None => Err(detached()),
+        }
     }
 
     /// The transport below the connection.
@@ -361,8 +378,8 @@ async fn linger(mut transport: ClientTransport) {
     let drain = poll_fn(|cx| {
         // Yields after some reads: a client may send as fast as it is read.
         for _ in 0..16 {
-            let count = scratch::with(|scratch| {
-                let mut buffer = ReadBuf::new(&mut scratch.input);
+            let count = with_read_buffer(|input| {
+                let mut buffer = ReadBuf::new(input);
                 ready!(Pin::new(&mut transport).poll_read(cx, &mut buffer))?;
                 Poll::Ready(io::Result::Ok(buffer.filled().len()))
             });

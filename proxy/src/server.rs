@@ -108,7 +108,7 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     let takeover = Arc::new(Takeover::new(drivers).trusting(config.trusted_proxies()).with_body_limit(client.body));
     let upstreams = upstreams(config);
     let routes = routes(config, &upstreams, &observer);
-    metrics.watch(routes.iter().map(|route| route.streams.clone()).collect());
+    metrics.watch(routes.iter().map(|route| route.streams.clone()).collect(), upstreams.into_values().collect());
     let router = Arc::new(Router::new(RouteTable::new(routes)));
     let gateway = Gateway::new(router.clone(), takeover.clone(), metrics.clone(), client);
     let draining = Arc::new(AtomicBool::new(false));

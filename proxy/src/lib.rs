@@ -132,6 +132,9 @@ pub mod logging;
 pub mod metrics;
 #[cfg(feature = "server")]
 #[doc(hidden)]
+pub mod routing;
+#[cfg(feature = "server")]
+#[doc(hidden)]
 pub mod server;
 #[cfg(feature = "server")]
 #[doc(hidden)]

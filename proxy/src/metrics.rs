@@ -19,6 +19,7 @@ use prometheus_client::registry::Registry;
 use crate::driver::{Ended, Observer, Route, StreamInfo};
 use crate::failure::Failure;
 use crate::stream::EndReason;
+use crate::upstream::Upstream;
 
 /// Why the proxy closes HTTP/2 connections: without streams, vanished, slow, flooding.
 pub const CLOSE_REASONS: [&str; 4] = ["http2_idle", "http2_vanished", "http2_slow", "http2_flood"];
@@ -26,7 +27,7 @@ pub const CLOSE_REASONS: [&str; 4] = ["http2_idle", "http2_vanished", "http2_slo
 /// Every metric of the process.
 pub struct Metrics {
     registry: Registry,
-    routes: Arc<OnceLock<Vec<Arc<Route>>>>,
+    watched: Arc<OnceLock<Watched>>,
     ended: Family<EndLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
     first_byte: Family<RouteLabels, Histogram>,
@@ -36,6 +37,12 @@ pub struct Metrics {
     log_lost: Counter,
     dropped_fields: Counter,
     closed_connections: Family<RefusedLabels, Counter>,
+}
+
+/// What counts by itself.
+struct Watched {
+    routes: Vec<Arc<Route>>,
+    upstreams: Vec<Arc<Upstream>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,7 +81,7 @@ impl Metrics {
     /// The same, with the counter of log lines that were dropped.
     pub fn with_log(log_dropped: Counter) -> Arc<Self> {
         let mut registry = Registry::with_prefix("sse_proxy");
-        let routes = Arc::new(OnceLock::new());
+        let watched = Arc::new(OnceLock::new());
         let ended = Family::<EndLabels, Counter>::default();
         registry.register("streams_ended", "Streams that ended, by reason", ended.clone());
         let failures = Family::<FailureLabels, Counter>::default();
@@ -114,11 +121,11 @@ impl Metrics {
         }
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);
         registry.register("build", "What is running", build);
-        registry.register_collector(Box::new(RouteCollector(routes.clone())));
+        registry.register_collector(Box::new(WatchedCollector(watched.clone())));
         Registry::register_collector(&mut registry, Box::new(process::ProcessCollector));
         Arc::new(Self {
             registry,
-            routes,
+            watched,
             ended,
             failures,
             first_byte,
@@ -131,9 +138,9 @@ impl Metrics {
         })
     }
 
-    /// Adds the routes whose counters are exported, and starts each reason at zero, so that rates are right from the
+    /// Adds the routes and upstreams whose counters are exported, and starts each reason at zero, so that rates are right from the
     /// first increment.
-    pub fn watch(&self, routes: Vec<Arc<Route>>) {
+    pub fn watch(&self, routes: Vec<Arc<Route>>, upstreams: Vec<Arc<Upstream>>) {
         for route in &routes {
             for reason in EndReason::ALL {
                 let _ = self.ended.get_or_create(&EndLabels { route: route.name.to_string(), reason: reason.as_str() });
@@ -142,7 +149,7 @@ impl Metrics {
                 let _ = self.failures.get_or_create(&FailureLabels { route: route.name.to_string(), reason });
             }
         }
-        let _ = self.routes.set(routes);
+        let _ = self.watched.set(Watched { routes, upstreams });
     }
 
     /// Counts a request that was refused before an upstream was chosen.
@@ -202,16 +209,16 @@ impl Observer for Metrics {
     }
 }
 
-/// Exports the counters of every route.
-struct RouteCollector(Arc<OnceLock<Vec<Arc<Route>>>>);
+/// Exports the counters of every route and every endpoint.
+struct WatchedCollector(Arc<OnceLock<Watched>>);
 
-impl fmt::Debug for RouteCollector {
+impl fmt::Debug for WatchedCollector {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("RouteCollector")
+        formatter.write_str("WatchedCollector")
     }
 }
 
-impl Collector for RouteCollector {
+impl Collector for WatchedCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         type Read = fn(&crate::driver::Totals) -> u64;
         let gauges: [(&str, &str, Read); 1] =
@@ -222,7 +229,7 @@ impl Collector for RouteCollector {
             ("heartbeats", "Heartbeats sent", |totals| totals.heartbeats.load(Ordering::Relaxed)),
             ("body_bytes", "Body bytes passed on", |totals| totals.bytes.load(Ordering::Relaxed)),
         ];
-        let routes = self.0.get().map(Vec::as_slice).unwrap_or_default();
+        let Some(Watched { routes, upstreams }) = self.0.get() else { return Ok(()) };
         for (name, help, read) in gauges {
             let kind = prometheus_client::metrics::MetricType::Gauge;
             let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
@@ -238,6 +245,16 @@ impl Collector for RouteCollector {
             for route in routes {
                 let labels = [("route", &*route.name)];
                 ConstCounter::new(read(&route.totals)).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        let (name, help) = ("upstream_streams_active", "Streams running, by the address of the server");
+        let kind = prometheus_client::metrics::MetricType::Gauge;
+        let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+        for upstream in upstreams {
+            for (address, active) in upstream.active_streams() {
+                let labels = [("upstream", upstream.name().to_owned()), ("address", address.to_string())];
+                let value = i64::try_from(active).unwrap_or(i64::MAX);
+                ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
             }
         }
         Ok(())

@@ -27,10 +27,11 @@ use crate::driver::{
 };
 use crate::failure::Failure;
 use crate::fallback::Fallback;
-use crate::gateway::{Gateway, GatewayRoute};
+use crate::gateway::Gateway;
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::logging::ProcessLog;
 use crate::metrics::Metrics;
+use crate::routing::{RouteEntry, RouteTable, Router};
 use crate::stream::Policy;
 use crate::sys;
 use crate::takeover::{RequestHandler, Takeover};
@@ -105,10 +106,11 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     let client = config.client.policy();
     let drivers = Drivers::new(driver, reactor_threads(threads));
     let takeover = Arc::new(Takeover::new(drivers).trusting(config.trusted_proxies()).with_body_limit(client.body));
-    let routes = routes(config, &observer);
-    metrics.watch(routes.iter().map(|route| route.streams.clone()).collect());
-    let gateway = Gateway::new(routes, takeover.clone(), metrics.clone(), client);
-    let in_flight = gateway.in_flight();
+    let upstreams = upstreams(config);
+    let routes = routes(config, &upstreams, &observer);
+    metrics.watch(routes.iter().map(|route| route.streams.clone()).collect(), upstreams.into_values().collect());
+    let router = Arc::new(Router::new(RouteTable::new(routes)));
+    let gateway = Gateway::new(router.clone(), takeover.clone(), metrics.clone(), client);
     let draining = Arc::new(AtomicBool::new(false));
 
     let limit = config.drain.timeout.get().unwrap_or(LONGEST_DRAIN);
@@ -126,7 +128,7 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
         let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(by_reactors);
         let application = || {
             let app = http_proxy(&conf, gateway.clone());
-            let (options, unacknowledged) = (listen::h2_options(&client.head), gateway.longest_write());
+            let (options, unacknowledged) = (listen::h2_options(&client.head), router.table().longest_write());
             Connections::new(app, options, h2c, unacknowledged, client, metrics.clone())
         };
         if !plain.is_empty() {
@@ -151,6 +153,7 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
 
     let (finished, wait) = channel();
     let registry = takeover.registry().clone();
+    let in_flight = router.in_flight().clone();
     let watch =
         SignalWatch { listeners: Mutex::new(listeners), handlers, draining, registry, limit, in_flight, finished };
     threads::spawn("server", move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
@@ -160,15 +163,16 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     outcome
 }
 
-fn routes(config: &Config, observer: &Arc<StreamObserver>) -> Vec<GatewayRoute> {
-    let upstreams: BTreeMap<&str, Arc<Upstream>> = config
-        .upstreams
-        .iter()
-        .map(|(name, upstream)| {
-            let keep_alive = upstream.tcp_keepalive.get();
-            (name.as_str(), Arc::new(Upstream::new(upstream.servers.clone()).with_keep_alive(keep_alive)))
-        })
-        .collect();
+fn upstreams(config: &Config) -> BTreeMap<&str, Arc<Upstream>> {
+    let upstreams = config.upstreams.iter();
+    upstreams.map(|(name, upstream)| (name.as_str(), Arc::new(Upstream::new(name, upstream.servers.clone())))).collect()
+}
+
+fn routes(
+    config: &Config,
+    upstreams: &BTreeMap<&str, Arc<Upstream>>,
+    observer: &Arc<StreamObserver>,
+) -> Vec<RouteEntry> {
     let routes = config.effective_routes();
     routes
         .iter()
@@ -176,7 +180,7 @@ fn routes(config: &Config, observer: &Arc<StreamObserver>) -> Vec<GatewayRoute> 
             let name = config.upstream_of(route)?;
             let keep_alive = config.upstreams.get(name)?.tcp_keepalive.get();
             let policy = Policy { keep_alive, ..route.policy() };
-            Some(GatewayRoute {
+            Some(RouteEntry {
                 path_prefix: route.matches.path_prefix.clone(),
                 stream: route.stream,
                 upstream: upstreams.get(name)?.clone(),

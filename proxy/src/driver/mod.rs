@@ -10,6 +10,7 @@ mod clock;
 pub(crate) mod descriptors;
 mod drive;
 mod drivers;
+mod endpoint;
 mod observer;
 mod reactor;
 mod registry;
@@ -21,6 +22,7 @@ mod task;
 mod transport;
 
 pub use drivers::{Driver, Drivers, reactor_threads};
+pub use endpoint::{Endpoint, EndpointState};
 pub use observer::{Ended, Observer, Route, Totals};
 pub use registry::StreamRegistry;
 pub use start::Start;

@@ -136,7 +136,7 @@ impl Totals {
     }
 }
 
-/// Counts one stream as open in its route and the registry, until it is closed.
+/// Counts one stream as open in its route, its endpoint and the registry, until it is closed.
 pub(super) struct StreamGuard {
     route: Arc<Route>,
     registry: Arc<StreamRegistry>,
@@ -150,6 +150,9 @@ impl StreamGuard {
     pub(super) fn open(route: Arc<Route>, registry: Arc<StreamRegistry>, info: StreamInfo) -> Self {
         route.totals.opened.fetch_add(1, Ordering::Relaxed);
         route.totals.active.fetch_add(1, Ordering::Relaxed);
+        if let Some(endpoint) = info.endpoint() {
+            endpoint.state.stream_opened();
+        }
         registry.stream_opened();
         route.observer.opened(&route.name, &info);
         Self { route, registry, info, task: None, opened: clock::now() }
@@ -179,6 +182,9 @@ impl StreamGuard {
         let duration = Duration::from_millis(clock::now().0.saturating_sub(self.opened.0));
         let ended = Ended { route: &self.route.name, info: &self.info, reason, clean, duration, counts };
         self.route.totals.active.fetch_sub(1, Ordering::Relaxed);
+        if let Some(endpoint) = self.info.endpoint() {
+            endpoint.state.stream_ended();
+        }
         self.route.observer.ended(&ended);
         if let Some(task) = self.task {
             self.registry.remove_task(task as usize);

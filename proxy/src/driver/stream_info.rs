@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::endpoint::Endpoint;
 
 /// Limit on the part of a target that is kept, in bytes, for as long as the stream runs.
 const KEPT_TARGET_BYTES: usize = 1024;
@@ -14,10 +17,20 @@ const CUT: &str = "…";
 #[derive(Clone)]
 pub struct StreamInfo {
     client: Option<Address>,
-    upstream: Option<Address>,
+    upstream: Server,
     first_byte_ms: u32,
     /// Method and target with a space between them: one allocation.
     request: Box<str>,
+}
+
+/// The server at the other end.
+#[derive(Clone)]
+enum Server {
+    Unknown,
+    /// A server that only the caller knows.
+    Address(Address),
+    /// One whose streams are counted.
+    Endpoint(Arc<Endpoint>),
 }
 
 /// A socket address without the scope and flow of IPv6: 20 bytes in place of 32.
@@ -39,9 +52,26 @@ impl StreamInfo {
         let cut = if kept.len() < target.len() { CUT } else { "" };
         Self {
             client: client.map(short),
-            upstream: upstream.map(short),
+            upstream: upstream.map(short).map_or(Server::Unknown, Server::Address),
             first_byte_ms: u32::try_from(first_byte.as_millis()).unwrap_or(u32::MAX),
             request: format!("{method} {kept}{cut}").into_boxed_str(),
+        }
+    }
+
+    /// The same for a stream of this endpoint, which counts it while it runs.
+    #[must_use]
+    pub(crate) fn at(self, endpoint: Option<Arc<Endpoint>>) -> Self {
+        match endpoint {
+            Some(endpoint) => Self { upstream: Server::Endpoint(endpoint), ..self },
+            None => self,
+        }
+    }
+
+    /// The endpoint that counts the stream.
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        match &self.upstream {
+            Server::Endpoint(endpoint) => Some(endpoint),
+            Server::Unknown | Server::Address(_) => None,
         }
     }
 
@@ -52,7 +82,11 @@ impl StreamInfo {
 
     /// The upstream server's address.
     pub fn upstream(&self) -> Option<SocketAddr> {
-        self.upstream.map(SocketAddr::from)
+        match &self.upstream {
+            Server::Unknown => None,
+            Server::Address(address) => Some(SocketAddr::from(*address)),
+            Server::Endpoint(endpoint) => Some(endpoint.address),
+        }
     }
 
     /// The request's method.
@@ -88,6 +122,16 @@ mod tests {
         assert_eq!((label.client(), label.upstream()), (client, None));
         assert_eq!((label.method(), label.path()), ("POST", "/chat?q=a b"));
         assert_eq!(label.first_byte(), Duration::from_millis(1));
+    }
+
+    #[test]
+    fn an_endpoint_takes_no_more_memory_than_an_address() {
+        let address = "192.0.2.1:80".parse().expect("address");
+        let info = StreamInfo::new(None, Some(address), "GET", "/", Duration::ZERO);
+        assert_eq!(info.upstream(), Some(address));
+        let other = Arc::new(Endpoint::new("192.0.2.2:80".parse().expect("address"), "app", false));
+        assert_eq!(info.at(Some(other.clone())).upstream(), Some(other.address));
+        assert_eq!(size_of::<StreamInfo>(), 64, "a silent stream keeps one");
     }
 
     #[test]

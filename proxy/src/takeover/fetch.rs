@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
 use super::dial::{UPSTREAM_RECEIVE_BYTES, connect_error};
 use super::head_reader::HeadReader;
-use crate::driver::{self, Route, Socket, descriptors, would_block};
+use crate::driver::{self, Endpoint, Route, Socket, descriptors, would_block};
 use crate::failure::Failure;
 use crate::stream::{KeepAlive, Millis};
 
@@ -23,8 +23,8 @@ use crate::stream::{KeepAlive, Millis};
 pub(super) struct ReactorExchange {
     route: Arc<Route>,
     /// The servers that have not been tried.
-    servers: std::vec::IntoIter<SocketAddr>,
-    server: Option<SocketAddr>,
+    servers: std::vec::IntoIter<Arc<Endpoint>>,
+    server: Option<Arc<Endpoint>>,
     /// Head and body; empty once everything is sent.
     request: Vec<u8>,
     sent: usize,
@@ -56,7 +56,7 @@ pub(super) enum ExchangeStep {
 
 impl ReactorExchange {
     /// Connects on the first [`ReactorExchange::drive`].
-    pub(super) fn new(route: Arc<Route>, servers: Vec<SocketAddr>, request: Vec<u8>) -> Self {
+    pub(super) fn new(route: Arc<Route>, servers: Vec<Arc<Endpoint>>, request: Vec<u8>) -> Self {
         Self {
             route,
             servers: servers.into_iter(),
@@ -75,8 +75,8 @@ impl ReactorExchange {
     }
 
     /// The server that was connected to last.
-    pub(super) fn server(&self) -> Option<SocketAddr> {
-        self.server
+    pub(super) fn server(&self) -> Option<&Arc<Endpoint>> {
+        self.server.as_ref()
     }
 
     /// When to call [`ReactorExchange::drive`] again at the latest.
@@ -122,8 +122,9 @@ impl ReactorExchange {
     /// Tries the remaining servers in order. Nothing has been sent yet, so trying the next is always safe.
     fn dial(&mut self, mut failure: Failure, now: Millis) -> ExchangeStep {
         for server in self.servers.by_ref() {
+            let address = server.address;
             self.server = Some(server);
-            match connect(server, self.route.policy.keep_alive)
+            match connect(address, self.route.policy.keep_alive)
                 .and_then(|socket| Ok((write(&socket, &self.request)?, socket)))
             {
                 Ok((count, socket)) => {
@@ -139,7 +140,7 @@ impl ReactorExchange {
                     }
                     return ExchangeStep::Connected(socket, more);
                 }
-                Err(error) => failure = connect_failure(server, error),
+                Err(error) => failure = connect_failure(address, error),
             }
         }
         ExchangeStep::Failed(failure)
@@ -149,7 +150,8 @@ impl ReactorExchange {
     fn send(&mut self, upstream: &mut dyn Socket, now: Millis) -> Option<ExchangeStep> {
         while matches!(self.phase, Phase::Connecting | Phase::Sending) {
             let is_connecting = matches!(self.phase, Phase::Connecting);
-            match (upstream.write(&self.request[self.sent..]), self.server) {
+            let address = self.server.as_ref().map(|server| server.address);
+            match (upstream.write(&self.request[self.sent..]), address) {
                 (Ok(count), _) => self.advance(count, now),
                 (Err(error), Some(server)) if is_connecting && !would_block(&error) => {
                     return Some(self.dial(connect_failure(server, error), now));

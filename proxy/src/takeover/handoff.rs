@@ -4,7 +4,6 @@ use std::any::Any;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
@@ -12,15 +11,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::client_connection::ClientConnection;
 use super::client_policy::ClientPolicy;
-use crate::driver::Route;
+use super::plan::{Decision, InFlight, Plan, RefuseReason};
 use crate::failure::Failure;
 use crate::headers::TrustedProxies;
 
 /// Decides on the requests of a reactor's listener. Called on the reactor's thread, so it must not block.
 pub(crate) trait Admission: Send + Sync {
-    /// Routes a request for a stream that can be sent at once to plain servers; `None` leaves it to Pingora as it was
-    /// received. Normalizes the head for forwarding.
-    fn admit(&self, request: &mut RequestHeader) -> Option<Admitted>;
+    /// Decides whether a reactor sends a request, and where. Normalizes the head for forwarding; a request that is left
+    /// to Pingora goes there as it was received.
+    fn admit(&self, request: &mut RequestHeader) -> Decision;
 
     /// The peers whose forwarding fields are trusted.
     fn trusted_proxies(&self) -> &TrustedProxies;
@@ -32,35 +31,8 @@ pub(crate) trait Admission: Send + Sync {
     /// Counts fields of an admitted request that were not forwarded.
     fn dropped_fields(&self, count: usize);
 
-    /// Counts a request that was not admitted, until Pingora counts it.
+    /// Counts a request that goes to Pingora, until Pingora counts it.
     fn in_flight(&self) -> InFlight;
-}
-
-/// The route and the servers of a request.
-pub(crate) struct Admitted {
-    /// The route whose policy applies and that counts the stream.
-    pub(crate) route: Arc<Route>,
-    /// In the order to try them.
-    pub(crate) servers: Vec<SocketAddr>,
-    /// Held until the request is a stream or has been handed off.
-    pub(crate) in_flight: InFlight,
-}
-
-/// Counts a request in flight until it is dropped: at the end of the response, or at the start of a stream.
-pub(crate) struct InFlight(Arc<AtomicUsize>);
-
-impl InFlight {
-    /// Increments the counter.
-    pub(crate) fn enter(counter: &Arc<AtomicUsize>) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter.clone())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// The state of a [`RequestHandler`], shared by its connections.
@@ -83,7 +55,16 @@ pub(crate) struct HandedOff {
     client: TcpStream,
     address: SocketAddr,
     received: Vec<u8>,
-    answer: Option<EarlyAnswer>,
+    decided: Option<Decided>,
+}
+
+/// What a reactor has decided for a request before it handed the request off. Pingora does not decide again: the
+/// configuration may have changed, and a limit may count each decision.
+pub(crate) enum Decided {
+    /// The request is refused.
+    Refused(RefuseReason),
+    /// The request has been sent by this plan, with this outcome.
+    Sent(Plan, EarlyAnswer),
 }
 
 /// The outcome of a request that a reactor has sent: the bytes read of the upstream's response and its connection, or
@@ -110,17 +91,16 @@ impl RequestHandler {
 }
 
 impl HandlerShared {
-    /// Hands a connection off to Pingora. Counts its request as in flight, unless it is counted already.
-    pub(super) fn hand_off(&self, handed_off: HandedOff, in_flight: Option<InFlight>) {
-        let in_flight = in_flight.unwrap_or_else(|| self.admission.in_flight());
+    /// Hands a connection off to Pingora, and counts its request as in flight on the way.
+    pub(super) fn hand_off(&self, handed_off: HandedOff) {
         // The receiver is gone only when the process exits: the connection is closed.
-        let _ = self.handed_off.send(Handoff::Client(handed_off, in_flight));
+        let _ = self.handed_off.send(Handoff::Client(handed_off, self.admission.in_flight()));
     }
 }
 
 impl HandedOff {
-    pub(super) fn new(client: TcpStream, address: SocketAddr, received: Vec<u8>, answer: Option<EarlyAnswer>) -> Self {
-        Self { client, address, received, answer }
+    pub(super) fn new(client: TcpStream, address: SocketAddr, received: Vec<u8>, decided: Option<Decided>) -> Self {
+        Self { client, address, received, decided }
     }
 
     /// Converts it for Pingora, with the bytes read so far in front. Must be called on a tokio runtime.
@@ -129,7 +109,7 @@ impl HandedOff {
     /// When it cannot be registered with the runtime.
     pub(crate) fn into_connection(self) -> io::Result<ClientConnection> {
         let client = tokio::net::TcpStream::from_std(self.client)?;
-        let extension = self.answer.map(|answer| Box::new(answer) as Box<dyn Any + Send>);
+        let extension = self.decided.map(|decided| Box::new(decided) as Box<dyn Any + Send>);
         Ok(ClientConnection::tcp(self.received, client, self.address, extension))
     }
 }
@@ -137,20 +117,20 @@ impl HandedOff {
 /// What a reactor did with a request before it handed the request off. Only [`PriorOutcome::take`] creates one, and
 /// removes it from the connection. It is called before anything else handles the request, so that an early answer
 /// cannot be left for the next request on the connection.
-pub(crate) struct PriorOutcome(Option<EarlyAnswer>);
+pub(crate) struct PriorOutcome(Option<Decided>);
 
 impl PriorOutcome {
     /// Takes the outcome for the request that `session` has just read.
     pub(crate) fn take(session: &Session) -> Self {
         let take = || {
             let connection: &ClientConnection = session.stream()?.as_any().downcast_ref()?;
-            connection.take_extension()?.downcast().ok().map(|answer| *answer)
+            connection.take_extension()?.downcast().ok().map(|decided| *decided)
         };
         Self(take())
     }
 
-    /// The upstream's response or the failure; `None` if the request has not been sent.
-    pub(crate) fn into_answer(self) -> Option<EarlyAnswer> {
+    /// The reactor's decision; `None` if there is none yet.
+    pub(crate) fn into_decided(self) -> Option<Decided> {
         self.0
     }
 }

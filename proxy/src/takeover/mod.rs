@@ -31,6 +31,7 @@ mod hooks;
 mod linger;
 mod overlap;
 mod pending;
+mod plan;
 mod pool;
 mod refuse;
 mod relay;
@@ -49,7 +50,7 @@ use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
 use pingora::upstreams::peer::Peer;
 
-use crate::driver::{BoundListener, Driver, Drivers, Route, StreamInfo, StreamRegistry};
+use crate::driver::{BoundListener, Driver, Drivers, Endpoint, Route, StreamInfo, StreamRegistry};
 use crate::headers;
 
 pub use crate::failure::Failure;
@@ -58,6 +59,7 @@ pub use crate::headers::{TrustedProxies, accepts_event_stream};
 pub use client_policy::ClientPolicy;
 pub use drain::Drained;
 pub use hooks::Hooks;
+pub use plan::{Carriage, Decision, InFlight, Permits, Plan, RefuseReason};
 pub use refuse::Refusal;
 
 use answer::BodyStart;
@@ -68,7 +70,7 @@ use upload::Upload;
 
 pub(crate) use client_connection::{ClientConnection, NextHead};
 pub(crate) use client_transport::{ClientTransport, delegate_digests};
-pub(crate) use handoff::{Admission, Admitted, HandedOff, Handoff, InFlight, PriorOutcome, RequestHandler};
+pub(crate) use handoff::{Admission, Decided, EarlyAnswer, HandedOff, Handoff, PriorOutcome, RequestHandler};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 pub struct Takeover {
@@ -195,7 +197,7 @@ impl Takeover {
         }
         // Pipelined bytes wait until the request has been served, instead of ending it.
         session.downstream_session.set_pipelining_enabled(true);
-        self.forward(session, peers, route, true, hooks).await?;
+        self.forward(session, Candidates { peers, endpoints: &[] }, route, true, hooks).await?;
         Ok(false)
     }
 
@@ -208,19 +210,39 @@ impl Takeover {
         if !Self::can_pass(session) {
             return Ok(true);
         }
-        self.forward(session, peers, route, false, &()).await?;
+        self.forward(session, Candidates { peers, endpoints: &[] }, route, false, &()).await?;
+        Ok(false)
+    }
+
+    /// Does what `plan` says. Returns `Ok(true)` for an upgrade: HttpProxy should continue with it.
+    ///
+    /// # Errors
+    /// As [`Takeover::take_over`].
+    pub(crate) async fn serve(&self, session: &mut Session, plan: &Plan) -> Result<bool> {
+        let (may_be_stream, peers) = match plan.carriage {
+            Carriage::Stream => (true, plan.peers()),
+            Carriage::Page => (false, plan.peers()),
+            Carriage::Upgrade => return Ok(true),
+        };
+        if may_be_stream {
+            // Pipelined bytes wait until the request has been served, instead of ending it.
+            session.downstream_session.set_pipelining_enabled(true);
+        }
+        let candidates = Candidates { peers: &peers, endpoints: &plan.endpoints };
+        self.forward(session, candidates, &plan.route, may_be_stream, &()).await?;
         Ok(false)
     }
 
     async fn forward(
         &self,
         session: &mut Session,
-        peers: &[HttpPeer],
+        candidates: Candidates<'_>,
         route: &Arc<Route>,
         may_be_stream: bool,
         hooks: &dyn Hooks,
     ) -> Result<()> {
         let started = Instant::now();
+        let peers = candidates.peers;
         let client = session.client_addr().and_then(|address| address.as_inet()).copied();
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         let has_body = !session.is_body_empty();
@@ -236,7 +258,11 @@ impl Takeover {
         match Box::pin(exchange).await {
             Ok(answer) if answer.body_start.is_stream => {
                 drop(request);
-                self.begin(session, answer, route, client, started, hooks).await
+                let (request, server) = (session.req_header(), answer.server);
+                let target = String::from_utf8_lossy(request.raw_path());
+                let info = StreamInfo::new(client, server, request.method.as_str(), &target, started.elapsed())
+                    .at(candidates.endpoint_at(server));
+                self.begin(session, answer, route, info, hooks).await
             }
             Ok(answer) => self.pass_on(session, answer, route).await,
             Err(failure) => Self::refuse(session, failure, route).await,
@@ -249,13 +275,9 @@ impl Takeover {
         session: &mut Session,
         answer: Answer,
         route: &Arc<Route>,
-        client: Option<SocketAddr>,
-        started: Instant,
+        info: StreamInfo,
         hooks: &dyn Hooks,
     ) -> Result<()> {
-        let request = session.req_header();
-        let target = String::from_utf8_lossy(request.raw_path());
-        let info = StreamInfo::new(client, answer.server, request.method.as_str(), &target, started.elapsed());
         let (route, drivers) = (route.clone(), &self.drivers);
         if !answer.upload.is_done() {
             return Box::pin(overlap::run(session, answer, route, drivers, info, hooks)).await;
@@ -313,6 +335,20 @@ impl Takeover {
         refuse::answer(session, failure).await?;
         linger::linger(session).await;
         Ok(())
+    }
+}
+
+/// The servers of a request, in the order to try them.
+#[derive(Clone, Copy)]
+struct Candidates<'a> {
+    peers: &'a [HttpPeer],
+    /// Their endpoints, which count the streams; empty for servers that only the caller knows.
+    endpoints: &'a [Arc<Endpoint>],
+}
+
+impl Candidates<'_> {
+    fn endpoint_at(&self, address: Option<SocketAddr>) -> Option<Arc<Endpoint>> {
+        self.endpoints.iter().find(|endpoint| Some(endpoint.address) == address).cloned()
     }
 }
 

@@ -18,7 +18,8 @@ use super::answer::{BodyStart, HeadKind};
 use super::client_connection::MAX_PIPELINED_BYTES;
 use super::fetch::{ExchangeStep, ReactorExchange};
 use super::hand_over;
-use super::handoff::{HandedOff, HandlerShared, InFlight, RequestHandler};
+use super::handoff::{Decided, EarlyAnswer, HandedOff, HandlerShared, RequestHandler};
+use super::plan::{Carriage, Decision, Permits, Plan, RefuseReason};
 use super::whole_request::WholeRequest;
 use crate::driver::{ConnectionHandler, Pending, Socket, Start, Step, StreamInfo, would_block};
 use crate::failure::Failure;
@@ -53,10 +54,12 @@ struct RequestPhase {
     unsent: Vec<u8>,
     /// The deadline for the client to read some of them.
     write_due: Option<Millis>,
-    in_flight: InFlight,
+    permits: Permits,
 }
 
 enum Outcome {
+    /// The request is not sent.
+    Refused(RefuseReason),
     /// The upstream's response is not an event stream; these are the bytes read of it.
     Other(Vec<u8>),
     Failed(Failure),
@@ -82,8 +85,16 @@ impl PendingConnection {
             }
             Ok(count) if count > 0 => {
                 self.received.extend_from_slice(&input[..count]);
-                self.request = start_request(&self.received, self.address, &self.handler, now);
-                self.request.is_none().then_some(Step::HandOff)
+                match start_request(&self.received, self.address, &self.handler, now) {
+                    Ok(request) => {
+                        self.request = Some(request);
+                        None
+                    }
+                    Err(refused) => {
+                        self.outcome = refused.map(Outcome::Refused);
+                        Some(Step::HandOff)
+                    }
+                }
             }
             _ => Some(Step::Close),
         }
@@ -122,13 +133,8 @@ impl PendingConnection {
         let mut unsent = Vec::new();
         headers::write_response(&response, &mut unsent);
         let first_byte = Duration::from_millis(now.0.saturating_sub(request.since.0));
-        let info = StreamInfo::new(
-            Some(self.address),
-            request.exchange.server(),
-            request.method.as_str(),
-            &request.target,
-            first_byte,
-        );
+        let info = StreamInfo::new(Some(self.address), None, request.method.as_str(), &request.target, first_byte)
+            .at(request.exchange.server().cloned());
         self.handler.admission.answered(response.status.as_u16());
         self.handler.admission.dropped_fields(request.dropped_fields);
         Step::Stream(Box::new(Start { opening, unsent, leftover, route, info }))
@@ -191,16 +197,26 @@ impl Pending for PendingConnection {
     }
 
     fn hand_off(self: Box<Self>, client: TcpStream, upstream: Option<TcpStream>) {
-        let in_flight = self.request.map(|request| request.in_flight);
-        let answer = self.outcome.and_then(|outcome| match outcome {
-            Outcome::Failed(failure) => Some(Err(failure)),
-            Outcome::Other(bytes) => Some(Ok((bytes, upstream?))),
-        });
-        self.handler.hand_off(HandedOff::new(client, self.address, self.received, answer), in_flight);
+        let answer = match self.outcome {
+            None => None,
+            Some(Outcome::Refused(reason)) => Some(Decided::Refused(reason)),
+            Some(Outcome::Failed(failure)) => self.request.map(|request| request.decided(Err(failure))),
+            Some(Outcome::Other(bytes)) => {
+                self.request.zip(upstream).map(|(request, upstream)| request.decided(Ok((bytes, upstream))))
+            }
+        };
+        self.handler.hand_off(HandedOff::new(client, self.address, self.received, answer));
     }
 }
 
 impl RequestPhase {
+    /// What Pingora has to know of a request that has been sent.
+    fn decided(self, answer: EarlyAnswer) -> Decided {
+        let (route, permits) = (self.exchange.route().clone(), self.permits);
+        let plan = Plan { route, carriage: Carriage::Stream, endpoints: Vec::new(), permits };
+        Decided::Sent(plan, answer)
+    }
+
     /// Queues an interim response, such as 103. HTTP/1.0, whose streams are plain, has none (RFC 9110 §15.2).
     fn interim(&mut self, mut head: Box<ResponseHeader>) {
         if self.framing == Framing::Chunked {
@@ -243,23 +259,31 @@ impl RequestPhase {
     }
 }
 
-/// Prepares the request in `received` for sending; `None` leaves it to Pingora.
+/// Prepares the request in `received` for sending.
+///
+/// # Errors
+/// When it goes to Pingora: with the reason if it is to be refused there.
 fn start_request(
     received: &[u8],
     client: SocketAddr,
     handler: &HandlerShared,
     now: Millis,
-) -> Option<Box<RequestPhase>> {
-    let WholeRequest { head: mut request, body, dropped_fields } = WholeRequest::parse(received, &handler.policy.head)?;
-    let admitted = handler.admission.admit(&mut request)?;
-    let mut upstream_request = headers::stream_request(&request, !body.is_empty(), None).ok()?;
+) -> Result<Box<RequestPhase>, Option<RefuseReason>> {
+    let WholeRequest { head: mut request, body, dropped_fields } =
+        WholeRequest::parse(received, &handler.policy.head).ok_or(None)?;
+    let Plan { route, endpoints, permits, .. } = match handler.admission.admit(&mut request) {
+        Decision::Serve(plan) => plan,
+        Decision::Refuse(reason) => return Err(Some(reason)),
+        Decision::Leave => return Err(None),
+    };
+    let mut upstream_request = headers::stream_request(&request, !body.is_empty(), None).map_err(|_| None)?;
     headers::set_forwarded(&mut upstream_request, Some(client.ip()), false, handler.admission.trusted_proxies())
-        .ok()?;
-    let mut wire = Vec::from(http_req_header_to_wire(&upstream_request)?);
+        .map_err(|_| None)?;
+    let mut wire = Vec::from(http_req_header_to_wire(&upstream_request).ok_or(None)?);
     wire.extend_from_slice(&body);
     let framing = if request.version == Version::HTTP_11 { Framing::Chunked } else { Framing::Plain };
-    Some(Box::new(RequestPhase {
-        exchange: ReactorExchange::new(admitted.route, admitted.servers, wire),
+    Ok(Box::new(RequestPhase {
+        exchange: ReactorExchange::new(route, endpoints, wire),
         target: String::from_utf8_lossy(request.raw_path()).into(),
         method: request.method.clone(),
         framing,
@@ -267,7 +291,7 @@ fn start_request(
         dropped_fields,
         unsent: Vec::new(),
         write_due: None,
-        in_flight: admitted.in_flight,
+        permits,
     }))
 }
 

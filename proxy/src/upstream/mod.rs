@@ -1,131 +1,104 @@
-//! The servers of an upstream and the order to try them: round robin over the servers, and over the addresses of a
-//! name.
+//! The servers of an upstream, their endpoints, and the order in which a request tries them.
 //!
-//! A request gets one list of candidates and tries each of them at most once, on every request path.
+//! A request gets one list of endpoints and tries each of them at most once, on every request path.
 
+mod balance;
 mod resolve;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
-use pingora::prelude::HttpPeer;
-use pingora::protocols::TcpKeepalive;
+use std::sync::Arc;
 
 use crate::config::Server;
-use crate::stream::KeepAlive;
+use crate::driver::Endpoint;
+use balance::RoundRobin;
 use resolve::Resolved;
 
 /// A backend's servers.
 #[derive(Debug)]
 pub struct Upstream {
-    servers: Vec<(Server, Resolved)>,
-    rotation: AtomicUsize,
-    keep_alive: Option<KeepAlive>,
+    name: Arc<str>,
+    servers: Vec<Resolved>,
+    balance: RoundRobin,
 }
 
 impl Upstream {
     /// An upstream with these servers, whose names are resolved when they are first needed.
-    pub fn new(servers: Vec<Server>) -> Self {
-        let servers = servers.into_iter().map(|server| (server, Resolved::default())).collect();
-        Self { servers, rotation: AtomicUsize::new(0), keep_alive: None }
+    pub fn new(name: &str, servers: Vec<Server>) -> Self {
+        let servers = servers.into_iter().map(Resolved::new).collect();
+        Self { name: name.into(), servers, balance: RoundRobin::default() }
     }
 
-    /// The same, with TCP keep-alive on connections to its servers.
-    #[must_use]
-    pub fn with_keep_alive(mut self, keep_alive: Option<KeepAlive>) -> Self {
-        self.keep_alive = keep_alive;
-        self
+    /// The name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Every address of every server, in the order to try them, rotated by one for each request. Waits for names that
-    /// have never been resolved and, if no address is known at all, for the others. Leaves out servers whose names do
-    /// not resolve; failures are logged.
-    pub async fn peers(&self, connect: Option<Duration>) -> Vec<HttpPeer> {
-        let rotation = self.next_rotation();
-        let mut peers = Vec::with_capacity(self.servers.len());
-        for (server, resolved) in self.in_order(rotation) {
-            let addresses = match resolved.is_new(server) {
-                true => resolved.wait(server).await.unwrap_or_default(),
-                false => resolved.known(server),
-            };
-            let addresses = self.rotate(addresses, rotation);
-            peers.extend(addresses.into_iter().map(|address| self.peer(server, address, connect)));
+    /// Every endpoint of every server, in the order to try them. Waits for names that have never been resolved and, if
+    /// no address is known at all, for the others. Leaves out servers whose names do not resolve; failures are logged.
+    pub async fn candidates(&self) -> Vec<Arc<Endpoint>> {
+        for server in self.servers.iter().filter(|server| server.is_new()) {
+            // What is known of the other servers is used.
+            let _ = server.wait().await;
         }
-        if !peers.is_empty() {
-            return peers;
+        let candidates = self.order();
+        if !candidates.is_empty() {
+            return candidates;
         }
-        for (server, resolved) in self.in_order(rotation) {
-            if let Ok(addresses) = resolved.wait(server).await {
-                let addresses = self.rotate(addresses, rotation);
-                return addresses.into_iter().map(|address| self.peer(server, address, connect)).collect();
+        for server in &self.servers {
+            if server.wait().await.is_ok() {
+                break;
             }
         }
-        peers
+        self.order()
     }
 
-    /// The same list for callers that cannot wait. `None`, without a rotation, if a server needs more than plain TCP, a
-    /// name has never been resolved, or no address is known.
-    pub fn plain_addresses(&self) -> Option<Vec<SocketAddr>> {
-        if self.servers.iter().any(|(server, resolved)| server.tls || resolved.is_new(server)) {
+    /// The same list for callers that cannot wait and speak plain TCP only. `None` if a server needs TLS, a name has
+    /// never been resolved, or no address is known.
+    pub fn plain_candidates(&self) -> Option<Vec<Arc<Endpoint>>> {
+        if self.servers.iter().any(|server| server.needs_tls() || server.is_new()) {
             return None;
         }
-        let mut known: Vec<_> = self.servers.iter().map(|(server, resolved)| resolved.known(server)).collect();
-        if known.iter().all(Vec::is_empty) {
-            return None;
+        Some(self.order()).filter(|candidates| !candidates.is_empty())
+    }
+
+    /// The number of streams at each address that is known, or that still serves some.
+    pub fn active_streams(&self) -> BTreeMap<SocketAddr, usize> {
+        let mut counts = BTreeMap::new();
+        for endpoint in self.servers.iter().flat_map(Resolved::in_use) {
+            // Two servers may have the same address.
+            *counts.entry(endpoint.address).or_default() += endpoint.state.active_streams();
         }
-        let rotation = self.next_rotation();
-        let count = known.len();
-        let in_order = (0..count).map(|at| std::mem::take(&mut known[(rotation + at) % count]));
-        Some(in_order.flat_map(|addresses| self.rotate(addresses, rotation)).collect())
+        counts
     }
 
-    fn next_rotation(&self) -> usize {
-        self.rotation.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The servers, starting with the next one.
-    fn in_order(&self, rotation: usize) -> impl Iterator<Item = &(Server, Resolved)> {
-        (0..self.servers.len()).map(move |at| &self.servers[(rotation + at) % self.servers.len()])
-    }
-
-    /// A server's addresses, starting with the next one each time the server comes first.
-    fn rotate(&self, mut addresses: Vec<SocketAddr>, rotation: usize) -> Vec<SocketAddr> {
-        if addresses.len() > 1 {
-            let first = (rotation / self.servers.len()) % addresses.len();
-            addresses.rotate_left(first);
-        }
-        addresses
-    }
-
-    fn peer(&self, server: &Server, address: SocketAddr, connect: Option<Duration>) -> HttpPeer {
-        let mut peer = HttpPeer::new(address, server.tls, server.host.clone());
-        peer.options.connection_timeout = connect;
-        peer.options.total_connection_timeout = connect;
-        peer.options.tcp_keepalive = self.keep_alive.map(|KeepAlive { idle, interval, count }| TcpKeepalive {
-            idle,
-            interval,
-            count: count as usize,
-            user_timeout: Duration::ZERO,
-        });
-        peer
+    /// The endpoints whose addresses are known now. Other balancing replaces this.
+    fn order(&self) -> Vec<Arc<Endpoint>> {
+        self.balance.order(&self.servers)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pingora::upstreams::peer::Peer;
+
+    fn addresses(endpoints: &[Arc<Endpoint>]) -> Vec<SocketAddr> {
+        endpoints.iter().map(|endpoint| endpoint.address).collect()
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("address")
+    }
 
     #[tokio::test]
     async fn servers_are_tried_round_robin() {
         let servers = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"].map(|server| server.parse().expect("server"));
-        let upstream = Upstream::new(servers.to_vec());
+        let upstream = Upstream::new("app", servers.to_vec());
         let mut firsts = Vec::new();
         for _ in 0..3 {
-            let peers = upstream.peers(None).await;
-            assert_eq!(peers.len(), 3);
-            firsts.push(peers[0].address().to_string());
+            let candidates = upstream.candidates().await;
+            assert_eq!(candidates.len(), 3);
+            firsts.push(candidates[0].address.to_string());
         }
         assert_eq!(firsts, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
     }
@@ -135,26 +108,47 @@ mod tests {
     /// the first.
     #[tokio::test]
     async fn addresses_of_a_name_are_tried_round_robin() {
-        let address = |text: &str| text.parse::<SocketAddr>().expect("address");
         let [one, two, three] = ["192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80"].map(address);
-        let upstream =
-            Upstream::new(vec!["app.invalid:80".parse().expect("server"), "127.0.0.1:1".parse().expect("server")]);
-        upstream.servers[0].1.set(vec![one, two, three]);
+        let servers = ["app.invalid:80", "127.0.0.1:1"].map(|server| server.parse().expect("server"));
+        let upstream = Upstream::new("app", servers.to_vec());
+        upstream.servers[0].set(&[one, two, three]);
         let mut orders = Vec::new();
         for at in 0..6 {
-            let order: Vec<SocketAddr> = match at % 2 {
-                0 => upstream.plain_addresses().expect("all are known"),
-                _ => {
-                    let peers = upstream.peers(None).await;
-                    peers.iter().filter_map(|peer| peer.address().as_inet().copied()).collect()
-                }
+            let order = match at % 2 {
+                0 => upstream.plain_candidates().expect("all are known"),
+                _ => upstream.candidates().await,
             };
-            orders.push(order);
+            orders.push(addresses(&order));
         }
         let other = address("127.0.0.1:1");
         assert_eq!(orders[0], [one, two, three, other]);
         assert_eq!(orders[1], [other, one, two, three]);
         assert_eq!(orders[2], [two, three, one, other]);
         assert_eq!(orders[4], [three, one, two, other]);
+    }
+
+    /// The state of an endpoint survives what the name service answers meanwhile, for as long as anybody uses it.
+    #[test]
+    fn an_endpoint_is_the_same_after_its_name_is_resolved_again() {
+        let upstream = Upstream::new("app", vec!["app.invalid:80".parse().expect("server")]);
+        let [one, two] = ["192.0.2.1:80", "192.0.2.2:80"].map(address);
+        let resolve = |to: &[SocketAddr]| {
+            upstream.servers[0].set(to);
+            upstream.order()
+        };
+        let known = || upstream.active_streams().into_keys().collect::<Vec<_>>();
+        let first = resolve(&[one, two]);
+        assert_eq!(known(), [one, two]);
+        let stream = first.into_iter().find(|endpoint| endpoint.address == one).expect("an endpoint");
+        // Its address is gone, and comes back while a stream is left.
+        assert_eq!(addresses(&resolve(&[two])), [two]);
+        assert_eq!(known(), [one, two], "a stream is left");
+        let back = resolve(&[one, one]);
+        assert_eq!(addresses(&back), [one], "an address that was answered twice is tried once");
+        assert!(Arc::ptr_eq(&back[0], &stream));
+        assert_eq!(known(), [one], "nobody uses the other");
+        drop((stream, back));
+        resolve(&[two]);
+        assert_eq!(known(), [two]);
     }
 }

@@ -290,3 +290,35 @@ fn both_request_paths_behave_the_same() {
     eventually("both count the same", || (counted(&reactors) == counted(&pingora)).then_some(()));
     assert!(counted(&reactors).iter().any(|line| line.contains("opened_total")), "some were streams");
 }
+
+/// A reactor that has sent a request hands it off with the plan that it was sent by. Deciding again would take another
+/// turn, and half of the servers would get all pages.
+#[test]
+fn a_request_takes_one_turn_whoever_answers_it() {
+    let backends = ["one", "other"].map(|name| {
+        Backend::start(move |mut connection| match connection.path() {
+            "/stream" => connection.send(format!("{UNTIL_CLOSE}data: {name}\n\n")),
+            _ => connection.answer("text/plain", name),
+        })
+    });
+    let [one, other] = backends.each_ref().map(|backend| backend.address);
+    let config = format!(
+        "upstreams: {{app: {{servers: ['{one}', '{other}']}}}}\n\
+         routes: [{{upstream: app, stream: always, match: {{path_prefix: /stream}}}}, \
+                  {{upstream: app, stream: always, match: {{path_prefix: /page}}}}]\n"
+    );
+    for driver in ["parked", "task"] {
+        let proxy = Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &config);
+        for (at, path) in ["/page", "/page", "/page", "/stream", "/none", "/stream", "/stream"].iter().enumerate() {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+            let (head, body) = answer(&proxy, request.as_bytes());
+            let expected = match at {
+                4 => "404 no route of this proxy matches the path\n",
+                0 | 2 | 5 => "one",
+                _ => "other",
+            };
+            let body = String::from_utf8_lossy(&body);
+            assert!(body.contains(expected), "request {at} on {driver}: {body:?} and not {expected:?}, {head:?}");
+        }
+    }
+}

@@ -5,4 +5,5 @@ mod drain;
 mod ends;
 mod heartbeats;
 mod passthrough;
+mod routing;
 mod timeouts;

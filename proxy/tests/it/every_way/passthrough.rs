@@ -175,6 +175,9 @@ fn streams_are_counted_while_they_run_and_logged_once_they_have_ended() {
             (case.metric("sse_proxy_events_total", "") == Some(8.0)).then_some(())
         });
         assert_eq!(case.metric("sse_proxy_streams_active", ""), Some(4.0));
+        let address = case.backend.address;
+        let of_endpoint = format!("sse_proxy_upstream_streams_active{{upstream=\"app\",address=\"{address}\"}}");
+        assert_eq!(case.proxy.metric(&of_endpoint), Some(4.0));
         drop(streams);
         for _ in 0..4 {
             let log = case.logs_end("client_gone");
@@ -185,5 +188,6 @@ fn streams_are_counted_while_they_run_and_logged_once_they_have_ended() {
         }
         assert_eq!(case.metric("sse_proxy_streams_ended_total", "reason=\"client_gone\""), Some(4.0));
         assert_eq!(case.metric("sse_proxy_streams_active", ""), Some(0.0));
+        assert_eq!(case.proxy.metric(&of_endpoint), Some(0.0));
     });
 }

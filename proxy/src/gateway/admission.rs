@@ -1,0 +1,30 @@
+//! The reactors' side of the gateway.
+
+use pingora::http::RequestHeader;
+
+use super::Gateway;
+use crate::headers::{self, TrustedProxies};
+use crate::takeover::{Admission, Decision, InFlight};
+
+impl Admission for Gateway {
+    fn admit(&self, request: &mut RequestHeader) -> Decision {
+        headers::normalize_request(request);
+        self.router.decide(request)
+    }
+
+    fn trusted_proxies(&self) -> &TrustedProxies {
+        self.takeover.trusted_proxies()
+    }
+
+    fn answered(&self, status: u16) {
+        self.metrics.request(status);
+    }
+
+    fn dropped_fields(&self, count: usize) {
+        self.metrics.dropped_fields(count);
+    }
+
+    fn in_flight(&self) -> InFlight {
+        self.router.enter()
+    }
+}

@@ -1,0 +1,75 @@
+//! The table of routes: which one a request belongs to, and how its response is carried.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::http::{Method, RequestHeader};
+
+use crate::config::StreamMode;
+use crate::driver;
+use crate::headers;
+use crate::takeover::{Carriage, RefuseReason};
+use crate::upstream::Upstream;
+
+/// A route of the configuration, ready to serve.
+#[derive(Debug)]
+pub struct RouteEntry {
+    /// The path prefix of its requests.
+    pub path_prefix: String,
+    /// Which of its requests are streams.
+    pub stream: StreamMode,
+    /// The upstream of its requests.
+    pub upstream: Arc<Upstream>,
+    /// The policy and the counters of its streams.
+    pub streams: Arc<driver::Route>,
+}
+
+/// All routes, in the order of the configuration. The first that matches serves.
+#[derive(Debug)]
+pub struct RouteTable(Vec<Arc<RouteEntry>>);
+
+impl RouteTable {
+    /// A table of these routes.
+    pub fn new(routes: Vec<RouteEntry>) -> Self {
+        Self(routes.into_iter().map(Arc::new).collect())
+    }
+
+    /// Decides on a request whose head has been normalized: the only place where this happens, for both request paths.
+    ///
+    /// # Errors
+    /// The reason to refuse it.
+    pub fn select(&self, request: &RequestHeader) -> Result<(&Arc<RouteEntry>, Carriage), RefuseReason> {
+        if headers::is_loop(&request.headers) {
+            return Err(RefuseReason::Loop);
+        }
+        // `*` stands for the server as a whole (RFC 9112 §3.2.4): the route of the root matches it.
+        let path = match request.raw_path() {
+            b"*" => b"/",
+            path => path,
+        };
+        let route = self.0.iter().find(|route| path.starts_with(route.path_prefix.as_bytes()));
+        let route = route.ok_or(RefuseReason::NoRoute)?;
+        Ok((route, route.carriage(request)))
+    }
+
+    /// The longest `timeouts.write` of all routes; `None` where one of them has no limit.
+    pub fn longest_write(&self) -> Option<Duration> {
+        let limits = self.0.iter().map(|route| route.streams.policy.timeouts.write);
+        limits.collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+}
+
+impl RouteEntry {
+    fn carriage(&self, request: &RequestHeader) -> Carriage {
+        let is_stream = match self.stream {
+            StreamMode::Accept => headers::accepts_event_stream(request),
+            StreamMode::Always => true,
+            StreamMode::Never => false,
+        };
+        match is_stream && request.method != Method::HEAD {
+            _ if headers::asks_upgrade(request) => Carriage::Upgrade,
+            true => Carriage::Stream,
+            false => Carriage::Page,
+        }
+    }
+}

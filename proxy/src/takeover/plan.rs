@@ -1,0 +1,140 @@
+//! What is decided for a request before it is sent: whether it is served, where, and on which conditions.
+//!
+//! The decision is made elsewhere. The proxy of this crate makes it in `routing`; a proxy that embeds the plugin makes it
+//! in its own hooks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pingora::prelude::HttpPeer;
+use pingora::protocols::TcpKeepalive;
+
+use super::refuse::Refusal;
+use crate::driver::{Endpoint, Route};
+use crate::stream::{KeepAlive, Policy};
+
+/// What happens to a request that a reactor has read.
+#[derive(Debug)]
+pub enum Decision {
+    /// Send it.
+    Serve(Plan),
+    /// Answer it with an error.
+    Refuse(RefuseReason),
+    /// Let Pingora read it and decide.
+    Leave,
+}
+
+/// How a request is served. A request keeps its plan to its end, whatever the configuration is by then.
+#[derive(Debug)]
+pub struct Plan {
+    /// The route whose policy applies and that counts the stream.
+    pub route: Arc<Route>,
+    /// How the response is carried.
+    pub carriage: Carriage,
+    /// The endpoints to try, in this order, each once.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Held until the response has ended or has become a stream.
+    pub permits: Permits,
+}
+
+/// How a response is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// As a stream if it is an event stream, otherwise as a page.
+    Stream,
+    /// As a page, whatever it is.
+    Page,
+    /// By HttpProxy, since the connection may change its protocol.
+    Upgrade,
+}
+
+/// What a request occupies; dropping it releases everything.
+#[derive(Debug)]
+pub struct Permits {
+    /// Its count as a request in flight.
+    pub in_flight: InFlight,
+}
+
+/// Counts a request in flight until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+/// Why a request is sent to no upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefuseReason {
+    /// It has come through this process before.
+    Loop,
+    /// No route matches.
+    NoRoute,
+}
+
+impl Plan {
+    /// The peers of its endpoints, in the same order.
+    pub(crate) fn peers(&self) -> Vec<HttpPeer> {
+        self.endpoints.iter().map(|endpoint| peer(endpoint, &self.route.policy)).collect()
+    }
+
+    /// The peer of the first endpoint.
+    pub(crate) fn peer(&self) -> Option<HttpPeer> {
+        self.endpoints.first().map(|endpoint| peer(endpoint, &self.route.policy))
+    }
+
+    /// Leaves out the first endpoint, which has failed before anything was sent. Returns whether another is left.
+    pub(crate) fn skip_endpoint(&mut self) -> bool {
+        self.endpoints.drain(..1.min(self.endpoints.len()));
+        !self.endpoints.is_empty()
+    }
+}
+
+impl InFlight {
+    /// Increments the counter.
+    pub fn enter(counter: &Arc<AtomicUsize>) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl RefuseReason {
+    /// The name in the metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loop => "loop",
+            Self::NoRoute => "no_route",
+        }
+    }
+}
+
+impl From<RefuseReason> for Refusal {
+    fn from(reason: RefuseReason) -> Self {
+        let (status, text, proxy_status) = match reason {
+            RefuseReason::Loop => (
+                508,
+                "the request has come through this proxy before: its upstream leads back here",
+                "proxy_loop_detected",
+            ),
+            RefuseReason::NoRoute => (404, "no route of this proxy matches the path", "destination_not_found"),
+        };
+        Self { status, text: text.into(), proxy_status }
+    }
+}
+
+/// An endpoint as Pingora's connectors take it.
+fn peer(endpoint: &Endpoint, policy: &Policy) -> HttpPeer {
+    let mut peer = HttpPeer::new(endpoint.address, endpoint.tls, endpoint.host.to_string());
+    peer.options.connection_timeout = policy.timeouts.connect;
+    peer.options.total_connection_timeout = policy.timeouts.connect;
+    peer.options.tcp_keepalive = policy.keep_alive.map(|KeepAlive { idle, interval, count }| TcpKeepalive {
+        idle,
+        interval,
+        count: count as usize,
+        user_timeout: Duration::ZERO,
+    });
+    peer
+}

@@ -5,6 +5,10 @@ mod deadlines;
 mod end;
 mod pair;
 #[cfg(test)]
+mod pair_end_tests;
+#[cfg(test)]
+mod pair_random_tests;
+#[cfg(test)]
 mod pair_tests;
 mod policy;
 

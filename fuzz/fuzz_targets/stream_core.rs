@@ -8,7 +8,7 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use sse_proxy::sse::{Heartbeat, HeartbeatStyle};
-use sse_proxy::stream::{Core, EndReason, Framing, HeartbeatPolicy, Millis, Opening, Policy};
+use sse_proxy::stream::{EndReason, Framing, HeartbeatPolicy, Millis, Opening, Pair, Policy};
 use sse_proxy::wire::body::Body;
 use sse_proxy::wire::chunked::Decoder;
 use sse_proxy_fuzz::{chunked, whatwg};
@@ -68,7 +68,7 @@ fn millis(tenths: u8) -> u64 {
 struct Model {
     input: Input,
     beat: Vec<u8>,
-    core: Core,
+    pair: Pair,
     now: u64,
     /// Everything that the upstream has sent.
     wire: Vec<u8>,
@@ -115,11 +115,11 @@ impl Model {
         };
         let framing = if input.framing { Framing::Chunked } else { Framing::Plain };
         let opening = Opening { policy: Arc::new(policy), body, framing, identity: input.identity, random: 0.0 };
-        let core = Core::new(opening, Millis(0));
+        let pair = Pair::new(opening, Millis(0));
         Self {
             input,
             beat,
-            core,
+            pair,
             now: 0,
             wire: Vec::new(),
             out: Vec::new(),
@@ -139,7 +139,7 @@ impl Model {
     fn run(mut self) {
         // What came with the head: nothing, which may be all there is.
         let mut out = Vec::new();
-        self.core.upstream_data(&[], Millis(0), &mut out);
+        self.pair.upstream_data(&[], Millis(0), &mut out);
         self.take_data(&out);
         self.check_end(&[EndReason::UpstreamEnd]);
         for operation in std::mem::take(&mut self.input.operations) {
@@ -158,33 +158,33 @@ impl Model {
                 Operation::PassTo(tenths) => self.pass(millis(tenths), false),
                 Operation::Drain(tenths) => self.drain(millis(tenths)),
                 Operation::UpstreamWaits if self.ended.is_none() && self.behind_since.is_some() => {
-                    self.core.upstream_waits(Millis(self.now));
+                    self.pair.upstream_waits(Millis(self.now));
                     self.active = self.now;
                 }
                 Operation::UpstreamWaits => {}
-                Operation::UpstreamCloses if self.core.wants_upstream() => {
+                Operation::UpstreamCloses if self.pair.wants_upstream() => {
                     let mut out = Vec::new();
-                    self.core.upstream_closed(Millis(self.now), &mut out);
+                    self.pair.upstream_closed(Millis(self.now), &mut out);
                     self.take_data(&out);
                     self.check_end(&[EndReason::UpstreamEnd, EndReason::UpstreamBroken]);
                 }
-                Operation::UpstreamFails if self.core.wants_upstream() => {
-                    self.core.upstream_failed(Millis(self.now));
+                Operation::UpstreamFails if self.pair.wants_upstream() => {
+                    self.pair.upstream_failed(Millis(self.now));
                     self.check_end(&[EndReason::UpstreamBroken]);
                 }
                 Operation::UpstreamCloses | Operation::UpstreamFails => {}
                 Operation::ClientGone => {
-                    self.core.client_gone();
+                    self.pair.client_gone();
                     self.check_abandoned(EndReason::ClientGone);
                 }
                 Operation::ClientStalled => {
-                    self.core.client_stalled();
+                    self.pair.client_stalled();
                     self.check_abandoned(EndReason::WriteTimeout);
                 }
             }
-            if self.core.abandoned() {
-                assert!(!self.core.ended_clean() && !self.core.wants_upstream());
-                assert_eq!(self.core.next_deadline(), None);
+            if self.pair.abandoned() {
+                assert!(!self.pair.ended_clean() && !self.pair.wants_upstream());
+                assert_eq!(self.pair.next_deadline(), None);
                 return;
             }
             self.check();
@@ -192,13 +192,13 @@ impl Model {
     }
 
     fn upstream(&mut self, bytes: &[u8]) {
-        if !self.core.wants_upstream() || bytes.is_empty() {
+        if !self.pair.wants_upstream() || bytes.is_empty() {
             return;
         }
         let before = self.body().0.len();
         self.wire.extend_from_slice(bytes);
         let mut out = Vec::new();
-        self.core.upstream_data(bytes, Millis(self.now), &mut out);
+        self.pair.upstream_data(bytes, Millis(self.now), &mut out);
         // Which bytes count where comments do not is for the unit tests; here all that is checked is that some may.
         if self.body().0.len() > before {
             self.active = self.now;
@@ -214,7 +214,7 @@ impl Model {
             self.close_by = Some(self.close_by.map_or(by, |known| known.min(by)));
             self.close_from.get_or_insert(self.passed.len());
         }
-        self.core.close(EndReason::Drain, Duration::from_millis(limit), Millis(self.now));
+        self.pair.close(EndReason::Drain, Duration::from_millis(limit), Millis(self.now));
         // Where events cannot be told apart there is no better moment.
         self.check_end(if self.input.identity { &[] } else { &[EndReason::Drain] });
     }
@@ -223,7 +223,7 @@ impl Model {
     fn pass(&mut self, by: u64, punctual: bool) {
         let until = self.now + by;
         while punctual {
-            match self.core.next_deadline().filter(|next| next.0 <= until) {
+            match self.pair.next_deadline().filter(|next| next.0 <= until) {
                 Some(next) => self.now = next.0.max(self.now),
                 None => break,
             }
@@ -238,10 +238,10 @@ impl Model {
     /// Whether the stream goes on to be looked at.
     fn tick(&mut self) -> bool {
         let (blocked, was_ended) = (self.behind_since, self.ended);
-        let before = self.core.counts().heartbeats;
+        let before = self.pair.counts().heartbeats;
         let mut out = Vec::new();
-        self.core.tick(Millis(self.now), &mut out);
-        let beats = self.core.counts().heartbeats - before;
+        self.pair.tick(Millis(self.now), &mut out);
+        let beats = self.pair.counts().heartbeats - before;
         assert!(beats <= 1, "one look, one heartbeat");
         if beats == 1 {
             let interval = self.input.heartbeat.map(millis).expect("heartbeats are on");
@@ -256,13 +256,13 @@ impl Model {
             self.give(&framed.clone());
             out.drain(..framed.len());
         }
-        if self.core.ended() != was_ended {
+        if self.pair.ended() != was_ended {
             self.close_from.get_or_insert(self.passed.len());
         }
         self.take_data(&out);
-        if self.core.abandoned() {
+        if self.pair.abandoned() {
             let allowed = [EndReason::WriteTimeout, EndReason::Drain, EndReason::Lifetime];
-            assert!(self.core.ended().is_some_and(|reason| allowed.contains(&reason)) && blocked.is_some());
+            assert!(self.pair.ended().is_some_and(|reason| allowed.contains(&reason)) && blocked.is_some());
             return false;
         }
         let allowed = [EndReason::IdleTimeout, EndReason::Drain, EndReason::Lifetime];
@@ -296,7 +296,7 @@ impl Model {
                 panic!("a heartbeat is missing");
             }
         }
-        if let Some(next) = self.core.next_deadline() {
+        if let Some(next) = self.pair.next_deadline() {
             assert!(next.0 > self.now, "a deadline that has come is acted on");
         }
     }
@@ -316,7 +316,7 @@ impl Model {
     fn give(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
         // It goes on to the client with the next `Takes`.
-        self.core.wrote(false, true, Millis(self.now));
+        self.pair.wrote(false, true, Millis(self.now));
         self.behind_since.get_or_insert(self.now);
     }
 
@@ -328,7 +328,7 @@ impl Model {
         }
         self.taken += count;
         let rest = self.taken < self.out.len();
-        self.core.wrote(count > 0, rest, Millis(self.now));
+        self.pair.wrote(count > 0, rest, Millis(self.now));
         if count > 0 {
             self.behind_since = rest.then_some(self.now);
         }
@@ -377,12 +377,12 @@ impl Model {
     /// The client's connection has failed: that is the end, unless it had ended and taken everything.
     fn check_abandoned(&mut self, reason: EndReason) {
         let known = self.ended.filter(|_| self.behind_since.is_none());
-        assert_eq!(self.core.ended(), known.or(Some(reason)));
-        assert!(self.core.abandoned());
+        assert_eq!(self.pair.ended(), known.or(Some(reason)));
+        assert!(self.pair.abandoned());
     }
 
     fn check_end(&mut self, allowed: &[EndReason]) {
-        let Some(reason) = self.core.ended() else {
+        let Some(reason) = self.pair.ended() else {
             assert_eq!(self.ended, None, "an end is for good");
             return;
         };
@@ -417,17 +417,17 @@ impl Model {
         }
         // An end at a boundary is one, and no earlier one was left out.
         if self.input.identity
-            && self.core.ended_clean()
+            && self.pair.ended_clean()
             && matches!(self.ended, Some(EndReason::Drain | EndReason::Lifetime))
         {
             assert!(whatwg::boundary(passed).0, "ended within an event: {passed:?}");
         }
         let complete = matches!(chunked::decode(&self.out).end, chunked::End::Complete(_));
         if self.input.framing {
-            assert_eq!(complete, self.core.ended_clean(), "the client can tell a broken end from a clean one");
+            assert_eq!(complete, self.pair.ended_clean(), "the client can tell a broken end from a clean one");
         }
-        assert_eq!(self.core.wants_upstream(), self.ended.is_none() && self.behind_since.is_none());
-        let counts = self.core.counts();
+        assert_eq!(self.pair.wants_upstream(), self.ended.is_none() && self.behind_since.is_none());
+        let counts = self.pair.counts();
         assert_eq!(counts.heartbeats, self.beats);
         if self.input.identity && !held {
             assert_eq!(counts.events, whatwg::boundary(passed).1, "events of {passed:?}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sse_proxy::sse::Boundary;
-use sse_proxy::stream::{Core, Framing, Millis, Opening, Policy};
+use sse_proxy::stream::{Framing, Millis, Opening, Pair, Policy};
 use sse_proxy::wire::body::Body;
 use sse_proxy::wire::chunked::{self, Decoder, Piece};
 
@@ -75,7 +75,7 @@ fn pass(criterion: &mut Criterion) {
             identity: true,
             random: 0.5,
         };
-        let mut core = Core::new(opening, Millis(0));
+        let mut pair = Pair::new(opening, Millis(0));
         let mut out = Vec::with_capacity(2 * wire.len());
         let mut now = 0;
         group.throughput(Throughput::Elements(1));
@@ -83,8 +83,8 @@ fn pass(criterion: &mut Criterion) {
             bencher.iter(|| {
                 now += 1;
                 out.clear();
-                let progress = core.upstream_data(black_box(wire), Millis(now), &mut out);
-                core.wrote(true, false, Millis(now));
+                let progress = pair.upstream_data(black_box(wire), Millis(now), &mut out);
+                pair.wrote(true, false, Millis(now));
                 progress
             });
         });

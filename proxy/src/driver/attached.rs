@@ -44,7 +44,7 @@ impl Attached {
             DriveOutcome::Done => return Poll::Ready(()),
             DriveOutcome::Again => cx.waker().wake_by_ref(),
             DriveOutcome::Wait => {
-                let due = self.stream.core.next_deadline().unwrap_or(NEVER);
+                let due = self.stream.pair.next_deadline().unwrap_or(NEVER);
                 self.timer.as_mut().reset(clock::instant(due.coarse(clock::now())));
                 if self.timer.as_mut().poll(cx).is_ready() {
                     cx.waker().wake_by_ref();
@@ -56,11 +56,11 @@ impl Attached {
 
     /// The rest of the request cannot be sent: the stream ends broken.
     pub(crate) fn request_failed(&mut self) {
-        self.stream.core.upstream_failed(clock::now());
+        self.stream.pair.upstream_failed(clock::now());
     }
 
     /// The client closed the connection, or aborted its request.
     pub(crate) fn client_gone(&mut self) {
-        self.stream.core.client_gone();
+        self.stream.pair.client_gone();
     }
 }

@@ -1,4 +1,4 @@
-//! The process's monotonic clock in the core's unit.
+//! The process's monotonic clock in the unit of [`crate::stream`].
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! One pass over a stream: read, ask the core, write. Both drivers call it whenever a stream may make progress.
+//! One pass over a stream: read, ask the pair, write. Both drivers call it whenever a stream may make progress.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -9,7 +9,7 @@ use super::registry::StreamRegistry;
 use super::scratch::Scratch;
 use super::socket::{Socket, would_block};
 use super::start::Start;
-use crate::stream::{Core, EndReason, Framing, Millis};
+use crate::stream::{EndReason, Framing, Millis, Pair};
 
 /// Reads in one call, before the stream yields to others.
 const READS_PER_CALL: u32 = 16;
@@ -24,7 +24,7 @@ const CLIENT_READ_BYTES: u32 = 512;
 
 /// A running stream, between two calls of [`ActiveStream::drive`].
 pub(super) struct ActiveStream {
-    pub(super) core: Core,
+    pub(super) pair: Pair,
     guard: StreamGuard,
     /// Present only while the client is behind.
     pending: Option<Box<Unwritten>>,
@@ -67,10 +67,10 @@ impl ActiveStream {
         let Start { opening, unsent: mut bytes, leftover, route, info } = start;
         let framing = opening.framing;
         let guard = StreamGuard::open(route, registry, info);
-        let mut core = Core::new(opening, now);
-        guard.add(core.upstream_data(&leftover, now, &mut bytes));
+        let mut pair = Pair::new(opening, now);
+        guard.add(pair.upstream_data(&leftover, now, &mut bytes));
         let pending = (!bytes.is_empty()).then(|| Box::new(Unwritten { bytes, written: 0 }));
-        Self { core, guard, pending, phase: Phase::Running, framing, client_bytes: 0 }
+        Self { pair, guard, pending, phase: Phase::Running, framing, client_bytes: 0 }
     }
 
     pub(super) fn guard(&mut self) -> &mut StreamGuard {
@@ -99,20 +99,20 @@ impl ActiveStream {
         scratch: &mut Scratch,
     ) -> DriveOutcome {
         if let Some(limit) = self.guard.draining() {
-            self.core.close(EndReason::Drain, limit, now);
+            self.pair.close(EndReason::Drain, limit, now);
         }
         // The upstream was not read until now if the client was behind until now.
-        let suspects_idle = self.core.suspects_idle(now);
+        let suspects_idle = self.pair.suspects_idle(now);
         // Before the deadlines: a client that has become writable is not stalled.
         self.write(client, now, &mut scratch.output);
         if suspects_idle && upstream.as_mut().is_some_and(Socket::has_unread) {
-            self.core.upstream_waits(now);
+            self.pair.upstream_waits(now);
         }
-        let progress = self.core.tick(now, &mut scratch.output);
+        let progress = self.pair.tick(now, &mut scratch.output);
         self.guard.add(progress);
         self.write(client, now, &mut scratch.output);
         for _ in 0..READS_PER_CALL {
-            let Some(source) = upstream.as_mut().filter(|_| self.core.wants_upstream()) else {
+            let Some(source) = upstream.as_mut().filter(|_| self.pair.wants_upstream()) else {
                 return self.end(client, upstream, now);
             };
             if self.read_upstream(source, now, scratch).is_break() {
@@ -131,9 +131,9 @@ impl ActiveStream {
         }
         for _ in 0..READS_PER_CALL {
             match client.read(input) {
-                Ok(0) => self.core.client_gone(),
+                Ok(0) => self.pair.client_gone(),
                 Ok(count) if self.is_within_client_limit(count, now) => continue,
-                Ok(_) => self.core.client_floods(),
+                Ok(_) => self.pair.client_floods(),
                 Err(error) if would_block(&error) => {}
                 Err(error) => self.client_failed(&error),
             }
@@ -153,21 +153,21 @@ impl ActiveStream {
 
     fn client_failed(&mut self, error: &io::Error) {
         match error.kind() {
-            io::ErrorKind::TimedOut => self.core.client_stalled(),
-            _ => self.core.client_gone(),
+            io::ErrorKind::TimedOut => self.pair.client_stalled(),
+            _ => self.pair.client_gone(),
         }
     }
 
-    /// Passes one read from the upstream through the core into the output. Breaks when there is nothing to read.
+    /// Passes one read from the upstream through the pair into the output. Breaks when there is nothing to read.
     fn read_upstream(&mut self, upstream: &mut impl Socket, now: Millis, scratch: &mut Scratch) -> ControlFlow<()> {
         match upstream.read(&mut scratch.input) {
-            Ok(0) => self.core.upstream_closed(now, &mut scratch.output),
+            Ok(0) => self.pair.upstream_closed(now, &mut scratch.output),
             Ok(count) => {
-                let progress = self.core.upstream_data(&scratch.input[..count], now, &mut scratch.output);
+                let progress = self.pair.upstream_data(&scratch.input[..count], now, &mut scratch.output);
                 self.guard.add(progress);
             }
             Err(error) if would_block(&error) => return ControlFlow::Break(()),
-            Err(_) => self.core.upstream_failed(now),
+            Err(_) => self.pair.upstream_failed(now),
         }
         ControlFlow::Continue(())
     }
@@ -180,7 +180,7 @@ impl ActiveStream {
         let outcome = self.write_in_order(client, output);
         output.clear();
         match outcome {
-            Ok(progress) => self.core.wrote(progress, self.pending.is_some(), now),
+            Ok(progress) => self.pair.wrote(progress, self.pending.is_some(), now),
             Err(error) => self.client_failed(&error),
         }
     }
@@ -211,19 +211,19 @@ impl ActiveStream {
 
     /// Finishes an ended stream once nothing is left to write; until then, waits.
     fn end<U>(&mut self, client: &mut impl Socket, upstream: &mut Option<U>, now: Millis) -> DriveOutcome {
-        let Some(reason) = self.core.ended() else { return DriveOutcome::Wait };
+        let Some(reason) = self.pair.ended() else { return DriveOutcome::Wait };
         // The stream needs nothing more from the upstream.
         *upstream = None;
-        let abandoned = self.core.abandoned();
-        if !abandoned && (self.pending.is_some() || self.core.breaks_later()) {
+        let abandoned = self.pair.abandoned();
+        if !abandoned && (self.pending.is_some() || self.pair.breaks_later()) {
             return DriveOutcome::Wait;
         }
-        let clean = self.core.ended_clean();
+        let clean = self.pair.ended_clean();
         if clean {
             self.phase = Phase::Closing;
             if client.shutdown().is_err_and(|error| would_block(&error)) {
                 // TLS still has to write `close_notify`, under the same write timeout as other bytes.
-                self.core.wrote(false, true, now);
+                self.pair.wrote(false, true, now);
                 return DriveOutcome::Wait;
             }
         }
@@ -232,7 +232,7 @@ impl ActiveStream {
         if !clean && (self.framing != Framing::Chunked || (abandoned && reason != EndReason::ClientGone)) {
             self.phase = Phase::Closing;
             if client.reset_on_close(abandoned).is_err_and(|error| would_block(&error)) {
-                self.core.wrote(false, true, now);
+                self.pair.wrote(false, true, now);
                 return DriveOutcome::Wait;
             }
         }
@@ -243,7 +243,7 @@ impl ActiveStream {
     fn record_end(&mut self, reason: EndReason, clean: bool) {
         if self.phase != Phase::Recorded {
             self.phase = Phase::Recorded;
-            self.guard.close(reason, clean, self.core.counts());
+            self.guard.close(reason, clean, self.pair.counts());
         }
     }
 }
@@ -353,12 +353,12 @@ mod tests {
                     if !stream
                         .is_within_client_limit(client.read(&mut input).expect("bytes"), Millis(opened + 1000 * second))
                     {
-                        stream.core.client_floods();
+                        stream.pair.client_floods();
                     }
                 }
             }
             let ended = (!lives).then_some(EndReason::ClientFlood);
-            assert_eq!(stream.core.ended(), ended, "{per_second} reads of {bytes} bytes for {seconds} s");
+            assert_eq!(stream.pair.ended(), ended, "{per_second} reads of {bytes} bytes for {seconds} s");
         }
     }
 
@@ -375,7 +375,7 @@ mod tests {
             let mut upstream = Some(Endless { reads: 0, bytes: 1, behind: false });
             let mut drive = |client: &mut Quiet, at: u64| {
                 scratch::with(|scratch| stream.drive(client, &mut upstream, Millis(at), scratch));
-                stream.core.ended()
+                stream.pair.ended()
             };
             assert_eq!(drive(&mut client, 0), None);
             client.0.behind = false;

@@ -1,6 +1,6 @@
-//! Drivers do the I/O and the waiting of streams; the core in [`crate::stream`] decides.
+//! Drivers do the I/O and the waiting of streams; [`crate::stream`] decides.
 //!
-//! A driver holds two connections and one [`crate::stream::Core`] per stream, and bytes only while they are in flight.
+//! A driver holds two connections and one [`crate::stream::Pair`] per stream, and bytes only while they are in flight.
 //! There are two, which share the rules in `drive`. The reactor runs streams that are plain TCP on both sides, and
 //! keeps only an entry in a table for a silent stream. Every other stream gets a task. The reactor also accepts plain
 //! connections and keeps each in the same table until it is a stream or is handed off.

@@ -36,7 +36,7 @@ const RESET_PAUSE: Duration = Duration::from_millis(500);
 /// # Errors
 /// When a socket cannot be registered with the runtime.
 pub(super) fn spawn(stream: ActiveStream, client: Transport, upstream: Transport) -> io::Result<()> {
-    let timer_at = stream.core.next_deadline().unwrap_or(NEVER);
+    let timer_at = stream.pair.next_deadline().unwrap_or(NEVER);
     let task = StreamTask {
         timer: tokio::time::sleep_until(clock::instant(timer_at)),
         timer_at,
@@ -85,7 +85,7 @@ impl Future for StreamTask {
             DriveOutcome::Wait => {}
         }
         loop {
-            let due = this.stream.core.next_deadline().unwrap_or(NEVER);
+            let due = this.stream.pair.next_deadline().unwrap_or(NEVER);
             let next = due.coarse(clock::now());
             let fired = this.timer.as_mut().poll(cx).is_ready();
             if !fired && next >= *this.timer_at {

@@ -9,7 +9,7 @@ use sse_proxy::Route;
 use sse_proxy::config::StreamMode;
 use sse_proxy::routing::{RouteEntry, RouteTable, Router};
 use sse_proxy::sse::Heartbeat;
-use sse_proxy::stream::{Core, Framing, HeartbeatPolicy, Millis, Opening, Policy};
+use sse_proxy::stream::{Framing, HeartbeatPolicy, Millis, Opening, Pair, Policy};
 use sse_proxy::takeover::Decision;
 use sse_proxy::upstream::Upstream;
 use sse_proxy::wire::body::Body;
@@ -28,7 +28,7 @@ fn events_and_heartbeats_allocate_nothing() {
         identity: true,
         random: 0.5,
     };
-    let mut core = Core::new(opening, Millis(0));
+    let mut pair = Pair::new(opening, Millis(0));
     let mut wire = Vec::new();
     chunked::encode(b"id: 1\nevent: tick\ndata: some text\n\n", &mut wire);
     let mut out = Vec::with_capacity(4 * wire.len());
@@ -37,15 +37,15 @@ fn events_and_heartbeats_allocate_nothing() {
     let allocations = measure(|| {
         for _ in 0..1000 {
             out.clear();
-            core.upstream_data(&wire, now, &mut out);
-            core.wrote(true, false, now);
+            pair.upstream_data(&wire, now, &mut out);
+            pair.wrote(true, false, now);
             now = now.after(INTERVAL);
-            core.tick(now, &mut out);
-            core.wrote(true, false, now);
+            pair.tick(now, &mut out);
+            pair.wrote(true, false, now);
             written += out.len();
         }
     });
-    assert_eq!((core.counts().events, core.counts().heartbeats), (1000, 1000));
+    assert_eq!((pair.counts().events, pair.counts().heartbeats), (1000, 1000));
     assert_eq!(written, 1000 * (wire.len() + "3\r\n:\n\n\r\n".len()));
     assert_eq!(allocations.count_total, 0);
     assert_eq!(measure(|| drop(Box::new(now))).count_total, 1, "the counter counts allocations");

@@ -124,7 +124,7 @@ impl Slot {
     /// The next deadline.
     pub(super) fn due(&self) -> Option<Millis> {
         match &self.state {
-            State::Stream(stream) => stream.core.next_deadline(),
+            State::Stream(stream) => stream.pair.next_deadline(),
             State::Pending(pending) => pending.deadline(),
         }
     }

@@ -1,7 +1,7 @@
 //! The state machine of one stream: what is written when, and when it ends.
 //!
 //! The driver does the I/O. After each call that appends to `out`, it writes those bytes (after anything still pending)
-//! and reports with [`Core::wrote`]. It reads the upstream only while [`Core::wants_upstream`].
+//! and reports with [`Pair::wrote`]. It reads the upstream only while [`Pair::wants_upstream`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +75,7 @@ enum BomGuard {
 
 /// One stream's state. Holds no bytes of the stream, except trailers.
 #[derive(Debug)]
-pub struct Core {
+pub struct Pair {
     policy: Arc<Policy>,
     body: Body,
     deadlines: Deadlines,
@@ -95,10 +95,10 @@ pub struct Core {
     break_signalled: bool,
 }
 
-impl Core {
+impl Pair {
     /// Starts a stream whose response head has been written at `now`.
     pub fn new(opening: Opening, now: Millis) -> Self {
-        let mut core = Self {
+        let mut pair = Self {
             body: opening.body,
             deadlines: Deadlines::default(),
             counts: Counts::default(),
@@ -115,11 +115,11 @@ impl Core {
             break_signalled: false,
             policy: opening.policy,
         };
-        let timeouts = core.policy.timeouts;
-        core.deadlines.set_within(Deadline::Idle, now, timeouts.idle);
-        core.deadlines.set_within(Deadline::Close, now, timeouts.jittered_lifetime(opening.random));
-        core.arm_heartbeat(now);
-        core
+        let timeouts = pair.policy.timeouts;
+        pair.deadlines.set_within(Deadline::Idle, now, timeouts.idle);
+        pair.deadlines.set_within(Deadline::Close, now, timeouts.jittered_lifetime(opening.random));
+        pair.arm_heartbeat(now);
+        pair
     }
 
     /// Takes bytes read from the upstream, framing included.
@@ -218,8 +218,9 @@ impl Core {
         }
     }
 
-    /// Whether the idle timeout has expired while the upstream was not read because the client is behind. To be asked before what
-    /// is pending is written: afterwards the client may not be behind any more. A driver that finds unread bytes reports them with [`Core::upstream_waits`] before the next [`Core::tick`].
+    /// Whether the idle timeout has expired while the upstream was not read because the client is behind. Ask before writing
+    /// what is pending: afterwards the client may not be behind any more. A driver that finds unread bytes reports them with
+    /// [`Pair::upstream_waits`] before the next [`Pair::tick`].
     pub fn suspects_idle(&self, now: Millis) -> bool {
         self.blocked && self.ended.is_none() && self.deadlines.has_expired(Deadline::Idle, now)
     }
@@ -250,7 +251,7 @@ impl Core {
         self.counts.since(before)
     }
 
-    /// When to call [`Core::tick`] next.
+    /// When to call [`Pair::tick`] next.
     pub fn next_deadline(&self) -> Option<Millis> {
         self.deadlines.next()
     }

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["driver"],
     &["takeover"],
     &["config"],
-    &["upstream", "metrics"],
+    &["certificate", "upstream", "metrics"],
     &["access_log", "admin", "connections", "gateway", "listen"],
     &["fallback"],
     &["server"],

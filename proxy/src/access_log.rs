@@ -3,12 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
+use rustix::fs::{Access, access};
 use serde::Serialize;
 
-use crate::config;
+use crate::config::{self, Problem};
 use crate::driver::{Ended, Observer};
 use crate::logging::{Limits, LineFile, LineQueue, Sink};
 
@@ -50,6 +52,29 @@ impl AccessLog {
         };
         let sink = Lines { file: LineFile::new(file), lost: lost.clone() };
         LineQueue::start("access-log", LIMITS, lost, sink).map(|queue| Self(Some(queue)))
+    }
+
+    /// Checks, without creating it, that the file could be opened.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub fn check(to: &config::AccessLog) -> Result<(), Problem> {
+        let config::AccessLog::File(path) = to else { return Ok(()) };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let (path, shown) = (path.as_path(), folder.display());
+        let (what, remedy) = if path.is_dir() {
+            ("which is a folder".to_owned(), "name a file in it".to_owned())
+        } else if let Ok(()) = access(path, Access::EXISTS) {
+            let Err(error) = access(path, Access::WRITE_OK) else { return Ok(()) };
+            (format!("which cannot be written to: {error}"), "change its permissions, or name another file".to_owned())
+        } else if !folder.is_dir() {
+            (format!("and there is no folder `{shown}`"), format!("create it: `mkdir -p {shown}`"))
+        } else {
+            let Err(error) = access(folder, Access::WRITE_OK | Access::EXEC_OK) else { return Ok(()) };
+            let what = format!("and no file can be created in `{shown}`: {error}");
+            (what, "change the folder's permissions, or name another one".to_owned())
+        };
+        Err(Problem::new(&["access_log"], format!("is `{}`, {what}", path.display()), remedy))
     }
 
     /// Waits until every line logged so far is written, or `limit` has passed.

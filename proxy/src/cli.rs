@@ -30,7 +30,7 @@ Examples:
   sse-proxy --config sse-proxy.yaml
       Serve what the file says; docs/configuration.md describes every key.
   sse-proxy check-config sse-proxy.yaml
-      Say what is wrong with a file, and what is probably not meant.
+      Say what is wrong with a file, and what is probably not meant; --strict makes warnings errors, for CI.
 
 Exit codes: 0 shut down in order, 1 cannot serve (an address is taken), 64 the command line or the configuration is wrong,
 70 a defect of the program.
@@ -61,6 +61,9 @@ pub struct Serve {
 pub enum Command {
     /// Check a configuration file and exit: 0 when it can be served, 64 when it cannot.
     CheckConfig {
+        /// Exit with 1 if there are warnings.
+        #[arg(long)]
+        strict: bool,
         /// The file.
         file: PathBuf,
     },

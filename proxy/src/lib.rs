@@ -107,6 +107,8 @@ pub mod access_log;
 #[doc(hidden)]
 pub mod admin;
 #[cfg(feature = "server")]
+mod certificate;
+#[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod cli;
 #[cfg(feature = "server")]

@@ -21,7 +21,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::config::{Admin, Listen, Tls};
+use crate::certificate;
+use crate::config::{Admin, Listen, Problem, Tls};
 use crate::driver::{self, descriptors};
 use crate::threads::Essential;
 use crate::wire::request::HeadLimits;
@@ -51,12 +52,12 @@ pub enum ListenError {
         source: io::Error,
     },
     /// The certificate or its key cannot be used.
-    #[error("cannot use TLS on {address}: {problem}; cert and key have to be PEM files that belong together")]
+    #[error("cannot use TLS on {address}: {problem}")]
     Tls {
         /// The address as configured.
         address: String,
-        /// What is wrong.
-        problem: String,
+        /// The key that names the file, and what is wrong with it.
+        problem: Problem,
     },
 }
 
@@ -160,32 +161,12 @@ fn bind_socket(listen: &Listen) -> io::Result<(SocketAddr, OwnedFd)> {
     Ok((listener.local_addr()?, listener.into()))
 }
 
-/// Checks that a listener's certificate and key can be used, without binding anything.
-///
-/// # Errors
-/// When they cannot be used.
-pub fn check_tls(listen: &Listen) -> Result<(), ListenError> {
-    let Some(tls) = &listen.tls else { return Ok(()) };
-    let problem = tls_settings(tls).err();
-    problem.map_or(Ok(()), |problem| Err(ListenError::Tls { address: listen.address.clone(), problem }))
-}
-
 /// Loads the files here, because Pingora loads them when a service starts and panics on an error.
-fn tls_settings(config: &Tls) -> Result<TlsSettings, String> {
-    tls::install_default_crypto_provider();
-    for file in [&config.cert, &config.key] {
-        std::fs::File::open(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    }
-    let (cert, key) = (config.cert.to_string_lossy(), config.key.to_string_lossy());
-    let loaded = tls::load_certs_and_key_files(&cert, &key).map_err(|error| format!("{cert}, {key}: {error}"))?;
-    let Some((chain, private)) = loaded else {
-        return Err(format!("{cert} holds no certificate, or {key} no private key"));
-    };
-    let provider = tls::CryptoProvider::get_default().ok_or("no cryptography provider is installed")?;
-    let certified = tls::sign::CertifiedKey::from_der(chain, private, provider)
-        .map_err(|error| format!("{cert}, {key}: {error}"))?;
+fn tls_settings(config: &Tls) -> Result<TlsSettings, Problem> {
+    let certified = certificate::load(config)?.key;
     let no_callbacks: TlsAcceptCallbacks = Box::new(NoCallbacks);
-    let mut settings = TlsSettings::with_callbacks(no_callbacks).map_err(|error| error.to_string())?;
+    let mut settings = TlsSettings::with_callbacks(no_callbacks)
+        .map_err(|error| Problem::new(&["cert"], format!("cannot be used: {error}"), "report this: it is a bug"))?;
     settings.set_cert_resolver(Arc::new(tls::sign::SingleCertAndKey::from(certified)));
     settings.enable_h2();
     Ok(settings)

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use sse_proxy::cli::{Cli, Command, Serve};
-use sse_proxy::config::Config;
+use sse_proxy::config::{Config, ConfigFile, Problem};
 use sse_proxy::logging::ProcessLog;
 use sse_proxy::server;
 
@@ -30,19 +30,31 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Some(Command::CheckConfig { file }) => check(&file),
+        Some(Command::CheckConfig { file, strict }) => check(&file, strict),
         None => serve(&cli.serve),
     }
 }
 
-fn check(file: &Path) -> ExitCode {
-    let checked = Config::load(file).map_err(|error| error.to_string()).and_then(|config| {
-        server::check(&config).map(|()| config).map_err(|error| format!("{}: {error}", file.display()))
-    });
-    match checked {
-        Ok(config) => {
-            for warning in config.warnings() {
-                println!("{}: warning: {warning}", file.display());
+/// A configuration that can be served, with its warnings. On an error, the message.
+fn checked(file: &Path) -> Result<(Config, Vec<String>), String> {
+    let file = ConfigFile::load(file).map_err(|error| error.to_string())?;
+    let located = |problem: &Problem| file.location(problem);
+    let warnings = server::check(&file.config).map_err(|problem| format!("{}: {problem}", located(&problem)))?;
+    let warnings = warnings.iter().map(|problem| format!("{}: warning: {problem}", located(problem))).collect();
+    Ok((file.config, warnings))
+}
+
+fn check(file: &Path, strict: bool) -> ExitCode {
+    match checked(file) {
+        Ok((_, warnings)) => {
+            for warning in &warnings {
+                println!("{warning}");
+            }
+            if strict && !warnings.is_empty() {
+                let count =
+                    if warnings.len() == 1 { "1 warning".to_owned() } else { format!("{} warnings", warnings.len()) };
+                eprintln!("sse-proxy: {}: {count}, and --strict allows none", file.display());
+                return ExitCode::FAILURE;
             }
             println!("{}: ok", file.display());
             ExitCode::SUCCESS
@@ -55,19 +67,16 @@ fn check(file: &Path) -> ExitCode {
 }
 
 fn serve(arguments: &Serve) -> ExitCode {
-    let config = match &arguments.config {
-        Some(file) => Config::load(file).map_err(|error| error.to_string()),
+    let checked = match &arguments.config {
+        Some(file) => checked(file),
         None => {
             let upstream = arguments.upstream.as_deref().unwrap_or_default();
             Config::for_upstream(upstream, &arguments.listen, arguments.admin.as_deref())
+                .map(|config| (config, Vec::new()))
         }
     };
-    let checked = config.and_then(|config| match server::check(&config) {
-        Ok(()) => Ok(config),
-        Err(error) => Err(error.to_string()),
-    });
-    let config = match checked {
-        Ok(config) => config,
+    let (config, warnings) = match checked {
+        Ok(checked) => checked,
         Err(message) => {
             eprintln!("sse-proxy: {message}");
             return ExitCode::from(EXIT_USAGE);
@@ -80,7 +89,7 @@ fn serve(arguments: &Serve) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    for (number, warning) in (1..).zip(config.warnings()) {
+    for (number, warning) in (1..).zip(warnings) {
         log::warn!("configuration: warning={number}: {warning}");
     }
     let code = match server::run(&config, &log) {

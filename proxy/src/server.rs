@@ -19,7 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
-use crate::config::{Config, DriverConfig};
+use crate::certificate;
+use crate::config::{Config, DriverConfig, Problem};
 use crate::connections::Connections;
 use crate::driver::descriptors;
 use crate::driver::{
@@ -67,12 +68,15 @@ pub enum ServerError {
     System(#[from] io::Error),
 }
 
-/// Checks what [`run`] refuses beyond the configuration's syntax: certificates and their keys.
+/// Checks the files that the configuration names: certificates, keys, the access log. Returns all warnings.
 ///
 /// # Errors
-/// When a certificate or its key cannot be used.
-pub fn check(config: &Config) -> Result<(), ListenError> {
-    config.listen.iter().try_for_each(listen::check_tls)
+/// When one of them cannot be used.
+pub fn check(config: &Config) -> Result<Vec<Problem>, Problem> {
+    let mut warnings = config.warnings();
+    warnings.extend(certificate::check(&config.listen)?);
+    AccessLog::check(&config.access_log)?;
+    Ok(warnings)
 }
 
 /// Binds everything, serves until SIGTERM, SIGINT or SIGQUIT, drains, and returns once nothing is left or the drain's
@@ -86,12 +90,12 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
             "allocator not tuned: side=internal: it keeps its own settings and returns memory later than measured"
         );
     }
+    let metrics = Metrics::with_log(log.dropped());
+    let access_log = AccessLog::open(&config.access_log, metrics.log_lost()).map_err(ServerError::AccessLog)?;
     let bound = config.listen.iter().map(listen::bind).collect::<Result<Vec<_>, _>>()?;
     let admin_bound = config.admin.as_ref().map(listen::bind_admin).transpose()?;
     raise_descriptor_limit();
 
-    let metrics = Metrics::with_log(log.dropped());
-    let access_log = AccessLog::open(&config.access_log, metrics.log_lost()).map_err(ServerError::AccessLog)?;
     let observer = Arc::new(StreamObserver { metrics: metrics.clone(), access_log });
     let (lines, log) = (observer.clone(), log.clone());
     threads::flush_before_exit(move || {

@@ -13,7 +13,7 @@ const MAX_HEAD: Size = Size::kib(512);
 
 /// Limits on client connections, for every request.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a map, such as `client: {timeouts: {header: 10s}}`")]
 pub struct Client {
     /// Time limits; 0 disables one.
     pub timeouts: ClientTimeouts,
@@ -23,7 +23,7 @@ pub struct Client {
 
 /// Time limits on a client; 0 disables one.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a map, such as `timeouts: {header: 10s}`")]
 pub struct ClientTimeouts {
     /// Total time for a request head (`client_header_timeout`, `timeout http-request`).
     pub header: Limit,
@@ -37,7 +37,7 @@ pub struct ClientTimeouts {
 
 /// Limits on the size of a request head.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a map, such as `limits: {header: 64KiB}`")]
 pub struct ClientLimits {
     /// The request target (`large_client_header_buffers`).
     pub target: Size,

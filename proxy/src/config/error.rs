@@ -1,8 +1,8 @@
-//! Configuration errors, with file, line, key and remedy.
+//! Mistakes in a configuration: the key, what is wrong, what to do, and where it stands.
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -17,57 +17,42 @@ pub enum ConfigError {
         /// The system's error.
         source: io::Error,
     },
-    /// The file is not valid YAML, has an unknown key, or a value of the wrong type.
-    #[error("{}", located(path, source))]
-    Parse {
+    /// The file is not valid YAML, or a value is invalid, by itself or beside the others.
+    #[error("{}:{line}: {problem}", path.display())]
+    Invalid {
         /// The file.
         path: PathBuf,
-        /// The parser's error, with its location.
-        source: serde_yaml::Error,
-    },
-    /// A value is invalid, by itself or beside the others.
-    #[error("{}:{line}: {key} {what}; {remedy}", path.display())]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// Line of the key, from 1.
+        /// The line, from 1.
         line: usize,
-        /// Path of the key.
-        key: String,
-        /// What is wrong.
-        what: String,
-        /// What to do.
-        remedy: String,
+        /// What is wrong there.
+        problem: Problem,
     },
 }
 
-fn located(path: &Path, source: &serde_yaml::Error) -> String {
-    let text = source.to_string();
-    match source.location() {
-        Some(location) => {
-            let place = format!(" at line {} column {}", location.line(), location.column());
-            format!("{}:{}:{}: {}", path.display(), location.line(), location.column(), text.replace(&place, ""))
-        }
-        None => format!("{}: {text}", path.display()),
-    }
-}
-
-/// A [`ConfigError::Value`] without its file.
-#[derive(Debug)]
-pub(super) struct Problem {
+/// What is wrong with a value, or probably not meant: `routes[0].heartbeat.interval is …; write …`.
+#[derive(Clone, Debug)]
+pub struct Problem {
     key: Vec<String>,
+    /// Only known while the file is read. Afterwards, its tree finds the line of the key.
+    line: Option<usize>,
     what: String,
     remedy: String,
 }
 
 impl Problem {
-    pub(super) fn new(key: &[&str], what: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn new(key: &[&str], what: impl Into<String>, remedy: impl Into<String>) -> Self {
         let key = key.iter().map(|part| (*part).to_owned()).collect();
-        Self { key, what: what.into(), remedy: remedy.into() }
+        Self { key, line: None, what: what.into(), remedy: remedy.into() }
     }
 
-    pub(super) fn under(mut self, parents: &[&str]) -> Self {
+    pub(crate) fn under(mut self, parents: &[&str]) -> Self {
         self.key.splice(0..0, parents.iter().map(|part| (*part).to_owned()));
+        self
+    }
+
+    /// Sets the line, unless a value within has set it.
+    pub(super) fn at(mut self, line: usize) -> Self {
+        self.line.get_or_insert(line);
         self
     }
 
@@ -76,14 +61,18 @@ impl Problem {
         self
     }
 
-    pub(super) fn in_file(self, path: &Path, text: &str) -> ConfigError {
-        ConfigError::Value {
-            path: path.to_owned(),
-            line: line_of(text, &self.key),
-            key: KeyPath(&self.key).to_string(),
-            what: self.what,
-            remedy: self.remedy,
-        }
+    pub(super) fn key(&self) -> &[String] {
+        &self.key
+    }
+
+    pub(super) fn line(&self) -> Option<usize> {
+        self.line
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}; {}", KeyPath(&self.key), self.what, self.remedy)
     }
 }
 
@@ -92,6 +81,9 @@ struct KeyPath<'a>(&'a [String]);
 
 impl fmt::Display for KeyPath<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return formatter.write_str("the file");
+        }
         for (at, part) in self.0.iter().enumerate() {
             match part.parse::<usize>() {
                 Ok(index) => write!(formatter, "[{index}]")?,
@@ -100,55 +92,5 @@ impl fmt::Display for KeyPath<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// The line of a key, or of its deepest parent that can be found. Parsed values do not keep their locations, so this
-/// searches the text: each name after its parent, each index by its dash.
-fn line_of(text: &str, key: &[String]) -> usize {
-    let lines: Vec<&str> = text.lines().map(|line| line.split(" #").next().unwrap_or(line)).collect();
-    let mut found = 0;
-    for part in key {
-        let next = match part.parse::<usize>() {
-            Ok(index) => {
-                let dashes =
-                    lines.iter().enumerate().skip(found).filter(|(_, line)| line.trim_start().starts_with("- "));
-                let mut dashes = dashes.peekable();
-                let indent = dashes.peek().map(|(_, line)| line.len() - line.trim_start().len());
-                dashes
-                    .filter(|(_, line)| Some(line.len() - line.trim_start().len()) == indent)
-                    .nth(index)
-                    .map(|(at, _)| at)
-            }
-            Err(_) => {
-                let wanted = format!("{part}:");
-                let names = |line: &str| {
-                    line.match_indices(&wanted).any(|(at, _)| {
-                        line[..at].chars().next_back().is_none_or(|before| !before.is_alphanumeric() && before != '_')
-                    })
-                };
-                (found..lines.len()).find(|at| names(lines[*at]))
-            }
-        };
-        match next {
-            Some(at) => found = at,
-            None => break,
-        }
-    }
-    found + 1
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_found_on_their_lines() {
-        let text = "upstreams:\n  a: {servers: [x:1]}\nroutes:\n  - match: {path_prefix: /a}\n    upstream: a\n  - match:\n      path_prefix: b\n    upstream: nope\n";
-        let key = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
-        assert_eq!(line_of(text, &key(&["routes", "1", "upstream"])), 8);
-        assert_eq!(line_of(text, &key(&["routes", "0", "upstream"])), 5);
-        assert_eq!(line_of(text, &key(&["routes", "1", "match", "path_prefix"])), 7);
-        assert_eq!(line_of(text, &key(&["upstreams", "a", "servers"])), 2);
     }
 }

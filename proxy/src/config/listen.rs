@@ -1,14 +1,14 @@
 //! `listen` and `admin`: the addresses where clients and operators connect.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::error::Problem;
 use super::keepalive::TcpKeepalive;
-use super::values;
+use super::values::{self, Network};
 
 /// An address to listen on.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map, such as `{address: 0.0.0.0:8080}`")]
 pub struct Listen {
     /// `host:port`; port 0 picks a free port.
     pub address: String,
@@ -27,7 +27,7 @@ pub struct Listen {
 
 /// A certificate and its key.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map: `tls: {cert: fullchain.pem, key: privkey.pem}`")]
 pub struct Tls {
     /// PEM file with the certificate and its chain.
     pub cert: std::path::PathBuf,
@@ -37,7 +37,7 @@ pub struct Tls {
 
 /// Where operators and Prometheus connect.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map: `admin: {address: 127.0.0.1:9090}`")]
 pub struct Admin {
     /// `host:port`; port 0 picks a free port.
     pub address: String,
@@ -71,4 +71,12 @@ pub(super) fn check(listeners: &[Listen], admin: Option<&Admin>) -> Result<(), P
         return Err(bad_address(&["admin", "address"], &admin.address));
     }
     Ok(())
+}
+
+pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Listen>, D::Error> {
+    values::list(deserializer, "a list: `listen: [{address: 0.0.0.0:8080}]`")
+}
+
+pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Network>>, D::Error> {
+    values::list(deserializer, "a list: `trusted_proxies: [10.0.0.0/8]`, or `[]` for none").map(Some)
 }

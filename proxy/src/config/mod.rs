@@ -3,6 +3,7 @@
 //! `docs/configuration.md` is the reference for people; the doc comments here are its source.
 
 mod client;
+mod de;
 mod error;
 mod keepalive;
 mod listen;
@@ -10,21 +11,23 @@ mod names;
 mod process;
 mod routes;
 mod streams;
+mod tree;
 mod upstreams;
 mod values;
+mod warnings;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde::Deserialize;
 
 use crate::headers::TrustedProxies;
-use error::Problem;
 use listen::default_listen;
+use tree::Node;
 
 pub use client::{Client, ClientLimits, ClientTimeouts};
-pub use error::ConfigError;
+pub use error::{ConfigError, Problem};
 pub use keepalive::TcpKeepalive;
 pub use listen::{Admin, Listen, Tls};
 pub use process::{AccessLog, Drain, DriverConfig};
@@ -33,24 +36,32 @@ pub use streams::{HeartbeatConfig, TimeoutConfig};
 pub use upstreams::Upstream;
 pub use values::{Limit, Network, Percent, Server, Size};
 
-/// Heartbeats at this interval or more do not prevent the idle timeouts of common load balancers (30 s and 60 s).
-const LONG_HEARTBEAT: Duration = Duration::from_secs(30);
+/// A file, what it says, and the line of each key.
+#[derive(Debug)]
+pub struct ConfigFile {
+    /// What the file says.
+    pub config: Config,
+    path: PathBuf,
+    root: Rc<Node>,
+}
 
 /// A whole configuration.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of keys, such as `upstreams: {app: {servers: [127.0.0.1:3000]}}`")]
 pub struct Config {
     /// Where clients connect.
-    #[serde(default = "default_listen")]
+    #[serde(default = "default_listen", deserialize_with = "listen::list")]
     pub listen: Vec<Listen>,
     /// The proxies in front whose `X-Forwarded-For` and similar fields are trusted; default: those on this host.
+    #[serde(default, deserialize_with = "listen::networks")]
     pub trusted_proxies: Option<Vec<Network>>,
     /// Where operators and Prometheus connect; none by default.
     pub admin: Option<Admin>,
     /// The backends, by name.
+    #[serde(deserialize_with = "upstreams::by_name")]
     pub upstreams: BTreeMap<String, Upstream>,
     /// Which requests go where, first match first. Default: everything to the only upstream.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "routes::list")]
     pub routes: Vec<Route>,
     /// Limits on client connections.
     #[serde(default)]
@@ -68,7 +79,7 @@ pub struct Config {
     pub driver: DriverConfig,
 }
 
-impl Config {
+impl ConfigFile {
     /// Reads and checks a file.
     ///
     /// # Errors
@@ -82,12 +93,30 @@ impl Config {
     /// Parses and checks the text of a file; `path` is only used in messages.
     ///
     /// # Errors
-    /// As [`Config::load`].
+    /// As [`ConfigFile::load`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self =
-            serde_yaml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
-        config.check().map_err(|problem| problem.in_file(path, text))?;
-        Ok(config)
+        let invalid = |line, problem| ConfigError::Invalid { path: path.to_owned(), line, problem };
+        // Whoever parsed has set the line.
+        let unread = |problem: Problem| invalid(problem.line().unwrap_or(1), problem);
+        let root = Node::parse(text).map_err(unread)?;
+        let config = Config::deserialize(&*root).map_err(|error| unread(Problem::from(error).at(root.line)))?;
+        config.check().map_err(|problem| invalid(root.line_of(problem.key()), problem))?;
+        Ok(Self { config, path: path.to_owned(), root })
+    }
+
+    /// The line of a problem, as `FILE:LINE`.
+    pub fn location(&self, problem: &Problem) -> String {
+        format!("{}:{}", self.path.display(), self.root.line_of(problem.key()))
+    }
+}
+
+impl Config {
+    /// Parses and checks the text of a file; `path` is only used in messages.
+    ///
+    /// # Errors
+    /// As [`ConfigFile::parse`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        ConfigFile::parse(path, text).map(|file| file.config)
     }
 
     /// The configuration of `sse-proxy --upstream`: one upstream, one route, every default.
@@ -144,43 +173,19 @@ impl Config {
         routes::check(&self.routes, &self.upstreams)
     }
 
-    /// Settings that are valid and probably mistakes, one sentence for each.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let open = self.listen.iter().find(|listen| listen.tls.is_none() && !values::is_loopback(&listen.address));
-        if let (Some(listen), None) = (open, &self.trusted_proxies) {
-            warnings.push(format!(
-                "{} is open to other hosts without TLS, and trusted_proxies is not set: X-Forwarded-For, -Proto and the \
-                 like are replaced unless they come from this host; name the proxies in front, or write \
-                 trusted_proxies: [] if there are none",
-                listen.address
-            ));
-        }
-        for route in self.effective_routes() {
-            let name = route.display_name();
-            let Some(interval) = route.heartbeat.interval.get() else { continue };
-            if interval >= LONG_HEARTBEAT {
-                warnings.push(format!(
-                    "route {name}: heartbeat.interval is {interval:?}; load balancers in front commonly cut connections \
-                     that are silent for 30 s or 60 s, so 15s is safer"
-                ));
-            }
-            if route.timeouts.lifetime.get().is_some_and(|lifetime| lifetime <= interval) {
-                warnings.push(format!("route {name}: timeouts.lifetime ends streams before their first heartbeat"));
-            }
-            if route.timeouts.write.get().is_none() {
-                warnings.push(format!(
-                    "route {name}: timeouts.write is 0, so a client that stops reading holds its stream until \
-                     timeouts.idle"
-                ));
-            }
-        }
+    /// Settings that are valid and probably mistakes.
+    pub fn warnings(&self) -> Vec<Problem> {
+        let mut warnings = warnings::of_listeners(&self.listen, self.admin.as_ref(), self.trusted_proxies.as_deref());
+        warnings.extend(warnings::of_upstreams(&self.upstreams));
+        warnings.extend(warnings::of_routes(&self.routes));
         warnings
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn parse(text: &str) -> Config {
@@ -207,28 +212,5 @@ mod tests {
         let policy = config.routes[0].policy();
         assert!(policy.heartbeat.is_none());
         assert_eq!(policy.timeouts.idle, None);
-    }
-
-    #[test]
-    fn a_listener_for_other_hosts_without_trusted_proxies_causes_a_warning() {
-        for (listen, warned) in [
-            ("listen: [{address: '127.0.0.1:8080'}, {address: '[::1]:8080'}, {address: 'localhost:8080'}]", false),
-            ("listen: [{address: '0.0.0.0:8080'}]", true),
-            ("listen: [{address: '[::]:8080'}]", true),
-            ("listen: [{address: '0.0.0.0:8443', tls: {cert: a, key: b}}]", false),
-            ("listen: [{address: '0.0.0.0:8080'}]\ntrusted_proxies: []", false),
-            ("listen: [{address: '0.0.0.0:8080'}]\ntrusted_proxies: [10.0.0.0/8]", false),
-        ] {
-            let config = parse(&format!("{listen}\nupstreams: {{app: {{servers: [127.0.0.1:3000]}}}}"));
-            assert_eq!(config.warnings().iter().any(|text| text.contains("trusted_proxies")), warned, "{listen}");
-        }
-        let config = Config::for_upstream("127.0.0.1:3000", "0.0.0.0:8080", None).expect("valid");
-        assert!(config.warnings().is_empty());
-    }
-
-    #[test]
-    fn a_long_heartbeat_interval_causes_a_warning() {
-        let config = parse("upstreams: {app: {servers: [127.0.0.1:3000]}}\nroutes: [{heartbeat: {interval: 45s}}]");
-        assert!(config.warnings()[0].contains("15s is safer"));
     }
 }

@@ -10,7 +10,7 @@ const MAX_THREADS: usize = 1024;
 
 /// What happens to streams on SIGTERM.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a map: `drain: {timeout: 30s}`")]
 pub struct Drain {
     /// How long streams may take to reach the end of an event before they are cut.
     pub timeout: Limit,

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::error::Problem;
 use super::names::check_name;
 use super::streams::{HeartbeatConfig, TimeoutConfig};
 use super::upstreams::Upstream;
+use super::values;
 use crate::stream::{HeartbeatPolicy, Policy, Timeouts};
 
 /// A route: which requests go to which upstream, and their policy.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map, such as `{match: {path_prefix: /events}, stream: always}`")]
 pub struct Route {
     /// Which requests; default: all.
     #[serde(default, rename = "match")]
@@ -34,7 +35,7 @@ pub struct Route {
 
 /// Which requests a route takes.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a map: `match: {path_prefix: /events}`")]
 pub struct Match {
     /// The path begins with this.
     pub path_prefix: String,
@@ -132,4 +133,8 @@ fn check_route(route: &Route, upstreams: &BTreeMap<String, Upstream>) -> Result<
         return Err(Problem::new(&["heartbeat", "payload"], "does not fit the style", source.to_string()));
     }
     Ok(())
+}
+
+pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
+    values::list(deserializer, "a list: `routes: [{match: {path_prefix: /events}}]`")
 }

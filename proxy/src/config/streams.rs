@@ -7,7 +7,7 @@ use crate::sse::{Heartbeat, HeartbeatStyle};
 
 /// Heartbeats.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a map, such as `heartbeat: {interval: 15s}`")]
 pub struct HeartbeatConfig {
     /// Silence before a heartbeat; 0 sends none.
     pub interval: Limit,
@@ -19,7 +19,7 @@ pub struct HeartbeatConfig {
 
 /// Time limits; 0 disables one.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a map, such as `timeouts: {idle: 5m}`")]
 pub struct TimeoutConfig {
     /// Connecting to a server (`proxy_connect_timeout`, `connect_timeout`).
     pub connect: Limit,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::error::Problem;
 use super::keepalive::TcpKeepalive;
@@ -12,9 +12,10 @@ use super::values::{self, Server};
 
 /// A backend.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map: `{servers: [127.0.0.1:3000]}`")]
 pub struct Upstream {
     /// Its servers, used round robin.
+    #[serde(deserialize_with = "servers")]
     pub servers: Vec<Server>,
     /// TCP keep-alive on connections to the servers.
     #[serde(default)]
@@ -44,4 +45,12 @@ pub(super) fn check(upstreams: &BTreeMap<String, Upstream>, listeners: &[Listen]
         }
     }
     Ok(())
+}
+
+fn servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Server>, D::Error> {
+    values::list(deserializer, "a list: `servers: [127.0.0.1:3000]`")
+}
+
+pub(super) fn by_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Upstream>, D::Error> {
+    values::by_name(deserializer, "a map of names: `upstreams: {app: {servers: [127.0.0.1:3000]}}`")
 }

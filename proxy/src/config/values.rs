@@ -1,12 +1,14 @@
 //! Types of values: durations with units, sizes, percentages, addresses.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::de::{Error, Visitor};
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// Longest valid duration: more than a year is probably a typing error.
@@ -40,7 +42,9 @@ impl FromStr for Limit {
         if text.trim() == "0" {
             return Ok(Self::none());
         }
-        let remedy = "write a number with a unit, such as 15s, 5m or 250ms; 0 disables it";
+        let without_unit = text.trim().parse::<f64>().is_ok_and(|number| number > 0.0);
+        let example = if without_unit { format!("{}s", text.trim()) } else { "15s, 5m or 250ms".to_owned() };
+        let remedy = format!("write a number with a unit, such as {example}; 0 disables it");
         let duration =
             humantime::parse_duration(text).map_err(|_| format!("`{text}` is not a valid duration: {remedy}"))?;
         if duration > LONGEST {
@@ -206,6 +210,17 @@ pub(super) fn is_loopback(address: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|host| host.to_canonical().is_loopback())
 }
 
+/// Whether a listener's address is every address of this machine.
+pub(super) fn is_unspecified(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|host| host.to_canonical().is_unspecified())
+}
+
+/// A duration as the file writes it.
+pub(super) fn show(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
 /// Whether a connection to `server` would reach the listener with this address. Resolves no name but `localhost`.
 pub(super) fn is_reached_at(listen: &str, server: &Server) -> bool {
     let Some((host, port)) = listen.rsplit_once(':') else { return false };
@@ -231,13 +246,63 @@ fn is_local(address: &IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified() || std::net::UdpSocket::bind((*address, 0)).is_ok()
 }
 
+/// Reads a list.
+pub(super) fn list<'de, D, T>(deserializer: D, expecting: &'static str) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct List<T>(&'static str, PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str(self.0)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+    deserializer.deserialize_seq(List(expecting, PhantomData))
+}
+
+/// Reads a map with names of the user's choice.
+pub(super) fn by_name<'de, D, T>(deserializer: D, expecting: &'static str) -> Result<BTreeMap<String, T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct ByName<T>(&'static str, PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for ByName<T> {
+        type Value = BTreeMap<String, T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str(self.0)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<BTreeMap<String, T>, A::Error> {
+            let mut map = BTreeMap::new();
+            while let Some((name, value)) = entries.next_entry()? {
+                map.insert(name, value);
+            }
+            Ok(map)
+        }
+    }
+    deserializer.deserialize_map(ByName(expecting, PhantomData))
+}
+
 /// Reads a scalar, text or number, through [`FromStr`].
 pub(super) fn from_scalar<'de, D, T>(deserializer: D, expecting: &'static str) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err = String>,
 {
-    struct Scalar<T>(&'static str, std::marker::PhantomData<T>);
+    struct Scalar<T>(&'static str, PhantomData<T>);
     impl<T: FromStr<Err = String>> Visitor<'_> for Scalar<T> {
         type Value = T;
 
@@ -261,7 +326,7 @@ where
             self.visit_str(&number.to_string())
         }
     }
-    deserializer.deserialize_any(Scalar(expecting, std::marker::PhantomData))
+    deserializer.deserialize_any(Scalar(expecting, PhantomData))
 }
 
 impl<'de> Deserialize<'de> for Limit {

@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["takeover"],
     &["config"],
     &["upstream"],
-    &["metrics", "routing"],
+    &["certificate", "metrics", "routing"],
     &["access_log", "admin", "connections", "gateway", "listen"],
     &["fallback"],
     &["server"],

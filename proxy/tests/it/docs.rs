@@ -75,7 +75,11 @@ fn every_example_is_accepted_without_warnings() {
     examples.push(("docker/sse-proxy.yaml".to_owned(), read("docker/sse-proxy.yaml")));
     assert!(examples.len() > 6, "only {} examples found", examples.len());
     for (name, text) in examples {
-        let warnings = parse(&name, &text).warnings();
+        let warnings = parse(&name, &text).warnings().into_iter().map(|problem| problem.to_string());
+        // Other containers reach only the container's own address.
+        let expected =
+            |warning: &String| name.starts_with("docker/") && warning.starts_with("admin.address is `0.0.0.0:");
+        let warnings: Vec<String> = warnings.filter(|warning| !expected(warning)).collect();
         assert!(warnings.is_empty(), "{name}: {warnings:?}");
     }
 }
@@ -114,7 +118,8 @@ fn keys_below(path: &[String]) -> Option<(&'static str, Vec<String>)> {
             }
         });
         let error = Config::parse(Path::new("probe"), &nested.to_string()).expect_err("an unknown key").to_string();
-        let (_, expected) = error.split_once(&format!("unknown field `{NO_KEY}`, expected "))?;
+        let (_, expected) = error.split_once(&format!("{NO_KEY} is not a known key; "))?;
+        let (_, expected) = expected.split_once("known keys here: ")?;
         Some((shape, expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()))
     })
 }

@@ -23,7 +23,8 @@ pub use values::{Limit, Network, Percent, Server, Size};
 /// Heartbeats at this interval or more do not prevent the idle timeouts of common load balancers (30 s and 60 s).
 const LONG_HEARTBEAT: Duration = Duration::from_secs(30);
 
-/// The smallest and the largest limit on the size of a head: every client fits the first, Pingora reads the second.
+/// The smallest and the largest limit on the size of a head: every client and every backend fits the first, Pingora reads
+/// the second.
 const MIN_HEAD: Size = Size::kib(1);
 const MAX_HEAD: Size = Size::kib(512);
 /// The largest number of threads.
@@ -159,6 +160,9 @@ pub struct Route {
     /// How long each kind of waiting may last.
     #[serde(default)]
     pub timeouts: TimeoutConfig,
+    /// Size limits.
+    #[serde(default)]
+    pub limits: RouteLimits,
 }
 
 /// Which requests a route takes.
@@ -214,6 +218,14 @@ pub struct TimeoutConfig {
     pub lifetime: Limit,
     /// The largest part of `lifetime` by which it is shortened at random.
     pub lifetime_jitter: Percent,
+}
+
+/// Limits on the size of what an upstream sends.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteLimits {
+    /// A response head, interim or final (`proxy_buffer_size`, `tune.bufsize`, `max_response_headers_kb`).
+    pub response_header: Size,
 }
 
 /// Limits on client connections, for every request.
@@ -375,6 +387,12 @@ impl Default for TimeoutConfig {
             lifetime: Limit::none(),
             lifetime_jitter: Percent(20.0),
         }
+    }
+}
+
+impl Default for RouteLimits {
+    fn default() -> Self {
+        Self { response_header: Size::kib(64) }
     }
 }
 
@@ -596,6 +614,11 @@ impl Config {
                 problem.with_remedy("give the route a name: for metrics and logs, which is the path prefix otherwise")
             })?,
         }
+        let response_header = route.limits.response_header;
+        if !(MIN_HEAD.bytes()..=MAX_HEAD.bytes()).contains(&response_header.bytes()) {
+            let what = format!("is {response_header}, and has to be between {MIN_HEAD} and {MAX_HEAD}");
+            return Err(Problem::new(&["limits", "response_header"], what, "write a size such as 64KiB"));
+        }
         if let Err(source) = route.heartbeat.render() {
             return Err(Problem::new(&["heartbeat", "payload"], "does not fit the style", source.to_string()));
         }
@@ -664,6 +687,7 @@ impl Route {
             },
             idle_ignores_comments: timeouts.idle_ignores_comments,
             keep_alive: None,
+            response_head_bytes: self.limits.response_header.bytes(),
         }
     }
 }

@@ -8,7 +8,7 @@
 mod attached;
 mod client_connection;
 mod client_transport;
-mod clock;
+pub(crate) mod clock;
 pub(crate) mod descriptors;
 mod drive;
 mod drivers;

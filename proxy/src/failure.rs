@@ -46,6 +46,12 @@ pub enum Failure {
         #[source]
         source: Box<Error>,
     },
+    /// A response head, interim or final, is larger than `limits.response_header`.
+    #[error("the upstream sent a response head larger than limits.response_header ({limit} bytes)")]
+    HeadTooLarge {
+        /// The limit that was hit, in bytes.
+        limit: usize,
+    },
     /// The upstream's response cannot be passed on safely.
     #[error("the upstream's response head cannot be passed on: {source}")]
     Invalid {
@@ -93,6 +99,7 @@ impl Failure {
             Self::NoServer => "no_server",
             Self::FirstByteTimeout { .. } => "first_byte_timeout",
             Self::Broken { .. } => "upstream_broken",
+            Self::HeadTooLarge { .. } => "response_head_too_large",
             Self::Invalid { .. } | Self::Switched => "upstream_invalid",
             Self::BadRequest { .. } => "bad_request",
             Self::RequestTimeout { .. } => "request_timeout",
@@ -102,12 +109,13 @@ impl Failure {
     }
 
     /// Every name, for tables with a row for each.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "connect_failed",
         "connect_timeout",
         "no_server",
         "first_byte_timeout",
         "upstream_broken",
+        "response_head_too_large",
         "upstream_invalid",
         "bad_request",
         "request_timeout",
@@ -170,6 +178,7 @@ impl Failure {
             Self::NoServer => "destination_unavailable",
             Self::FirstByteTimeout { .. } => "http_response_timeout",
             Self::Broken { .. } => "connection_terminated",
+            Self::HeadTooLarge { .. } => "http_response_header_section_size",
             Self::Invalid { .. } | Self::Switched => "http_protocol_error",
             Self::ClientGone { .. }
             | Self::BadRequest { .. }
@@ -219,6 +228,7 @@ mod tests {
             (Failure::NoServer, 502, Side::Upstream),
             (Failure::FirstByteTimeout { limit }, 504, Side::Upstream),
             (Failure::Broken { source: source() }, 502, Side::Upstream),
+            (Failure::HeadTooLarge { limit: 1024 }, 502, Side::Upstream),
             (Failure::Invalid { source: framing }, 502, Side::Upstream),
             (Failure::Switched, 502, Side::Upstream),
             (Failure::BadRequest { source: source() }, 400, Side::Downstream),

@@ -97,6 +97,7 @@ mod threads;
 #[cfg(not(feature = "server"))]
 mod wire;
 
+mod exchange;
 mod sys;
 
 // The server.

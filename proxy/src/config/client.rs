@@ -8,8 +8,8 @@ use crate::takeover::ClientPolicy;
 use crate::wire::request::{HeadLimits, MAX_FIELDS};
 
 /// The smallest and the largest limit on the size of a head: every client fits the first, Pingora reads the second.
-const MIN_HEAD: Size = Size::kib(1);
-const MAX_HEAD: Size = Size::kib(512);
+pub(super) const MIN_HEAD: Size = Size::kib(1);
+pub(super) const MAX_HEAD: Size = Size::kib(512);
 
 /// Limits on client connections, for every request.
 #[derive(Clone, Debug, Default, Deserialize)]

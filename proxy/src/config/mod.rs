@@ -31,7 +31,7 @@ pub use error::{ConfigError, Problem};
 pub use keepalive::TcpKeepalive;
 pub use listen::{Admin, Listen, Tls};
 pub use process::{AccessLog, Drain, DriverConfig};
-pub use routes::{Match, Route, StreamMode};
+pub use routes::{Match, Route, RouteLimits, StreamMode};
 pub use streams::{HeartbeatConfig, TimeoutConfig};
 pub use upstreams::Upstream;
 pub use values::{Limit, Network, Percent, Server, Size};

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
+use super::client::{MAX_HEAD, MIN_HEAD};
 use super::error::Problem;
 use super::names::check_name;
 use super::streams::{HeartbeatConfig, TimeoutConfig};
 use super::upstreams::Upstream;
-use super::values;
+use super::values::{self, Size};
 use crate::stream::{HeartbeatPolicy, Policy, Timeouts};
 
 /// A route: which requests go to which upstream, and their policy.
@@ -31,6 +32,9 @@ pub struct Route {
     /// How long each kind of waiting may last.
     #[serde(default)]
     pub timeouts: TimeoutConfig,
+    /// Size limits.
+    #[serde(default)]
+    pub limits: RouteLimits,
 }
 
 /// Which requests a route takes.
@@ -39,6 +43,14 @@ pub struct Route {
 pub struct Match {
     /// The path begins with this.
     pub path_prefix: String,
+}
+
+/// Limits on the size of what an upstream sends.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a map, such as `limits: {response_header: 64KiB}`")]
+pub struct RouteLimits {
+    /// A response head, interim or final (`proxy_buffer_size`, `tune.bufsize`, `max_response_headers_kb`).
+    pub response_header: Size,
 }
 
 /// Which requests of a route are carried as streams.
@@ -57,6 +69,12 @@ pub enum StreamMode {
 impl Default for Match {
     fn default() -> Self {
         Self { path_prefix: "/".to_owned() }
+    }
+}
+
+impl Default for RouteLimits {
+    fn default() -> Self {
+        Self { response_header: Size::kib(64) }
     }
 }
 
@@ -87,6 +105,7 @@ impl Route {
             },
             idle_ignores_comments: timeouts.idle_ignores_comments,
             keep_alive: None,
+            response_head_bytes: self.limits.response_header.bytes(),
         }
     }
 }
@@ -128,6 +147,11 @@ fn check_route(route: &Route, upstreams: &BTreeMap<String, Upstream>) -> Result<
         None => check_name(&["match", "path_prefix"], &route.matches.path_prefix).map_err(|problem| {
             problem.with_remedy("give the route a name: for metrics and logs, which is the path prefix otherwise")
         })?,
+    }
+    let response_header = route.limits.response_header;
+    if !(MIN_HEAD.bytes()..=MAX_HEAD.bytes()).contains(&response_header.bytes()) {
+        let what = format!("is {response_header}, and has to be between {MIN_HEAD} and {MAX_HEAD}");
+        return Err(Problem::new(&["limits", "response_header"], what, "write a size such as 64KiB"));
     }
     if let Err(source) = route.heartbeat.render() {
         return Err(Problem::new(&["heartbeat", "payload"], "does not fit the style", source.to_string()));

@@ -11,12 +11,12 @@ fn epoch() -> Instant {
 }
 
 /// Milliseconds since the first call in this process.
-pub(super) fn now() -> Millis {
+pub(crate) fn now() -> Millis {
     Millis(u64::try_from(epoch().elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Converts a time for tokio's timers; one beyond the clock's range becomes a day from now.
-pub(super) fn instant(at: Millis) -> tokio::time::Instant {
+pub(crate) fn instant(at: Millis) -> tokio::time::Instant {
     const FAR: Duration = Duration::from_secs(86_400);
     // Half a millisecond later: a timer that rounds down would fire early and have to be set again.
     let since_epoch = Duration::from_millis(at.0).saturating_add(Duration::from_micros(500));

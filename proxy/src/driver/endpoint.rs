@@ -3,6 +3,7 @@
 //! One endpoint is shared by all that need it: the list that a request tries, the streams that it serves, and the
 //! metrics.
 
+use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -29,6 +30,12 @@ impl Endpoint {
     /// An endpoint without streams.
     pub fn new(address: SocketAddr, host: &str, tls: bool) -> Self {
         Self { address, host: host.into(), tls, state: EndpointState::default() }
+    }
+}
+
+impl Display for Endpoint {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        self.address.fmt(formatter)
     }
 }
 

@@ -6,7 +6,7 @@
 //! connections and keeps each in the same table until it is a stream or is handed off.
 
 mod attached;
-mod clock;
+pub(crate) mod clock;
 pub(crate) mod descriptors;
 mod drive;
 mod drivers;

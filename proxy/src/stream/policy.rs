@@ -6,7 +6,7 @@ use crate::sse::Heartbeat;
 
 /// The rules that the streams of one route share.
 ///
-/// The default sends no heartbeat and sets no limit.
+/// The default sends no heartbeat and limits nothing but the size of a response head.
 ///
 /// ```
 /// use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::sse::Heartbeat;
 /// policy.heartbeat = Some(HeartbeatPolicy::new(Duration::from_secs(15), Heartbeat::default()));
 /// policy.timeouts.idle = Some(Duration::from_secs(300));
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Policy {
     /// Heartbeats during silence; `None` sends none.
@@ -28,6 +28,20 @@ pub struct Policy {
     pub idle_ignores_comments: bool,
     /// TCP keep-alive on upstream connections, which detects vanished servers; `None` disables it.
     pub keep_alive: Option<KeepAlive>,
+    /// The largest head of a response, interim or final, in bytes; 64 KiB by default.
+    pub response_head_bytes: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            heartbeat: None,
+            timeouts: Timeouts::default(),
+            idle_ignores_comments: false,
+            keep_alive: None,
+            response_head_bytes: 64 * 1024,
+        }
+    }
 }
 
 /// TCP keep-alive.

@@ -17,6 +17,7 @@ use pingora::prelude::{Error, OrErr};
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::proxy::Session;
 
+use super::hang_up::HangUp;
 use crate::driver::{PendingReset, Socket, bound_page_queue, poll_send, reset_stream};
 
 /// The client side of a request whose head has been read.
@@ -26,13 +27,15 @@ pub(super) struct Client<'s> {
     body: Option<SendStream<Bytes>>,
     /// A reset over HTTP/2 that waits to be sent.
     pending_reset: Option<Box<PendingReset>>,
+    /// Watches for the end of a connection whose request is not read.
+    hang_up: Option<HangUp>,
     ended: bool,
     broken: bool,
 }
 
 impl<'s> Client<'s> {
     pub(super) fn new(session: &'s mut Session) -> Self {
-        Self { session, body: None, pending_reset: None, ended: false, broken: false }
+        Self { session, body: None, pending_reset: None, hang_up: None, ended: false, broken: false }
     }
 
     pub(super) fn is_http2(&self) -> bool {
@@ -44,10 +47,19 @@ impl<'s> Client<'s> {
         pin!(self.session.downstream_session.read_request_body()).poll(cx)
     }
 
-    /// Ready once the client has closed the connection. The request's body must have been read.
+    /// Ready once the client has closed the connection, or aborted its request, whether or not the request's body has
+    /// been read.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         if let Some(body) = &mut self.body {
             return body.poll_reset(cx).map(|_| Error::explain(ErrorType::ConnectionClosed, "the stream was reset"));
+        }
+        if self.session.as_http1().is_some() && !self.session.downstream_session.is_body_done() {
+            // The session would take the rest of the body for a pipelined request.
+            let session = &*self.session;
+            let hang_up = self.hang_up.get_or_insert_with(|| HangUp::watch(session.stream()));
+            return hang_up
+                .poll(cx)
+                .map(|()| Error::explain(ErrorType::ConnectionClosed, "within the request's body").into_down());
         }
         match ready!(pin!(self.session.downstream_session.read_body_or_idle(true)).poll(cx)) {
             Err(error) => Poll::Ready(error.into_down()),
@@ -181,8 +193,8 @@ impl<'s> Client<'s> {
 pub(super) struct ClientSocket<'a, 's, 'c> {
     pub(super) client: &'a mut Client<'s>,
     pub(super) cx: &'a mut Context<'c>,
-    /// Whether the request's body has been read, so that only the end of the connection is left to read.
-    pub(super) request_read: bool,
+    /// Whether nothing is being read of the request, so that the end of the connection has to be noticed here.
+    pub(super) is_watched: bool,
 }
 
 fn or_would_block<T>(poll: Poll<Result<T, Box<Error>>>) -> io::Result<T> {
@@ -194,7 +206,7 @@ fn or_would_block<T>(poll: Poll<Result<T, Box<Error>>>) -> io::Result<T> {
 
 impl Socket for ClientSocket<'_, '_, '_> {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        match self.request_read && self.client.poll_closed(self.cx).is_ready() {
+        match self.is_watched && self.client.poll_closed(self.cx).is_ready() {
             true => Ok(0),
             false => Err(io::ErrorKind::WouldBlock.into()),
         }

@@ -1,30 +1,40 @@
-//! Sends the request and reads the final response head, without reading the body further than the bytes that came with
-//! it.
+//! Exchanges a request that Pingora has read for a response head, in a task.
+//!
+//! [`Exchange`] decides; this module connects, moves bytes and waits. The reactor's counterpart is [`super::pending`].
 
+use std::fmt;
 use std::future::{Future, poll_fn};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use pingora::ErrorType;
 use pingora::connectors::TransportConnector;
-use pingora::http::{RequestHeader, ResponseHeader, Version};
-use pingora::prelude::{Error, HttpPeer};
+use pingora::http::{Method, RequestHeader, ResponseHeader, Version};
+use pingora::prelude::HttpPeer;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::Peer;
-use tokio::time::Sleep;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Sleep, timeout_at};
 
-use super::answer::{BodyStart, HeadKind};
 use super::client::Client;
 use super::connection::UpstreamConnection;
-use super::dial::{self, Connected, Purpose};
-use super::head_reader::HeadReader;
+use super::dial::{self, Purpose};
 use super::pool::Pool;
-use super::upload::{self, Upload, WaitsFor};
+use super::upload::Upload;
+use crate::driver::clock;
+use crate::exchange::{Action, BodyStart, Exchange, Rules, expects_continue};
 use crate::failure::Failure;
 use crate::headers;
-use crate::stream::Timeouts;
+use crate::stream::Policy;
+
+/// Size of one read of a response head, in bytes.
+const READ_BYTES: usize = 4 * 1024;
+
+/// Interim responses in one poll, before the task yields.
+const HEADS_PER_POLL: u32 = 16;
 
 /// A response whose head has been read, with its connection and the rest of its request.
 pub(super) struct Answer {
@@ -45,191 +55,191 @@ pub(super) struct Upstreams {
     pub(super) pool: Pool,
 }
 
+/// One of the servers of a request.
+struct Server<'p>(&'p HttpPeer);
+
+impl fmt::Display for Server<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.address().fmt(formatter)
+    }
+}
+
 /// Sends `request` to the first of `peers` that can be connected to.
 ///
-/// A page may use an idle connection if the request is repeatable: if the server closes that connection before the
-/// first byte of the response, the request is sent once more on a new one.
+/// # Errors
+/// When there is no response.
 pub(super) async fn exchange(
     upstreams: &Upstreams,
     session: &mut Session,
     peers: &[HttpPeer],
     request: &RequestHeader,
     is_stream: bool,
-    timeouts: &Timeouts,
+    policy: &Arc<Policy>,
     body_limit: Option<Duration>,
 ) -> Result<Answer, Failure> {
     let has_body = !session.is_body_empty();
-    let purpose = match is_stream {
-        true => Purpose::Stream,
-        false => Purpose::Page { idle: headers::is_repeatable(request, has_body) },
+    let downstream = session.req_header();
+    let rules = Rules {
+        policy: policy.clone(),
+        may_be_stream: is_stream,
+        is_head: downstream.method == Method::HEAD,
+        takes_interim: downstream.version == Version::HTTP_11,
+        is_repeatable: !is_stream && headers::is_repeatable(request, has_body),
     };
-    let mut peers = peers.iter();
-    // Each phase has its own heap allocation: tens of thousands of requests may wait for their heads, and the state of
-    // connecting must be freed by then.
-    let connecting = dial::connect(&upstreams.connector, &upstreams.pool, &mut peers, purpose, timeouts.connect);
-    let connected = Box::pin(connecting).await?;
-    let (peer, reused) = (connected.peer.clone(), connected.reused);
-    match Box::pin(exchange_with(session, connected, request, has_body, is_stream, timeouts, body_limit)).await {
-        Err((Failure::Broken { .. }, false)) if reused => {
-            let fresh = dial::connect_new(&upstreams.connector, &peer, purpose, timeouts.connect);
-            let connected = match Box::pin(fresh).await {
-                Ok(connected) => connected,
-                // The other servers have not been tried.
-                Err(_) if peers.len() > 0 => {
-                    let purpose = Purpose::Page { idle: false };
-                    let connecting =
-                        dial::connect(&upstreams.connector, &upstreams.pool, &mut peers, purpose, timeouts.connect);
-                    Box::pin(connecting).await?
-                }
-                Err(failure) => return Err(failure),
-            };
-            let exchanging = exchange_with(session, connected, request, has_body, is_stream, timeouts, body_limit);
-            Box::pin(exchanging).await.map_err(|(failure, _)| failure)
-        }
-        answer => answer.map_err(|(failure, _)| failure),
-    }
-}
-
-/// Sends the request and reads up to the final response head. A failure carries whether the upstream had sent anything.
-async fn exchange_with(
-    session: &mut Session,
-    connected: Connected,
-    request: &RequestHeader,
-    has_body: bool,
-    is_stream: bool,
-    timeouts: &Timeouts,
-    body_limit: Option<Duration>,
-) -> Result<Answer, (Failure, bool)> {
-    let expected = upload::expects_continue(session.req_header());
-    let is_head = session.req_header().method == pingora::http::Method::HEAD;
-    let mut exchange = Exchange {
-        takes_interim: session.req_header().version >= Version::HTTP_11,
-        client: Client::new(session),
-        connection: connected.connection,
-        upload: Upload::new(request, has_body, expected, body_limit).map_err(|failure| (failure, false))?,
-        reader: HeadReader::default(),
-        refused: None,
-        upstream_timer: WaitTimer::new(),
-        write_timer: WaitTimer::new(),
-        steps: 0,
-        writing: false,
-        timeouts,
-    };
-    let head = poll_fn(|cx| exchange.poll_head(cx)).await;
-    let head = head.map_err(|failure| (failure, !exchange.reader.is_untouched()))?;
-    let Exchange { connection, upload, reader, .. } = exchange;
-    let peer = &connected.peer;
-    let body_start = BodyStart::of(&head, reader, is_head, is_stream).map_err(|failure| (failure, true))?;
-    let server = peer.address().as_inet().copied();
-    // A stream's request asks for its connection to be closed.
-    let key = (!is_stream).then(|| peer.reuse_hash());
-    Ok(Answer { head, body_start, connection, upload, server, key })
-}
-
-/// A request and its response heads, which may overlap: an upstream may respond before it has read the whole request.
-struct Exchange<'s, 't> {
-    client: Client<'s>,
-    /// HTTP/1.0 does not know interim responses (RFC 9110 §15.2).
-    takes_interim: bool,
-    connection: UpstreamConnection,
-    upload: Upload,
-    reader: HeadReader,
-    /// Why the upstream reads no more of the request. If it has sent a response, that response counts.
-    refused: Option<Failure>,
-    /// Measures the wait for the upstream, or for the client's body.
-    upstream_timer: WaitTimer,
-    /// Measures the write of interim responses to the client.
-    write_timer: WaitTimer,
-    /// The upload's steps when `upstream_timer` was restarted.
-    steps: u64,
-    /// Whether an interim response is not yet written.
-    writing: bool,
-    timeouts: &'t Timeouts,
-}
-
-impl Exchange<'_, '_> {
-    /// Ready with the final head. `timeouts.first_byte` runs while the upstream has to read the request or to respond;
-    /// pipelined bytes of the client do not restart it.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<ResponseHeader>, Failure>> {
-        if let Some(head) = self.poll_work(cx)? {
-            return Poll::Ready(Ok(head));
-        }
-        if self.upload.steps() != self.steps {
-            self.steps = self.upload.steps();
-            self.upstream_timer.restart();
-        }
-        if self.writing
-            && let Poll::Ready(limit) = self.write_timer.poll(cx, self.timeouts.write)
-        {
-            return Poll::Ready(Err(Failure::WriteTimeout { limit }));
-        }
-        self.upstream_timer.poll(cx, self.limit()).map(|limit| Err(self.overdue(limit)))
-    }
-
-    fn poll_work(&mut self, cx: &mut Context<'_>) -> Result<Option<Box<ResponseHeader>>, Failure> {
-        match self.upload.poll(cx, &mut self.client, &mut self.connection) {
-            Ok(()) => {}
-            Err(failure @ Failure::Broken { .. }) => {
-                self.upload.abandon();
-                self.refused = Some(failure);
+    let purpose = if is_stream { Purpose::Stream } else { Purpose::Page };
+    let upload = Upload::new(request, has_body, expects_continue(downstream), body_limit)?;
+    let mut exchange = Exchange::new(rules, peers.iter().map(Server).collect(), upload);
+    let mut connection = None;
+    let mut action = exchange.next(clock::now());
+    loop {
+        // Each phase has its own heap allocation: tens of thousands of requests may wait for their heads, and the state
+        // of connecting must be freed by then.
+        action = match (action, connection.take()) {
+            (Action::Connect { reuse }, _) => {
+                let (connected, next) = Box::pin(connect(upstreams, &mut exchange, purpose, reuse)).await;
+                connection = connected;
+                next
             }
-            Err(failure) => return Err(failure),
+            (Action::Stream(head, body_start), Some(connection)) => {
+                let server = server_address(&exchange);
+                let upload = exchange.into_upload();
+                // A stream's request asks for its connection to be closed.
+                return Ok(Answer { head, body_start, connection, upload, server, key: None });
+            }
+            (Action::Page(head), Some(connection)) => {
+                let server = server_address(&exchange);
+                let key = exchange.server().filter(|_| !is_stream).map(|Server(peer)| peer.reuse_hash());
+                let (body_start, upload) = exchange.page(&head)?;
+                return Ok(Answer { head, body_start, connection, upload, server, key });
+            }
+            (Action::Fail(failure), _) => return Err(failure),
+            (_, Some(mut open)) => {
+                let next = Box::pin(transfer(session, &mut exchange, &mut open)).await;
+                connection = Some(open);
+                next
+            }
+            (_, None) => return Err(Failure::NoServer),
         }
-        if self.upload.is_over()
-            && self.refused.is_none()
+    }
+}
+
+fn server_address(exchange: &Exchange<Server<'_>>) -> Option<SocketAddr> {
+    exchange.server().and_then(|Server(peer)| peer.address().as_inet().copied())
+}
+
+/// Connects to the exchange's server. Returns what is next.
+async fn connect(
+    upstreams: &Upstreams,
+    exchange: &mut Exchange<Server<'_>>,
+    purpose: Purpose,
+    reuse: bool,
+) -> (Option<UpstreamConnection>, Action) {
+    let Some(&Server(peer)) = exchange.server() else { return (None, Action::Fail(Failure::NoServer)) };
+    if reuse && let Some(connection) = upstreams.pool.take(peer.reuse_hash()).await {
+        exchange.connected(true, clock::now());
+        return (Some(connection), exchange.next(clock::now()));
+    }
+    let dialing = dial::connect(&upstreams.connector, peer, purpose);
+    let due = exchange.deadline();
+    let dialed = match due {
+        Some(due) => timeout_at(clock::instant(due), dialing).await.ok(),
+        None => Some(dialing.await),
+    };
+    let now = clock::now();
+    match dialed {
+        Some(Ok(connection)) => {
+            exchange.connected(false, now);
+            (Some(connection), exchange.next(now))
+        }
+        Some(Err(source)) => {
+            exchange.connect_failed(source);
+            (None, exchange.next(now))
+        }
+        None => (None, exchange.next(due.map_or(now, |due| due.max(now)))),
+    }
+}
+
+/// Sends the request and reads up to the final response head, which may overlap: an upstream may respond before it has
+/// read the whole request.
+async fn transfer(
+    session: &mut Session,
+    exchange: &mut Exchange<Server<'_>>,
+    connection: &mut UpstreamConnection,
+) -> Action {
+    let mut transfer = Transfer { client: Client::new(session), exchange, connection, timer: None };
+    poll_fn(|cx| transfer.poll(cx)).await
+}
+
+struct Transfer<'a, 's, 'p> {
+    client: Client<'s>,
+    exchange: &'a mut Exchange<Server<'p>>,
+    connection: &'a mut UpstreamConnection,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Transfer<'_, '_, '_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Action> {
+        match self.drive(cx) {
+            Action::Wait => {}
+            action => return Poll::Ready(action),
+        }
+        if let Some(due) = self.exchange.deadline() {
+            let due = clock::instant(due);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            if timer.deadline() != due {
+                timer.as_mut().reset(due);
+            }
+            if timer.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Makes all progress that is possible now.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Action {
+        let uploaded = self.exchange.upload().poll(cx, &mut self.client, self.connection);
+        if let Err(failure) = uploaded {
+            self.exchange.upload_failed(failure);
+        }
+        self.exchange.uploaded(clock::now());
+        if self.exchange.watches_client()
             && let Poll::Ready(source) = self.client.poll_closed(cx)
         {
-            return Err(Failure::ClientGone { source });
+            self.exchange.client_gone(source);
         }
-        loop {
-            let flushed = self.client.poll_flush(cx).map_err(|source| Failure::ClientGone { source })?;
-            if self.writing != flushed.is_pending() {
-                self.writing = flushed.is_pending();
-                self.write_timer.restart();
+        let mut heads = 0;
+        while heads < HEADS_PER_POLL {
+            let now = clock::now();
+            match self.client.poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.exchange.interim_written(),
+                Poll::Ready(Err(source)) => self.exchange.client_gone(source),
+                Poll::Pending => self.exchange.interim_blocked(false, now),
             }
-            if self.writing {
-                return Ok(None);
-            }
-            let head = match self.reader.poll_next(cx, &mut self.connection) {
-                Poll::Pending => return Ok(None),
-                Poll::Ready(Ok(head)) => head,
-                // The write error says more than the close that followed it.
-                Poll::Ready(Err(source)) => return Err(self.refused.take().unwrap_or(Failure::Broken { source })),
-            };
-            match HeadKind::of(&head) {
-                HeadKind::Continue => {}
-                HeadKind::Switching => return Err(Failure::Switched),
-                HeadKind::Final => return Ok(Some(head)),
-                HeadKind::Interim if self.takes_interim && !self.client.is_http2() => {
-                    let mut head = head;
-                    headers::interim_response(&mut head);
-                    self.client.send_head(head, false).map_err(|source| Failure::ClientGone { source })?;
+            match self.exchange.next(now) {
+                Action::Read if self.read(cx).is_pending() => return self.exchange.read_blocked(now),
+                Action::Read => {}
+                Action::Forward(head) => {
+                    heads += 1;
+                    if let Err(source) = self.client.send_head(head, false) {
+                        self.exchange.client_gone(source);
+                    }
                 }
-                HeadKind::Interim => {}
-            }
-            // A series of interim responses must not postpone the check of the deadline.
-            if let Some(limit) = self.limit()
-                && self.upstream_timer.is_over(limit)
-            {
-                return Err(self.overdue(limit));
+                action => return action,
             }
         }
+        cx.waker().wake_by_ref();
+        Action::Wait
     }
 
-    /// The limit that applies now: on the client's body, or on the upstream's response.
-    fn limit(&self) -> Option<Duration> {
-        match self.upload.waits_for() {
-            WaitsFor::Client => self.upload.silence_limit(),
-            WaitsFor::Upstream | WaitsFor::Nothing => self.timeouts.first_byte,
-        }
-    }
-
-    fn overdue(&self, limit: Duration) -> Failure {
-        if self.upload.waits_for() == WaitsFor::Client {
-            let source = Error::explain(ErrorType::ReadTimedout, format!("no byte arrived within {limit:?}"));
-            return Failure::RequestTimeout { source };
-        }
-        Failure::FirstByteTimeout { limit }
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut space = [MaybeUninit::uninit(); READ_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        Pin::new(&mut *self.connection).poll_read(cx, &mut buffer).map(|read| match read {
+            Ok(()) if buffer.filled().is_empty() => self.exchange.closed(),
+            Ok(()) => self.exchange.received(buffer.filled()),
+            Err(error) => self.exchange.read_failed(error),
+        })
     }
 }
 
@@ -247,10 +257,6 @@ impl WaitTimer {
     /// Starts the wait anew.
     pub(super) fn restart(&mut self) {
         self.since = Instant::now();
-    }
-
-    pub(super) fn is_over(&self, limit: Duration) -> bool {
-        self.since.elapsed() >= limit
     }
 
     /// Ready with the limit once the wait has lasted that long.

@@ -7,12 +7,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use pingora::http::{Method, RequestHeader};
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v1::client::http_req_header_to_wire;
 
-use super::answer::{BodyStart, HeadKind};
-use super::head_reader::HeadReader;
 use super::stand_in::Replay;
 use super::whole_request::WholeRequest;
+use crate::exchange::{BodyStart, ClientHop, HeadKind, HeadReader, request_wire, upstream_request};
 use crate::headers;
 use crate::wire::body::Body;
 use crate::wire::chunked;
@@ -21,6 +19,9 @@ use crate::wire::request_body::RequestBody;
 
 /// The peer of every connection here.
 pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+
+/// Larger than what the fuzz targets give as a response head.
+const LARGEST_HEAD: usize = 1 << 20;
 
 /// What a reactor sends to the upstream of a stream for these bytes of a client, head and body. `None` where it leaves
 /// them to Pingora.
@@ -82,9 +83,10 @@ pub fn request_by_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn upstream_head(request: &RequestHeader, has_body: bool) -> Option<(RequestHeader, Vec<u8>)> {
-    let mut upstream = headers::stream_request(request, has_body, Some("upstream")).ok()?;
-    headers::set_forwarded(&mut upstream, Some(CLIENT), false, &headers::TrustedProxies::default()).ok()?;
-    let wire = Vec::from(http_req_header_to_wire(&upstream)?);
+    let trusted_proxies = headers::TrustedProxies::default();
+    let hop = ClientHop { address: Some(CLIENT), tls: false, trusted_proxies: &trusted_proxies };
+    let upstream = upstream_request(request, true, has_body, Some("upstream"), &hop).ok()?;
+    let wire = Vec::from(request_wire(&upstream).ok()?);
     Some((upstream, wire))
 }
 
@@ -98,7 +100,7 @@ pub struct ForwardedResponse {
 
 /// What a client gets for these bytes of an upstream. `None` where they hold no final head, or one that is refused.
 pub fn response(bytes: &[u8]) -> Option<ForwardedResponse> {
-    let mut reader = HeadReader::default();
+    let mut reader = HeadReader::new(LARGEST_HEAD);
     reader.feed(bytes);
     let mut heads = Vec::new();
     let mut write = |head: &pingora::http::ResponseHeader| {

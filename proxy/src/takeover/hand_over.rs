@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use pingora::http::{ResponseHeader, Version};
 use pingora::prelude::{Error, Result};
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::date::get_cached_date;
 use pingora::proxy::Session;
 use pingora::{ErrorType, OrErr};
 use tokio::time::timeout;
@@ -15,16 +15,14 @@ use super::exchange::Answer;
 use super::hooks::Hooks;
 use super::stand_in::stand_in;
 use crate::driver::{Drivers, Route, Start, StreamInfo, Transport};
+use crate::exchange::{finish_stream_head, opening, stream_framing};
 use crate::failure::Failure;
-use crate::headers;
-use crate::stream::{Framing, Opening};
-use crate::wire::body::Body;
 
 /// Afterwards the request has ended for HttpProxy, and the stream runs on its own. Returns a failure if the client does
-/// not read the head in time.
+/// not read the head in time, or has closed the connection.
 ///
 /// # Errors
-/// When the client cannot be written to, or a descriptor cannot be duplicated.
+/// When a hook or a downstream module fails, or a descriptor cannot be duplicated.
 pub(super) async fn hand_over(
     session: &mut Session,
     stream: Answer,
@@ -33,23 +31,23 @@ pub(super) async fn hand_over(
     info: StreamInfo,
     hooks: &dyn Hooks,
 ) -> Result<Option<Failure>> {
-    let framing = match session.req_header().version {
-        Version::HTTP_11 => Framing::Chunked,
-        Version::HTTP_2 => Framing::Http2,
-        _ => Framing::Plain,
-    };
-    let opening = opening(&route, framing, stream.body_start.body, &stream.head);
+    let framing = stream_framing(session.req_header().version);
+    let opening = opening(&route.policy, framing, stream.body_start.body, &stream.head, fastrand::f64());
     let mut response = stream.head;
     hooks.stream_response(session, &mut response)?;
-    headers::stream_response(&mut response, framing == Framing::Chunked)?;
+    finish_stream_head(&mut response, framing, get_cached_date)?;
     session.set_keepalive(None);
-    let write = session.write_response_header(response.clone(), false);
-    match route.policy.timeouts.write {
+    session.downstream_modules_ctx.response_header_filter(&mut response, false).await?;
+    let write = session.downstream_session.write_response_header(response.clone());
+    let written = match route.policy.timeouts.write {
         Some(limit) => match timeout(limit, write).await {
-            Ok(written) => written?,
+            Ok(written) => written,
             Err(_) => return Ok(Some(Failure::WriteTimeout { limit })),
         },
-        None => write.await?,
+        None => write.await,
+    };
+    if let Err(source) = written {
+        return Ok(Some(Failure::ClientGone { source }));
     }
 
     let stand_in = stand_in(&session.downstream_session, response).await?;
@@ -67,15 +65,4 @@ pub(super) async fn hand_over(
     let start = Start { opening, unsent: Vec::new(), leftover: stream.body_start.leftover, route, info };
     drivers.start(start, client, upstream).or_err(ErrorType::InternalError, "starting the stream")?;
     Ok(None)
-}
-
-/// The stream's parameters from its two heads.
-pub(super) fn opening(route: &Route, framing: Framing, body: Body, head: &ResponseHeader) -> Opening {
-    Opening {
-        policy: route.policy.clone(),
-        body,
-        framing,
-        identity: headers::is_identity(head),
-        random: fastrand::f64(),
-    }
 }

@@ -8,10 +8,9 @@
 //!
 //! For a request that cannot become a stream, [`Takeover::pass`] forwards the request and its response in the same way.
 //!
-//! For the reactors' listeners, `handoff`, `pending` and `fetch` do the same on a reactor's thread, without Pingora,
+//! For the reactors' listeners, `handoff` and `pending` do the same on a reactor's thread, without Pingora,
 //! for plain requests; see `docs/decisions/0005-begin-plain-streams-in-the-reactor.md`.
 
-mod answer;
 mod client;
 mod client_connection;
 mod client_policy;
@@ -20,13 +19,12 @@ mod connection;
 mod dial;
 mod drain;
 mod exchange;
-mod fetch;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hand_over;
 mod handoff;
-mod head_reader;
+mod hang_up;
 mod hooks;
 mod linger;
 mod overlap;
@@ -62,11 +60,9 @@ pub use hooks::Hooks;
 pub use plan::{Carriage, Decision, InFlight, Permits, Plan, RefuseReason};
 pub use refuse::Refusal;
 
-use answer::BodyStart;
+use crate::exchange::{BodyStart, ClientHop, HeadReader, Upload, connect_error, upstream_request};
 use connection::UpstreamConnection;
 use exchange::{Answer, Upstreams};
-use head_reader::HeadReader;
-use upload::Upload;
 
 pub(crate) use client_connection::{ClientConnection, NextHead};
 pub(crate) use client_transport::{ClientTransport, delegate_digests};
@@ -247,14 +243,14 @@ impl Takeover {
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         let has_body = !session.is_body_empty();
         let host = peers.first().map(host_of);
-        let build = if may_be_stream { headers::stream_request } else { headers::page_request };
-        let mut request = build(session.req_header(), has_body, host.as_deref())?;
-        headers::set_forwarded(&mut request, client.map(|address| address.ip()), tls, &self.trusted_proxies)?;
+        let address = client.map(|address| address.ip());
+        let hop = ClientHop { address, tls, trusted_proxies: &self.trusted_proxies };
+        let mut request = upstream_request(session.req_header(), may_be_stream, has_body, host.as_deref(), &hop)?;
         hooks.upstream_request(session, &mut request)?;
 
-        let timeouts = &route.policy.timeouts;
+        let policy = &route.policy;
         let exchange =
-            exchange::exchange(&self.upstreams, session, peers, &request, may_be_stream, timeouts, self.body_limit);
+            exchange::exchange(&self.upstreams, session, peers, &request, may_be_stream, policy, self.body_limit);
         match Box::pin(exchange).await {
             Ok(answer) if answer.body_start.is_stream => {
                 drop(request);
@@ -279,10 +275,12 @@ impl Takeover {
         hooks: &dyn Hooks,
     ) -> Result<()> {
         let (route, drivers) = (route.clone(), &self.drivers);
-        if !answer.upload.is_done() {
-            return Box::pin(overlap::run(session, answer, route, drivers, info, hooks)).await;
-        }
-        match Box::pin(hand_over::hand_over(session, answer, route.clone(), drivers, info, hooks)).await? {
+        let failure = if answer.upload.is_done() {
+            Box::pin(hand_over::hand_over(session, answer, route.clone(), drivers, info, hooks)).await?
+        } else {
+            Box::pin(overlap::run(session, answer, route.clone(), drivers, info, hooks)).await?
+        };
+        match failure {
             Some(failure) => Self::refuse(session, failure, &route).await,
             None => Ok(()),
         }
@@ -302,11 +300,10 @@ impl Takeover {
         while session.downstream_session.read_request_body().await?.is_some() {}
         let answer = early.and_then(|(bytes, upstream)| {
             let broken = |source| Failure::Broken { source };
-            let upstream =
-                tokio::net::TcpStream::from_std(upstream).map_err(|error| broken(dial::connect_error(error)))?;
-            let mut reader = HeadReader::default();
+            let upstream = tokio::net::TcpStream::from_std(upstream).map_err(|error| broken(connect_error(error)))?;
+            let mut reader = HeadReader::new(route.policy.response_head_bytes);
             reader.feed(&bytes);
-            let head = reader.take().map_err(broken)?.ok_or_else(|| broken(HeadReader::default().cut_short()))?;
+            let head = reader.take()?.ok_or_else(|| broken(reader.cut_short()))?;
             let body_start = BodyStart::of(&head, reader, false, false)?;
             let connection = UpstreamConnection::Tcp(upstream);
             Ok(Answer { head, body_start, connection, upload: Upload::done(), server: None, key: None })

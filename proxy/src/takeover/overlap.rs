@@ -7,27 +7,26 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use pingora::http::Version;
 use pingora::prelude::Result;
+use pingora::protocols::http::date::get_cached_date;
 use pingora::proxy::Session;
 
 use super::client::{Client, ClientSocket};
 use super::connection::{UpstreamConnection, UpstreamSocket};
 use super::exchange::{Answer, WaitTimer};
-use super::hand_over;
 use super::hooks::Hooks;
 use super::linger;
 use super::stand_in::stand_in;
 use super::upload::{Upload, WaitsFor};
 use crate::driver::{Attached, Drivers, Route, Start, StreamInfo};
+use crate::exchange::{finish_stream_head, opening, stream_framing};
 use crate::failure::Failure;
-use crate::headers;
 use crate::stream::Framing;
 
-/// Runs the stream to its end.
+/// Runs the stream to its end. Returns a failure if the client has closed the connection before the head.
 ///
 /// # Errors
-/// When the head cannot be written.
+/// When a hook or a downstream module fails.
 pub(super) async fn run(
     session: &mut Session,
     answer: Answer,
@@ -35,18 +34,22 @@ pub(super) async fn run(
     drivers: &Drivers,
     info: StreamInfo,
     hooks: &dyn Hooks,
-) -> Result<()> {
+) -> Result<Option<Failure>> {
     let Answer { mut head, body_start, connection, upload, .. } = answer;
-    // The session adds the framing.
-    let opening = hand_over::opening(&route, Framing::Plain, body_start.body, &head);
+    let framing = stream_framing(session.req_header().version);
+    // Over HTTP/1 the session adds the framing.
+    let body_framing = if framing == Framing::Http2 { Framing::Http2 } else { Framing::Plain };
+    let opening = opening(&route.policy, body_framing, body_start.body, &head, fastrand::f64());
     hooks.stream_response(session, &mut head)?;
-    headers::stream_response(&mut head, session.req_header().version == Version::HTTP_11)?;
+    finish_stream_head(&mut head, framing, get_cached_date)?;
     session.set_keepalive(None);
     session.downstream_modules_ctx.response_header_filter(&mut head, false).await?;
 
     let mut client = Client::new(session);
     client.bound_queue(route.policy.timeouts.write);
-    client.send_head(head, false)?;
+    if let Err(source) = client.send_head(head, false) {
+        return Ok(Some(Failure::ClientGone { source }));
+    }
     let start = Start { opening, unsent: Vec::new(), leftover: body_start.leftover, route, info };
     let mut stream = Attached::begin(start, drivers.registry().clone());
     let mut request = Request { upload, read: false, timer: WaitTimer::new(), steps: 0 };
@@ -57,7 +60,8 @@ pub(super) async fn run(
         let waker = cx.waker().clone();
         let [mut first, mut second] = [(); 2].map(|()| Context::from_waker(&waker));
         let mut upstream = connection.as_mut().map(|connection| UpstreamSocket { connection, cx: &mut first });
-        let mut downstream = ClientSocket { client: &mut client, cx: &mut second, request_read: request.read };
+        let is_watched = request.read || request.upload.waits_for() == WaitsFor::Upstream;
+        let mut downstream = ClientSocket { client: &mut client, cx: &mut second, is_watched };
         let ended = stream.poll(cx, &mut downstream, &mut upstream);
         if upstream.is_none() {
             connection = None;
@@ -71,19 +75,19 @@ pub(super) async fn run(
             client.reset();
         }
         // Nothing more may be written to the client, not even the end of the body.
-        let Some(response) = session.response_written().cloned() else { return Ok(()) };
+        let Some(response) = session.response_written().cloned() else { return Ok(None) };
         let stand_in = stand_in(&session.downstream_session, Box::new(response)).await?;
         *session.downstream_session = stand_in;
     } else if !request.read {
         linger::linger(session).await;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// What is left of the request.
 struct Request {
     upload: Upload,
-    /// Whether it has been read from the client completely.
+    /// Whether it has been read from the client completely, or as far as it is read at all.
     read: bool,
     timer: WaitTimer,
     /// The upload's steps when the timer was restarted.

@@ -4,29 +4,31 @@
 //! kilobyte. If the response is an event stream, the stream starts here. Everything else is handed off to Pingora, with
 //! the bytes read from both sides: requests that are not for streams, unusual requests, other responses, failures.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pingora::ErrorType;
-use pingora::http::{Method, ResponseHeader, Version};
+use pingora::http::{Method, ResponseHeader};
 use pingora::prelude::Error;
 use pingora::protocols::http::date::get_cached_date;
-use pingora::protocols::http::v1::client::http_req_header_to_wire;
 
-use super::answer::{BodyStart, HeadKind};
 use super::client_connection::MAX_PIPELINED_BYTES;
-use super::fetch::{ExchangeStep, ReactorExchange};
-use super::hand_over;
+use super::dial;
 use super::handoff::{Decided, EarlyAnswer, HandedOff, HandlerShared, RequestHandler};
 use super::plan::{Carriage, Decision, Permits, Plan, RefuseReason};
 use super::whole_request::WholeRequest;
-use crate::driver::{ConnectionHandler, Pending, Socket, Start, Step, StreamInfo, would_block};
+use crate::driver::{ConnectionHandler, Endpoint, Pending, Route, Socket, Start, Step, StreamInfo, would_block};
+use crate::exchange::{
+    Action, BodyStart, ClientHop, Exchange, Need, Rules, Upload, connect_error, finish_stream_head, opening,
+    request_wire, stream_framing, upstream_request,
+};
 use crate::failure::Failure;
 use crate::headers;
 use crate::stream::{Framing, Millis};
 
-/// Response heads read in one call, before the connection yields to others.
+/// Interim responses in one call, before the connection yields to others.
 const HEADS_PER_CALL: u32 = 16;
 
 /// A connection from its accept until it is a stream, is handed off or closes.
@@ -44,7 +46,8 @@ pub(super) struct PendingConnection {
 
 /// The request of a connection.
 struct RequestPhase {
-    exchange: ReactorExchange,
+    exchange: Exchange<Arc<Endpoint>>,
+    route: Arc<Route>,
     method: Method,
     target: Box<str>,
     framing: Framing,
@@ -52,8 +55,6 @@ struct RequestPhase {
     dropped_fields: usize,
     /// Interim responses not yet written to the client.
     unsent: Vec<u8>,
-    /// The deadline for the client to read some of them.
-    write_due: Option<Millis>,
     permits: Permits,
 }
 
@@ -105,29 +106,22 @@ impl PendingConnection {
         // The client has closed the connection, or has part of an interim response, after which no other response can
         // be sent.
         if matches!(failure, Failure::ClientGone { .. }) || !request.unsent.is_empty() {
-            request.exchange.route().failed(&failure);
+            request.route.failed(&failure);
             self.handler.admission.answered(0);
+            self.handler.admission.dropped_fields(request.dropped_fields);
             return Step::Close;
         }
         self.outcome = Some(Outcome::Failed(failure));
         Step::HandOff
     }
 
-    /// Handles the final response head, once all interim responses have been written.
-    fn on_final_head(&mut self, mut response: Box<ResponseHeader>, now: Millis) -> Step {
+    /// Starts the stream whose head has been read.
+    fn begin(&mut self, mut response: Box<ResponseHeader>, body_start: BodyStart, now: Millis) -> Step {
         let Some(request) = &mut self.request else { return Step::Close };
-        let reader = request.exchange.take_reader();
-        if !headers::is_event_stream(&response) {
-            self.outcome = Some(Outcome::Other(reader.into_bytes()));
-            return Step::HandOff;
-        }
-        let BodyStart { body, leftover, .. } = match BodyStart::of(&response, reader, false, true) {
-            Ok(body_start) => body_start,
-            Err(failure) => return self.fail(failure),
-        };
-        let route = request.exchange.route().clone();
-        let opening = hand_over::opening(&route, request.framing, body, &response);
-        if let Err(source) = finish_head(&mut response, request.framing) {
+        let BodyStart { body, leftover, .. } = body_start;
+        let route = request.route.clone();
+        let opening = opening(&route.policy, request.framing, body, &response, fastrand::f64());
+        if let Err(source) = finish_stream_head(&mut response, request.framing, get_cached_date) {
             return self.fail(Failure::Broken { source });
         }
         let mut unsent = Vec::new();
@@ -157,39 +151,47 @@ impl Pending for PendingConnection {
         if let Err(source) = buffer_client(client, &mut self.received, input) {
             return self.fail(Failure::ClientGone { source });
         }
-        for _ in 0..HEADS_PER_CALL {
-            let Some(request) = &mut self.request else { return Step::Close };
-            match request.flush(client, now) {
-                Ok(true) => {}
-                Ok(false) => return request.overdue(now).map_or(Step::Wait, |failure| self.fail(failure)),
-                Err(source) => return self.fail(Failure::ClientGone { source }),
+        let Some(request) = &mut self.request else { return Step::Close };
+        if let Some(upstream) = &mut upstream {
+            request.send(&mut **upstream, now);
+        }
+        let mut heads = 0;
+        while heads < HEADS_PER_CALL {
+            if let Err(source) = request.flush(client, now) {
+                return self.fail(Failure::ClientGone { source });
             }
-            let upstream: Option<&mut dyn Socket> = match &mut upstream {
-                Some(socket) => Some(&mut **socket),
-                None => None,
+            let action = match (request.exchange.next(now), &mut upstream) {
+                (Action::Read, Some(upstream)) => request.read(&mut **upstream, now, input),
+                (action, _) => Some(action),
             };
-            match request.exchange.drive(upstream, now, input) {
-                ExchangeStep::Wait => return Step::Wait,
-                ExchangeStep::Connected(socket, writable) => return Step::Upstream { socket, writable },
-                ExchangeStep::Failed(failure) => return self.fail(failure),
-                ExchangeStep::Head(head) => match HeadKind::of(&head) {
-                    HeadKind::Continue => {}
-                    HeadKind::Switching => return self.fail(Failure::Switched),
-                    HeadKind::Interim => request.interim(head),
-                    HeadKind::Final => return self.on_final_head(head, now),
-                },
+            match action {
+                None => {}
+                Some(Action::Forward(head)) => {
+                    heads += 1;
+                    headers::write_response(&head, &mut request.unsent);
+                }
+                Some(Action::Connect { .. }) => {
+                    if let Some(step) = request.connect(now) {
+                        return step;
+                    }
+                }
+                Some(Action::Stream(head, body_start)) => return self.begin(head, body_start, now),
+                Some(Action::Page(_)) => {
+                    self.outcome = Some(Outcome::Other(request.exchange.take_received()));
+                    return Step::HandOff;
+                }
+                Some(Action::Fail(failure)) => return self.fail(failure),
+                Some(Action::Wait | Action::Read) => return Step::Wait,
             }
         }
-        let Some(request) = &mut self.request else { return Step::Close };
-        match (request.flush(client, now), request.overdue(now)) {
-            (Err(source), _) => self.fail(Failure::ClientGone { source }),
-            (Ok(_), Some(failure)) => self.fail(failure),
-            (Ok(_), None) => Step::Again,
+        match request.exchange.read_blocked(now) {
+            Action::Fail(failure) => self.fail(failure),
+            _ => Step::Again,
         }
     }
 
     fn deadline(&self) -> Option<Millis> {
-        self.request.as_ref().map_or(self.header_deadline, |request| request.due())
+        self.request.as_ref().map_or(self.header_deadline, |request| request.exchange.deadline())
     }
 
     fn is_idle(&self) -> bool {
@@ -212,50 +214,88 @@ impl Pending for PendingConnection {
 impl RequestPhase {
     /// What Pingora has to know of a request that has been sent.
     fn decided(self, answer: EarlyAnswer) -> Decided {
-        let (route, permits) = (self.exchange.route().clone(), self.permits);
-        let plan = Plan { route, carriage: Carriage::Stream, endpoints: Vec::new(), permits };
+        let plan = Plan { route: self.route, carriage: Carriage::Stream, endpoints: Vec::new(), permits: self.permits };
         Decided::Sent(plan, answer)
     }
 
-    /// Queues an interim response, such as 103. HTTP/1.0, whose streams are plain, has none (RFC 9110 §15.2).
-    fn interim(&mut self, mut head: Box<ResponseHeader>) {
-        if self.framing == Framing::Chunked {
-            headers::interim_response(&mut head);
-            headers::write_response(&head, &mut self.unsent);
+    /// Connects to the exchange's server, and sends what can be sent at once: a server on the same machine connects
+    /// without delay.
+    fn connect(&mut self, now: Millis) -> Option<Step> {
+        let server = self.exchange.server()?.address;
+        let started = dial::start(server, self.exchange.policy().keep_alive)
+            .and_then(|socket| Ok((write(&socket, &self.exchange)?, socket)));
+        match started {
+            Ok((count, socket)) => {
+                if let Some(count) = count {
+                    self.exchange.wrote(count, now);
+                }
+                let writable = self.exchange.need() != Need::Nothing;
+                if writable {
+                    // Later partial writes must not wait for acknowledgements (Nagle).
+                    let _ = socket.set_nodelay(true);
+                }
+                Some(Step::Upstream { socket, writable })
+            }
+            Err(error) => {
+                self.exchange.connect_failed(connect_error(error));
+                None
+            }
         }
     }
 
-    /// The next deadline.
-    fn due(&self) -> Option<Millis> {
-        [self.exchange.due(), self.write_due].into_iter().flatten().min()
+    /// Sends as much of the request as possible.
+    fn send(&mut self, upstream: &mut dyn Socket, now: Millis) {
+        while let Need::Write(bytes) = self.exchange.need() {
+            match upstream.write(bytes) {
+                Ok(0) => return self.exchange.write_failed(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.exchange.wrote(count, now),
+                Err(error) if would_block(&error) => return,
+                Err(error) => return self.exchange.write_failed(error),
+            }
+        }
     }
 
-    /// The failure of an expired deadline.
-    fn overdue(&self, now: Millis) -> Option<Failure> {
-        let limit = self.exchange.route().policy.timeouts.write.unwrap_or_default();
-        let write = self.write_due.is_some_and(|due| due <= now).then_some(Failure::WriteTimeout { limit });
-        write.or_else(|| self.exchange.overdue(now))
+    /// Reads from the upstream; returns what is next if nothing can be read.
+    fn read(&mut self, upstream: &mut dyn Socket, now: Millis, input: &mut [u8]) -> Option<Action> {
+        match upstream.read(input) {
+            Ok(0) => self.exchange.closed(),
+            Ok(count) => self.exchange.received(&input[..count]),
+            Err(error) if would_block(&error) => return Some(self.exchange.read_blocked(now)),
+            Err(error) => self.exchange.read_failed(error),
+        }
+        None
     }
 
-    /// Writes interim responses; returns whether all have been written.
-    fn flush(&mut self, client: &mut dyn Socket, now: Millis) -> Result<bool, Box<Error>> {
+    /// Writes interim responses.
+    fn flush(&mut self, client: &mut dyn Socket, now: Millis) -> Result<(), Box<Error>> {
+        let mut progress = false;
         while !self.unsent.is_empty() {
             match client.write(&self.unsent) {
                 Ok(count) => {
                     drop(self.unsent.drain(..count));
-                    self.write_due = None;
+                    progress = true;
                 }
                 Err(error) if would_block(&error) => {
-                    let limit = self.exchange.route().policy.timeouts.write;
-                    self.write_due = self.write_due.or(limit.map(|limit| now.after(limit)));
-                    return Ok(false);
+                    self.exchange.interim_blocked(progress, now);
+                    return Ok(());
                 }
                 Err(error) => {
                     return Err(Error::because(ErrorType::WriteError, "writing an interim response", error).into_down());
                 }
             }
         }
-        Ok(true)
+        self.exchange.interim_written();
+        Ok(())
+    }
+}
+
+/// Writes to a socket that may not be connected yet; `None` if it is not.
+fn write(mut socket: &TcpStream, exchange: &Exchange<Arc<Endpoint>>) -> io::Result<Option<usize>> {
+    let Need::Write(bytes) = exchange.need() else { return Ok(None) };
+    match io::Write::write(&mut socket, bytes) {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if would_block(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -276,21 +316,28 @@ fn start_request(
         Decision::Refuse(reason) => return Err(Some(reason)),
         Decision::Leave => return Err(None),
     };
-    let mut upstream_request = headers::stream_request(&request, !body.is_empty(), None).map_err(|_| None)?;
-    headers::set_forwarded(&mut upstream_request, Some(client.ip()), false, handler.admission.trusted_proxies())
-        .map_err(|_| None)?;
-    let mut wire = Vec::from(http_req_header_to_wire(&upstream_request).ok_or(None)?);
+    let trusted_proxies = handler.admission.trusted_proxies();
+    let hop = ClientHop { address: Some(client.ip()), tls: false, trusted_proxies };
+    let upstream = upstream_request(&request, true, !body.is_empty(), None, &hop).map_err(|_| None)?;
+    let mut wire = request_wire(&upstream).map_err(|_| None)?;
     wire.extend_from_slice(&body);
-    let framing = if request.version == Version::HTTP_11 { Framing::Chunked } else { Framing::Plain };
+    let framing = stream_framing(request.version);
+    let rules = Rules {
+        policy: route.policy.clone(),
+        may_be_stream: true,
+        is_head: false,
+        takes_interim: framing == Framing::Chunked,
+        is_repeatable: false,
+    };
     Ok(Box::new(RequestPhase {
-        exchange: ReactorExchange::new(route, endpoints, wire),
+        exchange: Exchange::new(rules, endpoints, Upload::whole(wire)),
+        route,
         target: String::from_utf8_lossy(request.raw_path()).into(),
         method: request.method.clone(),
         framing,
         since: now,
         dropped_fields,
         unsent: Vec::new(),
-        write_due: None,
         permits,
     }))
 }
@@ -312,14 +359,4 @@ fn buffer_client(client: &mut dyn Socket, received: &mut Vec<u8>, input: &mut [u
         return Err(Error::new(ErrorType::ConnectionClosed).into_down());
     }
     Ok(())
-}
-
-/// Completes a stream's head for the client. "An origin server with a clock … MUST generate a Date header field in all
-/// 2xx" responses, and a recipient that forwards a response without it adds it (RFC 9110 §6.6.1).
-fn finish_head(response: &mut ResponseHeader, framing: Framing) -> pingora::Result<()> {
-    headers::stream_response(response, framing == Framing::Chunked)?;
-    if !response.headers.contains_key("date") {
-        response.insert_header("Date", get_cached_date())?;
-    }
-    response.insert_header("Connection", "close")
 }

@@ -62,8 +62,15 @@ pub(super) async fn answer(session: &mut Session, failure: Failure) -> Result<()
                 .map_err(|error: Box<Error>| error.into_down())
         }
         // Part of a response head has been sent: no other response can follow it.
-        Failure::WriteTimeout { .. } => Error::e_explain(ErrorType::WriteTimedout, failure.to_string())
-            .map_err(|error: Box<Error>| error.into_down()),
+        failure if matches!(failure, Failure::WriteTimeout { .. }) || is_writing(session) => {
+            Error::e_explain(ErrorType::WriteTimedout, failure.to_string())
+                .map_err(|error: Box<Error>| error.into_down())
+        }
         failure => Refusal::from(&failure).write(session).await,
     }
+}
+
+/// Whether part of an interim response waits to be written.
+fn is_writing(session: &Session) -> bool {
+    session.as_http1().is_some_and(|session| session.has_pending_proxy_tasks())
 }

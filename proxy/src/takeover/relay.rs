@@ -123,7 +123,7 @@ fn framing(session: &Session, has_body: bool, body: &Body) -> PageFraming {
 
 /// Whether the end of the response is known, so that another may follow it. A body that a 205 has despite its status is
 /// not read.
-fn is_delimited(status: u16, body_start: &super::answer::BodyStart) -> bool {
+fn is_delimited(status: u16, body_start: &crate::exchange::BodyStart) -> bool {
     match (body_start.has_body, &body_start.body) {
         (true, body) => !matches!(body, Body::UntilClose),
         (false, body) => status != 205 || matches!(body, Body::Length(0)),
@@ -241,12 +241,22 @@ impl Page<'_, '_> {
             Err(_) if response_is_over => self.upload.abandon(),
             Err(failure) => return Err(request_error(failure)),
         }
-        if !self.upload.is_over() || response_is_over {
+        if response_is_over {
+            // The client may close now; what it has sent still goes to the upstream.
             return Ok(());
+        }
+        if !self.upload.is_over() {
+            // While the upstream does not read, nothing is read from the client either.
+            return if self.upload.waits_for() == WaitsFor::Upstream { self.check_client(cx) } else { Ok(()) };
         }
         if !self.upload.is_done() && !self.drop_request(cx)? {
             return Ok(());
         }
+        self.check_client(cx)
+    }
+
+    /// Fails once the client has closed the connection.
+    fn check_client(&mut self, cx: &mut Context<'_>) -> Result<()> {
         match self.client.poll_closed(cx) {
             Poll::Ready(error) => Err(error.into_down()),
             Poll::Pending => Ok(()),
@@ -421,9 +431,9 @@ mod tests {
     use pingora::http::ResponseHeader;
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::super::answer::BodyStart;
     use super::super::stand_in::Replay;
     use super::*;
+    use crate::exchange::BodyStart;
 
     /// Invariant: a response arrives whole though its upstream does not want the rest of the request. Mechanism: after sixteen
     /// reads in a row the rest of the request was taken for bytes behind it. Symptom: an upload of megabytes that is refused

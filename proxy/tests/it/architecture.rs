@@ -10,6 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["headers"],
     &["stream"],
     &["failure"],
+    &["exchange"],
     &["driver"],
     &["takeover"],
     &["config"],

@@ -1,4 +1,4 @@
-//! Classifies the response heads of an upstream.
+//! Classifies the response heads of an upstream, and finds where the body begins.
 
 use pingora::http::ResponseHeader;
 
@@ -9,7 +9,7 @@ use crate::wire::body::Body;
 
 /// What to do with a response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HeadKind {
+pub(crate) enum HeadKind {
     /// 100: dropped, since the proxy answers expectations itself.
     Continue,
     /// 101: refused, since the request asked for no other protocol.
@@ -22,17 +22,17 @@ pub(super) enum HeadKind {
 
 /// The body that follows a final head: its kind, its framing, and its first bytes as they were read.
 #[derive(Debug)]
-pub(super) struct BodyStart {
+pub(crate) struct BodyStart {
     /// Whether it is an event stream that the request may become.
-    pub(super) is_stream: bool,
-    pub(super) body: Body,
+    pub(crate) is_stream: bool,
+    pub(crate) body: Body,
     /// Whether there is a body.
-    pub(super) has_body: bool,
-    pub(super) leftover: Vec<u8>,
+    pub(crate) has_body: bool,
+    pub(crate) leftover: Vec<u8>,
 }
 
 impl HeadKind {
-    pub(super) fn of(head: &ResponseHeader) -> Self {
+    pub(crate) fn of(head: &ResponseHeader) -> Self {
         match head.status.as_u16() {
             100 => Self::Continue,
             101 => Self::Switching,
@@ -47,7 +47,7 @@ impl BodyStart {
     ///
     /// # Errors
     /// When the body's framing cannot be relied on.
-    pub(super) fn of(
+    pub(crate) fn of(
         head: &ResponseHeader,
         reader: HeadReader,
         is_head_request: bool,

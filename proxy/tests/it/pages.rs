@@ -599,7 +599,12 @@ fn the_proxys_own_errors_have_one_form() {
     let closing = Backend::answering(vec![Vec::new()]);
     let secure = Front::start(Protocol::Tls, &format!("'{}'", closing.address), "{stream: never}");
     let untrusted = format!("https://localhost:{}", secure.proxy.address.port());
-    let cases: [(String, u16, &str, &str); 5] = [
+    let large = Backend::start(|mut connection| {
+        connection.send(format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(64 * 1024)));
+        connection.hang();
+    });
+    let cases: [(String, u16, &str, &str); 6] = [
+        (format!("'{}'", large.address), 502, "http_response_header_section_size", "limits.response_header (65536"),
         (format!("'{}'", dead_address()), 502, "connection_refused", "cannot connect to the upstream"),
         (format!("'{}'", silent.address), 504, "http_response_timeout", "timeouts.first_byte"),
         (format!("'{}'", closing.address), 502, "connection_terminated", "broke off"),
@@ -759,6 +764,112 @@ fn a_client_that_does_not_read_interim_responses_times_out() {
             eventually("a line in the log", || proxy.stderr().contains("timeouts.write").then_some(()));
         }
     }
+}
+
+/// Invariant: nothing but its rest follows part of a response head. Mechanism: a request whose interim response its client had
+/// not read was answered with the error of the upstream's deadline. Symptom: a status line within a header field.
+#[test]
+fn no_error_follows_part_of_an_interim_response() {
+    let backend = Backend::start(|mut connection| {
+        let interim = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "x".repeat(10_000)).repeat(100);
+        while connection.socket.write_all(interim.as_bytes()).is_ok() {}
+    });
+    for driver in ["parked", "task"] {
+        for mode in ["always", "never"] {
+            let limits = "timeouts: {first_byte: 500ms, write: 10m}";
+            let config = format!(
+                "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{stream: {mode}, {limits}}}]\n",
+                backend.address
+            );
+            let proxy = Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &config);
+            let mut client = Client::connect_small(proxy.address);
+            client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+            let metric = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"first_byte_timeout\"}";
+            eventually(&format!("{driver} {mode}: the failure is counted"), || {
+                (proxy.metric(metric) == Some(1.0)).then_some(())
+            });
+            let _ = client.read_to_end();
+            assert!(!client.text().contains("504"), "{driver} {mode}");
+        }
+    }
+}
+
+/// Invariant: as for HTTP/1 in `requests.rs`. Mechanism: a stream of HTTP/2 was watched only once its request had been
+/// read.
+#[test]
+fn an_http_2_client_that_closes_while_its_upload_waits_is_detected() {
+    let (release, done) = std::sync::mpsc::channel::<()>();
+    let done = std::sync::Mutex::new(done);
+    // Reads nothing.
+    let backend = Backend::start(move |_connection| {
+        let _ = done.lock().unwrap().recv();
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let body = directory.path().join("body");
+    std::fs::write(&body, vec![b'x'; 16 << 20]).unwrap();
+    for mode in ["always", "never"] {
+        let front = Front::start(Protocol::H2c, &format!("'{}'", backend.address), &format!("{{stream: {mode}}}"));
+        let mut curl = Command::new("curl")
+            .args(["--silent", "--http2-prior-knowledge", "--header", "Expect:", "--upload-file"])
+            .arg(&body)
+            .arg(format!("http://localhost:{}/up", front.proxy.address.port()))
+            .spawn()
+            .unwrap();
+        backend.request();
+        // Until the upload waits.
+        std::thread::sleep(Duration::from_millis(500));
+        let closed = Instant::now();
+        curl.kill().unwrap();
+        curl.wait().unwrap();
+        let metric = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"client_gone\"}";
+        eventually(mode, || (front.proxy.metric(metric) == Some(1.0)).then_some(()));
+        assert!(closed.elapsed() < Duration::from_secs(10), "{mode}: {:?}", closed.elapsed());
+    }
+    drop(release);
+}
+
+/// Invariant: a stream breaks after one pause, in which its client reads what has been sent. Mechanism: a stream beside its
+/// upload took the pause of HTTP/1 and then that of HTTP/2. Symptom: its end came after a second, and a `timeouts.write`
+/// below that cut what had not been read.
+#[test]
+fn a_stream_over_http_2_beside_its_upload_breaks_after_one_pause() {
+    let backend = Backend::start(|mut connection| {
+        connection.send([CHUNKED.as_bytes(), &chunk(b"data: a\n\n")].concat());
+        connection.hang();
+    });
+    let config = format!(
+        "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{stream: always}}]\nclient: {{timeouts: {{body: 300ms}}}}\n",
+        backend.address
+    );
+    let proxy = Proxy::start_listening("{address: 127.0.0.1:0, h2c: true}", &config);
+    let half_a_request = || async {
+        let socket = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+        let (mut requests, connection) = h2::client::handshake(socket).await.unwrap();
+        let driven = tokio::spawn(connection);
+        let request = http::Request::post(format!("http://{}/events", proxy.address)).body(()).unwrap();
+        let (response, mut body) = requests.send_request(request, false).unwrap();
+        body.send_data("half".into(), false).unwrap();
+        let mut response = response.await.unwrap().into_body();
+        let mut received = Vec::new();
+        let error = loop {
+            match response.data().await.expect("a broken end") {
+                Ok(data) => received.extend_from_slice(&data),
+                Err(error) => break error,
+            }
+        };
+        driven.abort();
+        (received, error.reason())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // The machine may be busy: the shortest of some counts.
+    let mut durations = Vec::new();
+    while durations.len() < 5 && durations.iter().all(|duration| *duration >= 1250) {
+        let (received, reason) = runtime.block_on(half_a_request());
+        assert_eq!((received, reason), (b"data: a\n\n".to_vec(), Some(h2::Reason::INTERNAL_ERROR)));
+        durations.push(proxy.log_line()["duration_ms"].as_u64().unwrap());
+    }
+    let shortest = durations.iter().min().copied().unwrap_or_default();
+    assert!((800..1250).contains(&shortest), "300 ms and one pause of 500 ms, not two: {durations:?}");
 }
 
 /// A backend that has nothing to say to a stream's request but an error, and a route for streams only: both are answered on the

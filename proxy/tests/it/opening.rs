@@ -136,7 +136,7 @@ fn a_client_that_closes_during_interim_responses_is_counted() {
     });
     let proxy = Proxy::start(backend.address, "");
     let mut client = Client::connect_small(proxy.address);
-    client.send(STREAM);
+    client.send("GET /events HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\nX_Dropped: 1\r\n\r\n");
     wait.recv().unwrap();
     socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
@@ -144,6 +144,8 @@ fn a_client_that_closes_during_interim_responses_is_counted() {
     eventually("the failure is counted", || (proxy.metric(failures) == Some(1.0)).then_some(()));
     let requests = "sse_proxy_requests_total{status=\"0\"}";
     eventually("the request is counted", || (proxy.metric(requests) == Some(1.0)).then_some(()));
+    // And what was left out of it.
+    assert_eq!(proxy.metric("sse_proxy_dropped_fields_total"), Some(1.0));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Limits on clients before and during requests: slow heads and bodies, pipelined bytes, idle connections.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -102,6 +104,64 @@ fn a_client_that_pipelines_and_closes_is_detected() {
         eventually(&format!("{way:?}: every descriptor is given back"), || {
             (setup.proxy.descriptors() <= before + 2).then_some(())
         });
+    }
+}
+
+/// Invariant: a client that closes its connection releases everything that its request holds. Mechanism: while the
+/// upstream did not read the request, nothing was read from the client either, and so not the end of its connection.
+/// Symptom: both connections stayed open until `timeouts.first_byte`, `read` or `idle`.
+#[test]
+fn a_client_that_closes_while_its_upload_waits_is_detected() {
+    let done = Arc::new(AtomicBool::new(false));
+    let released = done.clone();
+    let backend = Backend::start(move |mut connection| {
+        match connection.path() {
+            "/early" => connection.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart"),
+            "/events/early" => connection.send([CHUNKED.as_bytes(), &chunk(b"data: a\n\n")].concat()),
+            _ => {}
+        }
+        // Reads nothing.
+        while !done.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let _release = Release(released);
+    for way in WAYS {
+        let setup = Setup::new(way, &backend, "{}");
+        for path in ["/silent", "/early", "/events/silent", "/events/early"] {
+            let before = eventually("a stable count", || {
+                let count = setup.proxy.descriptors();
+                thread::sleep(Duration::from_millis(50));
+                (count == setup.proxy.descriptors()).then_some(count)
+            });
+            let mut client = setup.connect();
+            client.send(&format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000000\r\n\r\n"));
+            backend.request();
+            if path.ends_with("early") {
+                assert_eq!(client.read_head().status, 200, "{way:?} {path}");
+            }
+            // As much as the kernels and the proxy take.
+            client.socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+            while client.try_send([b'x'; 65_536]).is_ok() {}
+            assert!(setup.proxy.descriptors() >= before + 2, "{way:?} {path}: it is being served");
+            socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO)).unwrap();
+            let closed = Instant::now();
+            drop(client);
+            eventually(&format!("{way:?} {path}: every descriptor is given back"), || {
+                (setup.proxy.descriptors() <= before).then_some(())
+            });
+            // Far from any limit or heartbeat.
+            assert!(closed.elapsed() < Duration::from_secs(10), "{way:?} {path}: {:?}", closed.elapsed());
+        }
+    }
+}
+
+/// Sets its flag, also when a test fails.
+struct Release(Arc<AtomicBool>);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

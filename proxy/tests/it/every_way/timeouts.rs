@@ -8,26 +8,29 @@ use crate::support::{CHUNKED, Setup, UNTIL_CLOSE, chunk, eventually};
 #[test]
 fn a_failure_before_the_head_is_answered_with_its_cause() {
     const SMUGGLING: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: gzip\r\n\r\n";
-    const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\nConnection: Upgrade\r\n\r\nbytes";
+    const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\nConnection: Upgrade\r\n\r\npayload";
     // What the backend answers, the status, what is counted, and what the body says.
-    const CASES: [(&str, u16, &str, &str); 6] = [
+    const CASES: [(&str, u16, &str, &str); 8] = [
         ("", 502, "upstream_broken", "502 "),
         ("HTTP/1.1 200", 502, "upstream_broken", "502 "),
         ("not http at all\r\n\r\n", 502, "upstream_broken", "502 "),
         (SMUGGLING, 502, "upstream_invalid", "502 "),
         (SWITCH, 502, "upstream_invalid", "502 "),
+        ("large", 502, "response_head_too_large", "limits.response_header (4096 bytes)"),
+        ("large interim", 502, "response_head_too_large", "limits.response_header (4096 bytes)"),
         ("hang", 504, "first_byte_timeout", "timeouts.first_byte (500ms)"),
     ];
     let setup = Setup::new(|mut connection| {
         let case: usize = connection.path().trim_start_matches('/').parse().unwrap();
         match CASES[case].0 {
             "hang" => connection.hang(),
+            "large" => connection.send(format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(4096))),
+            "large interim" => connection.send(format!("HTTP/1.1 103 \r\nLink: {}\r\n\r\n{CHUNKED}", "x".repeat(4096))),
             answer => connection.send(answer),
         }
     });
     // Only what hangs has a short limit: the others are not in a hurry.
-    let routes =
-        "[{upstream: app, match: {path_prefix: /5}, timeouts: {first_byte: 500ms}}, {upstream: app, name: others}]";
+    let routes = "[{upstream: app, match: {path_prefix: /7}, timeouts: {first_byte: 500ms}}, {upstream: app, name: others, limits: {response_header: 4KiB}}]";
     setup.routes(routes).check(|case| {
         let mut counted = std::collections::BTreeMap::new();
         for (at, (answer, status, reason, text)) in CASES.into_iter().enumerate() {
@@ -36,15 +39,15 @@ fn a_failure_before_the_head_is_answered_with_its_cause() {
             assert_eq!(head.status, status, "{answer:?}");
             assert!(head.field("proxy-status").is_some_and(|value| value.contains("error=")), "{answer:?}: {head:?}");
             let body = String::from_utf8(exchange.whole()).unwrap();
-            assert!(body.contains(text) && !body.contains("bytes"), "{answer:?}: {body}");
+            assert!(body.contains(text) && !body.contains("payload"), "{answer:?}: {body}");
             let count = counted.entry(reason).or_insert(0.0);
             *count += 1.0;
-            let route = if answer == "hang" { "/5" } else { "others" };
+            let route = if answer == "hang" { "/7" } else { "others" };
             let labels = format!("{{route=\"{route}\",reason=\"{reason}\"}}");
             let failures = case.proxy.metric(&format!("sse_proxy_upstream_failures_total{labels}"));
             assert_eq!(failures, Some(*count), "{reason} for {answer:?}");
         }
-        for route in ["/5", "others"] {
+        for route in ["/7", "others"] {
             let metric = |name: &str| case.proxy.metric(&format!("{name}{{route=\"{route}\"}}"));
             eventually("no stream is left", || (metric("sse_proxy_streams_active") == Some(0.0)).then_some(()));
             assert_eq!(metric("sse_proxy_streams_opened_total"), Some(0.0));

@@ -85,7 +85,12 @@ fn the_proxys_own_errors_have_one_form() {
     let closing = Backend::answering(vec![Vec::new()]);
     let secure = Front::start(Protocol::Tls, &format!("'{}'", closing.address), "{stream: never}");
     let untrusted = format!("https://localhost:{}", secure.proxy.address.port());
-    let cases: [(String, u16, &str, &str); 5] = [
+    let large = Backend::start(|mut connection| {
+        connection.send(format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(64 * 1024)));
+        connection.hang();
+    });
+    let cases: [(String, u16, &str, &str); 6] = [
+        (format!("'{}'", large.address), 502, "http_response_header_section_size", "limits.response_header (65536"),
         (format!("'{}'", dead_address()), 502, "connection_refused", "cannot connect to the upstream"),
         (format!("'{}'", silent.address), 504, "http_response_timeout", "timeouts.first_byte"),
         (format!("'{}'", closing.address), 502, "connection_terminated", "broke off"),

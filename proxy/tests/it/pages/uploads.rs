@@ -1,9 +1,10 @@
 //! Requests with a body whose response begins early.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use super::{Front, for_each_protocol};
-use crate::support::{Backend, CHUNKED, Program, Proxy, chunk, dechunk};
+use super::{Front, Protocol, for_each_protocol};
+use crate::support::{Backend, CHUNKED, Program, Proxy, chunk, dechunk, eventually};
 
 /// Invariant: the whole request is forwarded while its response streams (RFC 9112 §9.5). Mechanism: the exchange ended
 /// its upload at the response head. Symptom: 3 MB sent, 100 KB received, and a clean end for the client.
@@ -113,4 +114,82 @@ fn a_stream_beside_its_upload_behaves_like_any_other() {
         assert!(log["heartbeats"].as_u64().unwrap() >= 1, "{path}");
     }
     assert_eq!(proxy.metric("sse_proxy_streams_active{route=\"/\"}"), Some(0.0));
+}
+
+/// Invariant: as for HTTP/1 in `requests.rs`. Mechanism: a stream of HTTP/2 was watched only once its request had been
+/// read.
+#[test]
+fn an_http_2_client_that_closes_while_its_upload_waits_is_detected() {
+    let (release, done) = std::sync::mpsc::channel::<()>();
+    let done = std::sync::Mutex::new(done);
+    // Reads nothing.
+    let backend = Backend::start(move |_connection| {
+        let _ = done.lock().unwrap().recv();
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let body = directory.path().join("body");
+    std::fs::write(&body, vec![b'x'; 16 << 20]).unwrap();
+    for mode in ["always", "never"] {
+        let front = Front::start(Protocol::H2c, &format!("'{}'", backend.address), &format!("{{stream: {mode}}}"));
+        let mut curl = Command::new("curl")
+            .args(["--silent", "--http2-prior-knowledge", "--header", "Expect:", "--upload-file"])
+            .arg(&body)
+            .arg(format!("http://localhost:{}/up", front.proxy.address.port()))
+            .spawn()
+            .unwrap();
+        backend.request();
+        // Until the upload waits.
+        std::thread::sleep(Duration::from_millis(500));
+        let closed = Instant::now();
+        curl.kill().unwrap();
+        curl.wait().unwrap();
+        let metric = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"client_gone\"}";
+        eventually(mode, || (front.proxy.metric(metric) == Some(1.0)).then_some(()));
+        assert!(closed.elapsed() < Duration::from_secs(10), "{mode}: {:?}", closed.elapsed());
+    }
+    drop(release);
+}
+
+/// Invariant: a stream breaks after one pause, in which its client reads what has been sent. Mechanism: a stream beside its
+/// upload took the pause of HTTP/1 and then that of HTTP/2. Symptom: its end came after a second, and a `timeouts.write`
+/// below that cut what had not been read.
+#[test]
+fn a_stream_over_http_2_beside_its_upload_breaks_after_one_pause() {
+    let backend = Backend::start(|mut connection| {
+        connection.send([CHUNKED.as_bytes(), &chunk(b"data: a\n\n")].concat());
+        connection.hang();
+    });
+    let config = format!(
+        "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{stream: always}}]\nclient: {{timeouts: {{body: 300ms}}}}\n",
+        backend.address
+    );
+    let proxy = Proxy::start_listening("{address: 127.0.0.1:0, h2c: true}", &config);
+    let half_a_request = || async {
+        let socket = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+        let (mut requests, connection) = h2::client::handshake(socket).await.unwrap();
+        let driven = tokio::spawn(connection);
+        let request = http::Request::post(format!("http://{}/events", proxy.address)).body(()).unwrap();
+        let (response, mut body) = requests.send_request(request, false).unwrap();
+        body.send_data("half".into(), false).unwrap();
+        let mut response = response.await.unwrap().into_body();
+        let mut received = Vec::new();
+        let error = loop {
+            match response.data().await.expect("a broken end") {
+                Ok(data) => received.extend_from_slice(&data),
+                Err(error) => break error,
+            }
+        };
+        driven.abort();
+        (received, error.reason())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // The machine may be busy: the shortest of some counts.
+    let mut durations = Vec::new();
+    while durations.len() < 5 && durations.iter().all(|duration| *duration >= 1250) {
+        let (received, reason) = runtime.block_on(half_a_request());
+        assert_eq!((received, reason), (b"data: a\n\n".to_vec(), Some(h2::Reason::INTERNAL_ERROR)));
+        durations.push(proxy.log_line()["duration_ms"].as_u64().unwrap());
+    }
+    let shortest = durations.iter().min().copied().unwrap_or_default();
+    assert!((800..1250).contains(&shortest), "300 ms and one pause of 500 ms, not two: {durations:?}");
 }

@@ -12,7 +12,7 @@ use sse_loadgen::target::{haproxy, nginx, tree};
 use support::{built_proxy, configuration, eventually, installed, origin, program, text};
 
 /// Short phases: this is about what is counted, not how fast it goes.
-const SMALL: [&str; 12] = [
+const SMALL: [&str; 16] = [
     "compare",
     "--streams",
     "50",
@@ -23,6 +23,10 @@ const SMALL: [&str; 12] = [
     "--heartbeat",
     "200ms",
     "--duration",
+    "500ms",
+    "--settle",
+    "100ms",
+    "--hold",
     "500ms",
     "--targets",
 ];
@@ -153,7 +157,7 @@ fn compare_over(protocol: &str, each: u64, targets: &[&str], proxy: Option<&Path
     let directory = tempfile::tempdir().expect("a temporary directory");
     let json = directory.path().join("compare.json");
     let mut command = program();
-    command.args(SMALL).arg(targets.join(",")).args(["--settle", "100ms", "--hold", "500ms", "--churn", "2"]);
+    command.args(SMALL).arg(targets.join(",")).args(["--churn", "2"]);
     command.arg("--nginx-conf").arg(configuration("nginx/baseline.conf"));
     command.arg("--front-conf").arg(configuration("nginx/front.conf"));
     command.args(["--protocol", protocol]);

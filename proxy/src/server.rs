@@ -48,6 +48,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// How long streams that are being cut may take after the drain's limit.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 
+/// How long HTTP/2 connections may take to send the ends of their streams, once nothing else is left.
+const HTTP2_END_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long flushing each log may take when the process exits.
 pub const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
@@ -115,6 +118,7 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect(), upstreams.into_values().collect());
     let router = Arc::new(Router::new(RouteTable::new(routes)));
     let gateway = Gateway::new(router.clone(), takeover.clone(), metrics.clone(), client);
+    let open_http2 = Arc::<AtomicUsize>::default();
     let draining = Arc::new(AtomicBool::new(false));
 
     let limit = config.drain.timeout.get().unwrap_or(LONGEST_DRAIN);
@@ -133,7 +137,7 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
         let application = || {
             let app = http_proxy(&conf, gateway.clone());
             let (options, unacknowledged) = (listen::h2_options(&client.head), router.table().longest_write());
-            Connections::new(app, options, h2c, unacknowledged, client, metrics.clone())
+            Connections::new(app, options, h2c, unacknowledged, client, metrics.clone(), open_http2.clone())
         };
         if !plain.is_empty() {
             let (handler, handed_off) = RequestHandler::new(Arc::new(gateway.clone()), client);
@@ -158,8 +162,16 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     let (finished, wait) = channel();
     let registry = takeover.registry().clone();
     let in_flight = router.in_flight().clone();
-    let watch =
-        SignalWatch { listeners: Mutex::new(listeners), handlers, draining, registry, limit, in_flight, finished };
+    let watch = SignalWatch {
+        listeners: Mutex::new(listeners),
+        handlers,
+        draining,
+        registry,
+        limit,
+        in_flight,
+        open_http2,
+        finished,
+    };
     threads::spawn("server", move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
     // The signal watch sends once, at the end of the drain.
     let outcome = wait.recv().map_err(|_| ServerError::Stopped);
@@ -275,6 +287,7 @@ struct SignalWatch {
     registry: Arc<StreamRegistry>,
     limit: Duration,
     in_flight: Arc<AtomicUsize>,
+    open_http2: Arc<AtomicUsize>,
     finished: Sender<()>,
 }
 
@@ -307,6 +320,7 @@ impl ShutdownSignalWatch for SignalWatch {
         let drain = Drain {
             registry: self.registry.clone(),
             in_flight: self.in_flight.clone(),
+            open_http2: self.open_http2.clone(),
             until: Instant::now() + self.limit + DRAIN_MARGIN,
             finished: self.finished.clone(),
         };
@@ -329,6 +343,8 @@ impl ShutdownSignalWatch for SignalWatch {
 struct Drain {
     registry: Arc<StreamRegistry>,
     in_flight: Arc<AtomicUsize>,
+    /// HTTP/2 connections that are open. They have been sent GOAWAY, and close once their streams have ended.
+    open_http2: Arc<AtomicUsize>,
     until: Instant,
     finished: Sender<()>,
 }
@@ -346,6 +362,11 @@ impl Drain {
                 // What is left at the limit is cut, by its own timers.
                 cut = left;
             }
+        }
+        // A stream over HTTP/2 has ended when its end is queued on its connection.
+        let until = self.until.min(Instant::now() + HTTP2_END_LIMIT);
+        while self.open_http2.load(Ordering::Relaxed) > 0 && Instant::now() < until {
+            tokio::time::sleep(DRAIN_POLL).await;
         }
         match cut.max(self.left()) {
             0 => log::info!("drained: nothing is left"),
@@ -374,5 +395,33 @@ impl Drain {
 
     fn left(&self) -> usize {
         self.registry.active() + self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Invariant: a drain ends every stream so that its client sees a complete response. Mechanism: over HTTP/2 a stream ends when
+    /// its last bytes are queued on its connection, and the process exited without waiting for the connection to send them.
+    /// Symptom: on a busy machine, clients saw broken streams at a restart.
+    #[test]
+    fn a_drain_waits_for_http_2_connections_to_send_what_is_queued() {
+        let open_http2 = Arc::new(AtomicUsize::new(1));
+        let drain = Drain {
+            registry: Arc::default(),
+            in_flight: Arc::default(),
+            open_http2: open_http2.clone(),
+            until: Instant::now() + Duration::from_secs(60),
+            finished: channel().0,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(async {
+            let mut waiting = std::pin::pin!(drain.wait());
+            let early = tokio::time::timeout(5 * DRAIN_POLL, &mut waiting).await;
+            assert!(early.is_err(), "the connection is open");
+            open_http2.store(0, Ordering::Relaxed);
+            waiting.await;
+        });
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use pingora::apps::HttpServerApp;
@@ -38,8 +39,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         unacknowledged: Option<Duration>,
         policy: ClientPolicy,
         metrics: Arc<Metrics>,
+        open_http2: Arc<AtomicUsize>,
     ) -> Self {
-        let http2 = Arc::new(Limits::new(&policy, unacknowledged, metrics.clone()));
+        let http2 = Arc::new(Limits::new(&policy, unacknowledged, metrics.clone(), open_http2));
         Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics }
     }
 

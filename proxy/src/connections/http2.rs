@@ -21,7 +21,7 @@ use super::http2_transport::{Activity, Http2Transport};
 use super::limits::Limits;
 use crate::metrics::CLOSE_REASONS;
 use crate::sys;
-use crate::takeover::ClientConnection;
+use crate::takeover::{ClientConnection, InFlight};
 use crate::wire::frames::Unfinished;
 
 /// How long a client may take to close a connection after GOAWAY, in milliseconds.
@@ -54,7 +54,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
                 let limits = self.http2.clone();
                 let watch =
                     Watch { activity, pings: connection.ping_pong(), pinged: None, idle_since: None, closing: None };
-                tokio::spawn(Http2 { app, connection, digest, shutdown, limits, watch }.run());
+                let open = InFlight::enter(&limits.open);
+                tokio::spawn(Http2 { app, connection, digest, shutdown, limits, watch, _open: open }.run());
             }
             Err(error) => log::debug!("HTTP/2 handshake failed: side=downstream: {error}"),
         }
@@ -138,6 +139,8 @@ struct Http2<A> {
     shutdown: ShutdownWatch,
     limits: Arc<Limits>,
     watch: Watch,
+    /// Counts this connection as open.
+    _open: InFlight,
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {

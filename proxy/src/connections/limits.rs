@@ -1,6 +1,7 @@
-//! The time limits of HTTP/2 connections.
+//! The time limits of HTTP/2 connections, and their number.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use crate::metrics::Metrics;
@@ -20,10 +21,17 @@ pub(super) struct Limits {
     pub(super) ping: u64,
     pub(super) pong: u64,
     pub(super) metrics: Arc<Metrics>,
+    /// The connections that are open.
+    pub(super) open: Arc<AtomicUsize>,
 }
 
 impl Limits {
-    pub(super) fn new(policy: &ClientPolicy, unacknowledged: Option<Duration>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        policy: &ClientPolicy,
+        unacknowledged: Option<Duration>,
+        metrics: Arc<Metrics>,
+        open: Arc<AtomicUsize>,
+    ) -> Self {
         let millis =
             |limit: Option<Duration>| limit.map_or(NEVER, |limit| u64::try_from(limit.as_millis()).unwrap_or(NEVER));
         Self {
@@ -33,6 +41,7 @@ impl Limits {
             ping: millis(policy.ping),
             pong: millis(unacknowledged.or(Some(PONG_LIMIT))),
             metrics,
+            open,
         }
     }
 

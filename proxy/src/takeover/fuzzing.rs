@@ -11,7 +11,7 @@ use pingora::protocols::http::ServerSession;
 use super::stand_in::Replay;
 use super::whole_request::WholeRequest;
 use crate::exchange::{BodyStart, ClientHop, HeadKind, HeadReader, request_wire, upstream_request};
-use crate::headers;
+use crate::headers::{self, PageFraming};
 use crate::wire::body::Body;
 use crate::wire::chunked;
 use crate::wire::request::{HeadLimits, MAX_FIELDS, RequestHead};
@@ -28,7 +28,7 @@ const LARGEST_HEAD: usize = 1 << 20;
 pub fn request_by_reactor(bytes: &[u8]) -> Option<Vec<u8>> {
     let WholeRequest { mut head, body, .. } = WholeRequest::parse(bytes, &HeadLimits::default())?;
     headers::normalize_request(&mut head);
-    let mut wire = upstream_head(&head, !body.is_empty())?.1;
+    let mut wire = upstream_head(&head, !body.is_empty(), Kind::Stream)?.1;
     wire.extend_from_slice(&body);
     Some(wire)
 }
@@ -45,9 +45,16 @@ fn as_given_to_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(given)
 }
 
-/// What goes to the upstream of a stream for these bytes where Pingora's session reads them. `None` where the request is
-/// refused, is incomplete, or is one that is never taken over.
-pub fn request_by_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
+/// What a request is sent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Stream,
+    Page,
+}
+
+/// What goes to the upstream for these bytes where Pingora's session reads them. `None` where the request is refused, is
+/// incomplete, or is one that is never taken over.
+pub fn request_by_pingora(bytes: &[u8], kind: Kind) -> Option<Vec<u8>> {
     let given = as_given_to_pingora(bytes)?;
     thread_local! {
         static RUNTIME: RefCell<tokio::runtime::Runtime> = RefCell::new(
@@ -66,7 +73,7 @@ pub fn request_by_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
                 return None;
             }
             let has_body = !session.is_body_empty();
-            let (request, mut wire) = upstream_head(session.req_header(), has_body)?;
+            let (request, mut wire) = upstream_head(session.req_header(), has_body, kind)?;
             let chunked = request.headers.contains_key("transfer-encoding");
             while let Some(bytes) = session.read_request_body().await.ok()? {
                 match chunked {
@@ -82,10 +89,10 @@ pub fn request_by_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-fn upstream_head(request: &RequestHeader, has_body: bool) -> Option<(RequestHeader, Vec<u8>)> {
+fn upstream_head(request: &RequestHeader, has_body: bool, kind: Kind) -> Option<(RequestHeader, Vec<u8>)> {
     let trusted_proxies = headers::TrustedProxies::default();
     let hop = ClientHop { address: Some(CLIENT), tls: false, trusted_proxies: &trusted_proxies };
-    let upstream = upstream_request(request, true, has_body, Some("upstream"), &hop).ok()?;
+    let upstream = upstream_request(request, kind == Kind::Stream, has_body, Some("upstream"), &hop).ok()?;
     let wire = Vec::from(request_wire(&upstream).ok()?);
     Some((upstream, wire))
 }
@@ -94,8 +101,12 @@ fn upstream_head(request: &RequestHeader, has_body: bool) -> Option<(RequestHead
 pub struct ForwardedResponse {
     /// Interim responses, then the final one.
     pub heads: Vec<Vec<u8>>,
-    /// Whether the answer is carried as an event stream, and what of it came with the head, undecoded.
-    pub stream: Option<(Body, Vec<u8>)>,
+    /// Whether the answer is carried as an event stream.
+    pub is_stream: bool,
+    /// How the body is delimited, if the answer has one.
+    pub body: Option<Body>,
+    /// What came with the head, undecoded.
+    pub leftover: Vec<u8>,
 }
 
 /// What a client gets for these bytes of an upstream. `None` where they hold no final head, or one that is refused.
@@ -119,14 +130,24 @@ pub fn response(bytes: &[u8]) -> Option<ForwardedResponse> {
             }
             HeadKind::Final => {
                 let beginning = BodyStart::of(&head, reader, false, true).ok()?;
-                if !beginning.is_stream {
-                    // Pingora's session writes those.
-                    return Some(ForwardedResponse { heads, stream: None });
+                if beginning.is_stream {
+                    headers::stream_response(&mut head, true).ok()?;
+                } else {
+                    let framing = match (beginning.has_body, &beginning.body) {
+                        (false, _) => PageFraming::NoBody,
+                        (true, Body::Length(length)) => PageFraming::Length(*length),
+                        (true, _) => PageFraming::Chunked,
+                    };
+                    let trailers = beginning.has_body && matches!(beginning.body, Body::Chunked(_));
+                    headers::page_response(&mut head, framing, trailers).ok()?;
                 }
-                let stream = Some((beginning.body, beginning.leftover));
-                headers::stream_response(&mut head, true).ok()?;
                 write(&head);
-                return Some(ForwardedResponse { heads, stream });
+                return Some(ForwardedResponse {
+                    heads,
+                    is_stream: beginning.is_stream,
+                    body: beginning.has_body.then_some(beginning.body),
+                    leftover: beginning.leftover,
+                });
             }
         }
     }

@@ -18,11 +18,13 @@ struct Server {
 }
 
 fn server() -> Option<Server> {
+    server_with("{}")
+}
+
+fn server_with(timeouts: &str) -> Option<Server> {
     let backend = Example::start("fastapi", Pace::ENDLESS)?;
-    let proxy = Proxy::start(
-        backend.address,
-        "    stream: always\n    heartbeat: {interval: 60ms}\n    timeouts: {first_byte: 1s}",
-    );
+    let route = format!("    stream: always\n    heartbeat: {{interval: 60ms}}\n    timeouts: {timeouts}");
+    let proxy = Proxy::start(backend.address, &route);
     let (nginx, front, directory) = nginx_in_front_of(proxy.address);
     let addresses = [("proxy", proxy.address), ("nginx and proxy", front)];
     Some(Server { backend, addresses, _proxy: proxy, _nginx: (nginx, directory) })
@@ -128,9 +130,9 @@ fn the_model_stops_when_its_client_disconnects_before_the_first_token() {
 
 #[test]
 fn a_queue_longer_than_first_byte_is_answered_with_504() {
-    let Some(server) = server() else { return };
+    let Some(server) = server_with("{first_byte: 500ms}") else { return };
     for (path, address) in server.addresses {
-        let mut client = ask(address, json!({"stream": true, "queue_ms": 5000}));
+        let mut client = ask(address, json!({"stream": true, "queue_ms": 10_000}));
         assert_eq!(client.read_head().status, 504, "{path}");
     }
 }

@@ -14,7 +14,7 @@ const USUAL_PORTS: u64 = 28_232;
 pub enum LimitError {
     /// Too many connections for one process.
     #[error(
-        "{who}: needs {needed} file descriptors, but the hard limit is {limit}\n  remedy: {remedy}, or raise the limit \
+        "{who} needs {needed} file descriptors, but the hard limit is {limit}\n  remedy: {remedy}, or raise the limit \
          (`ulimit -Hn`, `ulimits.nofile` in Compose, LimitNOFILE in systemd)"
     )]
     Descriptors {
@@ -70,7 +70,7 @@ pub fn check_descriptors(connections: u64, processes: u64, limit: u64) -> Result
     }
     let enough = connections.div_ceil(limit.saturating_sub(OWN_DESCRIPTORS).max(1));
     Err(LimitError::Descriptors {
-        who: "sse-loadgen".to_owned(),
+        who: "each client process".to_owned(),
         needed,
         limit,
         remedy: format!("spread over processes with --processes {enough}"),
@@ -108,7 +108,7 @@ impl Server<'_> {
         let fits = if self.processes == 1 { room } else { room * self.processes * 10 / 11 };
         let who = match self.processes {
             1 => self.who.to_owned(),
-            processes => format!("{}, each of {processes} processes", self.who),
+            processes => format!("each of the {processes} processes of {}", self.who),
         };
         let remedy = format!("use {} {enough}, or --streams {fits}", self.option);
         Err(LimitError::Descriptors { who, needed, limit, remedy })

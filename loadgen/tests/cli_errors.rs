@@ -91,6 +91,25 @@ fn wrong_command_lines_exit_64_and_say_what_is_wrong() {
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {message}");
         assert!(message.contains(expected), "{arguments:?}: {message}");
+        assert!(!message.contains("sse-loadgen: sse-loadgen"), "{arguments:?}: {message}");
+    }
+}
+
+#[test]
+fn outside_of_the_repository_the_options_that_name_configurations_are_the_remedy() {
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    for (target, option) in
+        [("nginx", "--nginx-conf"), ("nginx+sse-proxy", "--front-conf"), ("haproxy", "--haproxy-conf")]
+    {
+        let programs = ["--nginx-bin", "/bin/true", "--proxy-bin", "/bin/true", "--haproxy-bin", "/bin/true"];
+        let mut command = support::program();
+        let output =
+            command.args(["compare", "--targets", target]).args(programs).current_dir(elsewhere.path()).output();
+        let output = output.expect("the program starts");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{target}: {message}");
+        let wanted = [": No such file", "in a clone of the repository", option];
+        assert!(wanted.iter().all(|part| message.contains(part)), "{target}: {message}");
     }
 }
 

@@ -118,6 +118,12 @@ fn every_early_end_has_its_reason_and_makes_the_result_invalid() {
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
         true,
     );
+    let broken_off = |last: &str, holds| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+        backend(Box::leak(format!("{head}9\r\ndata: a\n\n\r\n{last}").into_boxed_str()).as_bytes(), holds)
+    };
+    let (cut, cut_and_more, other_size) =
+        (broken_off("ff\n", false), broken_off("ff\nx", true), broken_off("fe\n", true));
     let noise = backend(b"SSH-2.0-x\r\n\r\n", true);
     let coded =
         backend(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b", true);
@@ -138,6 +144,9 @@ fn every_early_end_has_its_reason_and_makes_the_result_invalid() {
         (format!("http://{closed}/"), "refused"),
         (format!("http://{html}/"), "not_event_stream"),
         (format!("http://{broken}/"), "malformed"),
+        (format!("http://{cut}/"), "truncated"),
+        (format!("http://{cut_and_more}/"), "malformed"),
+        (format!("http://{other_size}/"), "malformed"),
         (format!("http://{noise}/"), "malformed"),
         (format!("http://{half}/"), "end_inside_record"),
     ] {

@@ -30,10 +30,13 @@ Examples:
   sse-proxy --config sse-proxy.yaml
       Serve what the file says; docs/configuration.md describes every key.
   sse-proxy check-config sse-proxy.yaml
-      Say what is wrong with a file, and what is probably not meant; --strict makes warnings errors, for CI.
+      Report errors in a file, and settings that are probably not meant. With --strict, warnings exit 1: for CI.
 
-Exit codes: 0 shut down in order, 1 cannot serve (an address is taken), 64 the command line or the configuration is wrong,
-70 a defect of the program.
+Exit codes:
+  0   shut down as requested, or the file is valid
+  1   cannot serve, for example because an address is in use; or check-config --strict has warnings
+  64  the command line or the configuration is wrong
+  70  a bug
 Signals: SIGTERM, SIGINT and SIGQUIT stop accepting and end streams between events; a second one exits at once.";
 
 /// How to serve.
@@ -45,7 +48,7 @@ pub struct Serve {
     /// Serve this backend, with defaults for everything else.
     #[arg(long, value_name = "HOST:PORT")]
     pub upstream: Option<String>,
-    /// Listen here.
+    /// Listen on this address.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
     pub listen: String,
     /// Serve /metrics, /healthz and /readyz here.
@@ -59,7 +62,7 @@ pub struct Serve {
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check a configuration file and exit: 0 when it can be served, 64 when it cannot.
+    /// Check a configuration file and the files that it names: exit 0 when it can be served, 64 when it cannot.
     CheckConfig {
         /// Exit with 1 if there are warnings.
         #[arg(long)]

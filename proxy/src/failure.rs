@@ -40,7 +40,7 @@ pub enum Failure {
         limit: Duration,
     },
     /// The upstream closed, reset or garbled its connection instead of answering.
-    #[error("the upstream broke off before its response head was complete")]
+    #[error("{}", broken_text(source))]
     Broken {
         /// The error of reading or writing.
         #[source]
@@ -185,6 +185,13 @@ impl Failure {
             | Self::RequestTimeout { .. }
             | Self::WriteTimeout { .. } => "http_request_error",
         }
+    }
+}
+
+fn broken_text(source: &Error) -> &'static str {
+    match source.etype() {
+        ErrorType::InvalidHTTPHeader => "the upstream's response head is not HTTP, or has more than 256 fields",
+        _ => "the upstream broke off before its response head was complete",
     }
 }
 

@@ -1,16 +1,26 @@
-//! Carries Server-Sent Events between browsers and existing backends, inside any Pingora proxy.
+//! Carries Server-Sent Events between clients and existing backends, inside any [Pingora](pingora) proxy.
 //!
-//! Called from [`ProxyHttp::proxy_upstream_filter`](pingora::proxy::ProxyHttp::proxy_upstream_filter), [`Takeover::take_over`]
-//! connects to the backend, reads one response head and, if it begins an event stream, takes both connections out of Pingora:
-//! the stream then costs a few hundred bytes, gets heartbeats between its events, and ends by the limits of its [`Policy`].
-//! Any other answer is passed on over the client's session.
+//! Call [`Takeover::take_over`] from [`ProxyHttp::proxy_upstream_filter`](pingora::proxy::ProxyHttp::proxy_upstream_filter). It
+//! connects to the backend, sends the request, and reads the response head. If the response is an event stream, both connections
+//! leave Pingora: the stream then costs a few hundred bytes, gets heartbeats between its events, and ends by the limits of its
+//! [`Policy`]. Any other response goes to the client over Pingora's session.
+//!
+//! - [`Takeover`] connects and carries streams. Create one per process and share it.
+//! - [`Route`] is a group of streams with the same rules and counters. Create one per kind of stream, at the start.
+//! - [`Policy`] has the rules: heartbeats and timeouts. **Its default sends no heartbeats and sets no limits.**
+//! - [`Observer`] is told when a stream begins and ends, and which requests fail before that; `()` observes nothing.
+//! - [`Hooks`] change the request and the response head of one call.
+//! - [`Takeover::drain`] ends all streams between two events; call it when your proxy shuts down. Otherwise Pingora's shutdown cuts them.
+//!
+//! # Example
 //!
 //! ```no_run
 //! use std::sync::Arc;
+//! use std::time::Duration;
 //!
 //! use async_trait::async_trait;
 //! use pingora::prelude::*;
-//! use sse_proxy::{Policy, Route, Takeover, accepts_event_stream};
+//! use sse_proxy::{Heartbeat, HeartbeatPolicy, Policy, Route, Takeover, accepts_event_stream};
 //!
 //! struct MyProxy {
 //!     takeover: Takeover,
@@ -35,8 +45,33 @@
 //!     }
 //! }
 //!
-//! let proxy = MyProxy { takeover: Takeover::default(), events: Route::new("events", Policy::default(), Arc::new(())) };
+//! let mut policy = Policy::default();
+//! policy.heartbeat = Some(HeartbeatPolicy::new(Duration::from_secs(15), Heartbeat::default()));
+//! policy.timeouts.connect = Some(Duration::from_secs(3));
+//! policy.timeouts.first_byte = Some(Duration::from_secs(60));
+//! policy.timeouts.idle = Some(Duration::from_secs(300));
+//! policy.timeouts.write = Some(Duration::from_secs(30));
+//! let proxy = MyProxy { takeover: Takeover::default(), events: Route::new("events", policy, Arc::new(())) };
 //! ```
+//!
+//! Serve `proxy` with [`http_proxy_service`](pingora::proxy::http_proxy_service), as any other. The values are the defaults of the
+//! `sse-proxy` program.
+//!
+//! # What applies to a request that is taken over
+//!
+//! | | |
+//! |---|---|
+//! | runs | `request_filter` and all hooks before `proxy_upstream_filter`; downstream modules, on the head of a stream and on head and body of other responses; `logging`, when a stream begins or another response has ended |
+//! | does not run | `upstream_request_filter` (use [`Hooks::upstream_request`]), `response_filter` (use [`Hooks::stream_response`]), `connected_to_upstream`, `fail_to_connect`, body filters, Pingora's cache and its retries |
+//! | instead of retries | each of the `peers` is tried once, in order, if the one before cannot be connected to |
+//! | errors | 502 or 504 with a sentence as body, and [`Observer::failed`] |
+//! | fields | `X-Forwarded-*` and `X-Real-IP` are set, and believed only from [`TrustedProxies`]; `Via` is added in both directions |
+//! | never taken over | HEAD requests and upgrades, such as WebSocket ([`Takeover::can_take`]): `take_over` returns `Ok(true)`, and Pingora continues |
+//!
+//! [`accepts_event_stream`] is one way to choose requests: it is true for those of `EventSource`. For endpoints whose clients send no
+//! such `Accept`, as POST to a model server, choose by path: a response that is not an event stream is passed on as well.
+//!
+//! Messages go to the [`log`](https://docs.rs/log) crate.
 //!
 //! # Versions
 //! Pingora's types are part of this crate's interface, so each minor version of this crate goes with one minor version of

@@ -20,6 +20,7 @@ use crate::driver::{Ended, Observer, Route, StreamInfo};
 use crate::failure::Failure;
 use crate::stream::EndReason;
 use crate::upstream::Upstream;
+use crate::wire::request::Refusal;
 
 /// Why the proxy closes HTTP/2 connections: without streams, vanished, slow, flooding.
 pub const CLOSE_REASONS: [&str; 4] = ["http2_idle", "http2_vanished", "http2_slow", "http2_flood"];
@@ -155,6 +156,13 @@ impl Metrics {
     /// Counts a request that was refused before an upstream was chosen.
     pub fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&RefusedLabels { reason }).inc();
+        // A mistake in a setup, where all others are the client's. Both request paths come through here.
+        if reason == Refusal::TlsOnPlainPort.as_str() {
+            log::warn!(
+                "request refused: side=downstream reason={reason}: the client speaks TLS to a listener without tls; use \
+                 http:// there, or add tls to the listener"
+            );
+        }
     }
 
     /// Counts a request that was answered.

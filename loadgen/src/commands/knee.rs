@@ -13,6 +13,7 @@ use crate::report::conditions::Conditions;
 use crate::report::knee::{KneeReport, KneeRound, KneeStep};
 use crate::report::knee_table::write_table;
 use crate::report::progress::{Progress, Terminal};
+use crate::report::units::count;
 use crate::target::{OriginSetup, Target};
 
 /// How long beyond its plan a ramp may take, and events may be on their way: what comes later was not carried.
@@ -57,9 +58,9 @@ pub(super) async fn measure(
     let mut progress = Progress::new(terminal);
     let each = args.duration.as_secs_f64() + STEP_OVERHEAD_SECONDS;
     progress.say(&format!(
-        "{prefix}about {each:.0}s for each rate, {} targets and {} rounds",
-        plan.targets.len(),
-        args.rounds
+        "{prefix}about {each:.0}s for each rate, {} and {}",
+        count(plan.targets.len() as u64, "target"),
+        count(args.rounds, "round")
     ));
     let comparison = Comparison { targets: &plan.targets, source: &plan.source, rounds: args.rounds, prefix };
     let interrupted = comparison.run(&mut steps, interrupt, &mut progress).await?;

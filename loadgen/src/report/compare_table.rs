@@ -24,6 +24,34 @@ const COLUMNS: [&str; 16] = [
     "heartbeats",
     "faults",
 ];
+/// What each column says, one line each; `loadgen/README.md` has the same.
+pub const LEGEND: &[(&str, &str)] = &[
+    ("streams", "streams that were held open, in all rounds together"),
+    ("memory/stream", "what one more silent stream adds to the memory (PSS) of the target's processes"),
+    ("all-in", "what traffic on all streams adds to idle, per stream: one-time costs included"),
+    ("+ kernel", "kernel memory for one more stream, its sockets, less that of direct"),
+    ("idle", "memory of the target's processes before the first connection"),
+    ("CPU/open", "CPU time of the target per stream opened"),
+    ("opened/s", "streams opened per second, if they were opened as fast as possible (--ramp-rate max)"),
+    ("CPU/event", "CPU time of the target while events flow, per event delivered"),
+    (
+        "p50 … max",
+        "latency of events, from when each was due at the origin until a client had read it: half, 99 %, 99.9 %, all of them took at most this",
+    ),
+    ("first byte p99", "from the request sent to the first byte of the response, for 99 % of the streams"),
+    ("from due p99", "to the same byte, from when the ramp had the stream due"),
+    ("heartbeats", "comments that arrived while the streams were silent; only sse-proxy sends them"),
+    ("faults", "events lost/duplicated/torn/corrupted"),
+    (
+        "× nginx",
+        "the row above as a multiple of nginx's in the same round; below 1 is less than nginx, which is better except for opened/s",
+    ),
+];
+const LEGEND_OF_SERVICES: &[(&str, &str)] = &[
+    ("+ kernel", "of a service: kernel objects and socket buffers charged to its containers, per stream"),
+    ("cgroup", "all that is charged to them but page cache, per stream"),
+    ("memory", "of a service: the first round's, since it runs on and uses again what it has"),
+];
 /// Where the column of containers stands, when services were measured.
 const CGROUP_AT: usize = 4;
 const NOTHING: &str = "–";
@@ -65,40 +93,21 @@ pub fn write_table(out: &mut dyn Write, report: &CompareReport) -> io::Result<()
     let conditions = &report.conditions;
     let versions: Vec<&str> = report.versions.values().map(String::as_str).collect();
     writeln!(out)?;
-    writeln!(
-        out,
-        "memory/stream: what one more silent stream adds to the PSS of the target's processes; idle: their PSS before"
-    )?;
-    writeln!(
-        out,
-        "the first; all-in: what traffic on all streams has added to idle, per stream, one-time costs included"
-    )?;
-    if has_services {
-        writeln!(
-            out,
-            "+ kernel: kernel objects and socket buffers charged to the target's containers, per stream; cgroup: all that"
-        )?;
-        writeln!(
-            out,
-            "is charged to them but page cache. Memory is the first round's: services run on, and use again what they have"
-        )?;
+    for (column, meaning) in LEGEND {
+        writeln!(out, "{column:<14}  {meaning}")?;
     }
-    writeln!(
-        out,
-        "CPU/open: the target's CPU time per stream opened; opened/s: only where they were opened as fast as it went"
-    )?;
-    writeln!(out, "latency: from when an event was due at the origin until the client had read it")?;
-    writeln!(
-        out,
-        "first byte: from the request sent; from due: to the same byte from when the ramp had the stream due"
-    )?;
+    if has_services {
+        for (column, meaning) in LEGEND_OF_SERVICES {
+            writeln!(out, "{column:<14}  {meaning}")?;
+        }
+    }
+    writeln!(out)?;
     if let Some(client_protocol) = conditions.client_protocol() {
         writeln!(
             out,
             "clients speak {client_protocol}; direct is not among the targets, since the origin speaks HTTP/1.1 alone"
         )?;
     }
-    writeln!(out, "faults: lost/duplicated/torn/corrupted events of {} streams per target", report.streams)?;
     writeln!(
         out,
         "sse-loadgen {} on {}, {} cores, {} descriptors{}{}",

@@ -170,6 +170,26 @@ fn memory_of_a_service_is_that_of_its_first_load() {
 }
 
 #[test]
+fn each_column_is_explained_on_one_line_and_in_the_readme() {
+    use super::super::compare_table::{LEGEND, write_table};
+    let mut table = Vec::new();
+    let report = report(&[figures(Target::Nginx, Some(14), 15, 100), figures(Target::SseProxy, Some(7), 14, 80)]);
+    write_table(&mut table, &report).expect("written");
+    let table = String::from_utf8(table).expect("text");
+    let head = table.lines().next().expect("a head");
+    let columns = head.split("  ").map(str::trim).filter(|column| !column.is_empty());
+    let within_latency = |column: &str| ["p50", "p99", "p99.9", "max"].contains(&column);
+    for column in columns.filter(|column| !within_latency(column)).chain(["p50 … max", "× nginx"]) {
+        assert_eq!(LEGEND.iter().filter(|(name, _)| *name == column).count(), 1, "{column}");
+    }
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the page");
+    for (column, meaning) in LEGEND {
+        assert!(table.lines().any(|line| line == format!("{column:<14}  {meaning}")), "{column}: {table}");
+        assert!(readme.contains(&format!("| {column} | {meaning} |")), "{column} in loadgen/README.md");
+    }
+}
+
+#[test]
 fn a_proxy_without_heartbeats_is_doubted() {
     let mut proxy = figures(Target::SseProxy, Some(1), 14, 80);
     proxy.rounds.iter_mut().for_each(|round| round.record.counts.heartbeats = 0);

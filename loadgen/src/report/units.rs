@@ -21,6 +21,12 @@ pub fn bytes(bytes: f64) -> String {
     }
 }
 
+/// A number of things: `1 round`, `2 rounds`.
+#[must_use]
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,5 +36,6 @@ mod tests {
         assert_eq!([time_us(999), time_us(12_340), time_us(1_500_000)], ["999µs", "12.3ms", "1.50s"]);
         assert_eq!([bytes(512.0), bytes(1945.6), bytes(4_404_019.0)], ["512 B", "1.9 KiB", "4.2 MiB"]);
         assert_eq!(bytes(25_276_972_236.8), "23.5 GiB");
+        assert_eq!([count(0, "round"), count(1, "round"), count(2, "round")], ["0 rounds", "1 round", "2 rounds"]);
     }
 }

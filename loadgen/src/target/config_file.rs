@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::error::TargetError;
 
-/// The text of a configuration file.
-pub(super) fn read(path: &Path) -> Result<String, TargetError> {
-    std::fs::read_to_string(path).map_err(|source| TargetError::Config { path: path.to_owned(), source })
+/// The text of a configuration file, which `option` names.
+pub(super) fn read(path: &Path, option: &'static str) -> Result<String, TargetError> {
+    std::fs::read_to_string(path).map_err(|cause| TargetError::Config { path: path.to_owned(), option, cause })
 }
 
 /// The value of an nginx directive that stands on a line of its own.

@@ -16,13 +16,15 @@ pub enum TargetError {
         remedy: String,
     },
     /// A configuration file cannot be read.
-    #[error("cannot read {}", path.display())]
+    #[error("cannot read {}: {cause}\n  remedy: run this in a clone of the repository, where the default is, or name your own \
+             file with {option}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
+        /// The option that names it.
+        option: &'static str,
+        /// The system's error, which stands before the remedy and so is not a source.
+        cause: std::io::Error,
     },
     /// The text that is to be replaced is not in the configuration.
     #[error("{}: expected exactly one line that begins with `{expected}`, to put the address in; found {found}", path.display())]
@@ -72,13 +74,14 @@ pub enum TargetError {
         log: String,
     },
     /// A gauge does not answer.
-    #[error("cannot read the gauge at {address}\n  remedy: start `sse-loadgen gauge` beside the program it is for")]
+    #[error(
+        "cannot read the gauge at {address}: {cause}\n  remedy: start `sse-loadgen gauge` beside the program it is for"
+    )]
     Gauge {
         /// Where it should be.
         address: std::net::SocketAddr,
-        /// What happened.
-        #[source]
-        source: std::io::Error,
+        /// What happened; it stands before the remedy and so is not a source.
+        cause: std::io::Error,
     },
     /// A `--service` that is not understood.
     #[error("--service `{text}`: {why}")]

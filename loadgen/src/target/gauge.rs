@@ -72,7 +72,7 @@ impl Reading {
 /// # Errors
 /// When it does not answer, or with something else.
 pub async fn ask(address: SocketAddr) -> Result<Reading, TargetError> {
-    let refuse = |source| TargetError::Gauge { address, source };
+    let refuse = |cause| TargetError::Gauge { address, cause };
     let (status, body) = probe::fetch(address, "/").await.map_err(refuse)?;
     if status != 200 {
         return Err(refuse(io::Error::other(format!("status {status}"))));

@@ -10,6 +10,7 @@ use super::process::Running;
 use super::{address, probe};
 
 const LISTEN: &str = "bind :8080";
+const OPTION: &str = "--haproxy-conf";
 const UPSTREAM: &str = "server origin:9000 origin:9000";
 
 /// An HAProxy to start.
@@ -33,7 +34,7 @@ impl Haproxy<'_> {
         directory: &Path,
     ) -> Result<(Vec<Running>, Vec<SocketAddr>), TargetError> {
         let refuse = |source| TargetError::Start { program: "haproxy".to_owned(), source };
-        let text = read(self.config)?;
+        let text = read(self.config, OPTION)?;
         let count = u8::try_from(upstreams.len()).unwrap_or(u8::MAX);
         let listen = address::free(self.host, count).map_err(refuse)?;
         let text = readdress(&text, self.config, LISTEN, |address| format!("bind {address}"), &listen)?;
@@ -69,7 +70,7 @@ impl Haproxy<'_> {
 /// # Errors
 /// What is wrong with it.
 pub fn check_config(path: &Path) -> Result<(), TargetError> {
-    let text = read(path)?;
+    let text = read(path, OPTION)?;
     [LISTEN, UPSTREAM]
         .iter()
         .try_for_each(|begin| readdress(&text, path, begin, |address| address.to_string(), &[]).map(|_| ()))

@@ -43,7 +43,7 @@ impl Nginx<'_> {
         directory: &Path,
     ) -> Result<(Running, Vec<SocketAddr>), TargetError> {
         let refuse = |source| TargetError::Start { program: self.name.to_owned(), source };
-        let mut text = read(self.config)?;
+        let mut text = read(self.config, option(self.upstream_line))?;
         if let Some(workers) = self.workers {
             text = replace(&text, self.config, WORKERS, |_| format!("{WORKERS} {workers};\n"))?;
         }
@@ -94,6 +94,11 @@ fn listener(listener_spec: &ListenerSpec, listen: &[SocketAddr], rest: &str) -> 
     lines.iter().map(|line| format!("        {line}\n")).collect()
 }
 
+/// The option that names the configuration with this upstream.
+fn option(upstream_line: &str) -> &'static str {
+    if upstream_line == FRONT_UPSTREAM { "--front-conf" } else { "--nginx-conf" }
+}
+
 /// Checks that the configuration has the lines that are replaced, with `upstream_line` among them, and that it allows for
 /// `streams`, two connections each, over `workers` or as many as it asks for, none of which may have more than
 /// `descriptor_limit` files open.
@@ -107,7 +112,7 @@ pub fn check_config(
     workers: Option<u64>,
     descriptor_limit: u64,
 ) -> Result<(), TargetError> {
-    let text = read(path)?;
+    let text = read(path, option(upstream_line))?;
     for begin in [LISTEN, upstream_line] {
         readdress(&text, path, begin, |address| address.to_string(), &[])?;
     }

@@ -1,9 +1,18 @@
 //! Incremental decoder for the chunked transfer coding (RFC 9112 §7.1), strict: what the grammar forbids is an error.
+//!
+//! One exception: the bytes `ff\n` in place of a chunk, if they are the last of the connection. With them, sse-proxy breaks
+//! a stream off on purpose (`docs/clients.md`): a chunk is announced that does not come. Such a body is truncated, as one
+//! without a last chunk is. `ff\n` with anything behind it, any other size line that ends in a bare LF (`fe\n`, `0ff\n`,
+//! `ff;x\n`), and everything else that the grammar forbids is malformed.
 
 use thiserror::Error;
 
 /// A line of chunk framing (size and extensions, or one trailer field) may be this long.
 const MAX_LINE_BYTES: u16 = 8 * 1024;
+
+/// The chunk that is announced when a stream is broken off, and the length of its line, `ff\n`.
+const BROKEN_OFF_SIZE: u64 = 0xff;
+const BROKEN_OFF_BYTES: u16 = 3;
 
 /// Why a body is not valid chunked coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -37,6 +46,8 @@ enum State {
     Trailer,
     TrailerLf,
     EndLf,
+    /// After `ff\n`: nothing may follow, and the body is not done.
+    BrokenOff,
     Done,
 }
 
@@ -92,6 +103,8 @@ impl Decoder {
             (State::SizeDigits(size), b'\r') | (State::Extension(size), b'\r') => Ok(State::SizeLf(size)),
             // "BWS" before the extension's semicolon: bad whitespace that a recipient must parse.
             (State::SizeDigits(size), b';' | b' ' | b'\t') => Ok(State::Extension(size)),
+            (State::SizeDigits(BROKEN_OFF_SIZE), b'\n') if self.line_bytes == BROKEN_OFF_BYTES => Ok(State::BrokenOff),
+            (State::BrokenOff, _) => Err(ChunkError::Size),
             (State::SizeDigits(size), _) => {
                 let digit = hex(byte).ok_or(ChunkError::Size)?;
                 if size >> 60 != 0 {

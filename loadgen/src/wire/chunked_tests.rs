@@ -110,6 +110,34 @@ fn trailer_fields_are_counted() {
     assert_eq!((decoder.is_done(), decoder.trailers()), (true, 2));
 }
 
+/// Each input with whether it is malformed. None of them is a whole body.
+#[test]
+fn a_chunk_that_is_announced_with_a_line_feed_alone_breaks_off_the_body() {
+    let cases: &[(&[u8], bool)] = &[
+        (b"ff\n", false),
+        (b"5\r\nhello\r\nff\n", false),
+        (b"5\r\nhello\r\nff", false),
+        (b"5\r\nhello\r\nff\n\n", true),
+        (b"5\r\nhello\r\nff\nhello", true),
+        (b"5\r\nhello\r\nfe\n", true),
+        (b"5\r\nhello\r\n0ff\n", true),
+        (b"5\r\nhello\r\nff;x\n", true),
+        (b"5\r\nhello\r\nff \n", true),
+        (b"5\r\nhello\r\n0\n", true),
+        (b"5\r\nhelloff\n", true),
+        (b"5\r\nhello\r\n0\r\nff\n", true),
+        (b"xyz\r\n", true),
+    ];
+    for (input, malformed) in cases {
+        for cut in 0..=input.len() {
+            let (head, tail) = input.split_at(cut);
+            let decoded = decode(&[head, tail]);
+            assert_eq!(decoded.is_none(), *malformed, "{input:?} cut at {cut}");
+            assert!(decoded.is_none_or(|(_, _, done)| !done), "{input:?} cut at {cut}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_body_in_any_chunks_comes_back_at_any_cuts(

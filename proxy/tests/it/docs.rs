@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use sse_proxy::config::Config;
 use sse_proxy::{EndReason, Failure};
@@ -53,6 +54,7 @@ fn every_example_is_accepted_without_warnings() {
     let mut pages = [
         "docs/configuration.md",
         "docs/heartbeats.md",
+        "docs/https-locally.md",
         "docs/operations.md",
         "docs/behind-nginx.md",
         "docs/in-front.md",
@@ -253,6 +255,30 @@ fn the_documented_nginx_configuration_is_the_one_that_is_run() {
     // The address is the reader's own.
     let missing: Vec<_> = documented.difference(&shipped).filter(|line| *line != "server 127.0.0.1:8080").collect();
     assert!(missing.is_empty(), "not in nginx/front-tls.conf: {missing:?}");
+}
+
+/// The commands of docs/https-locally.md: the certificate, the configuration, and curl over HTTP/2.
+#[test]
+fn the_certificate_for_ones_own_machine_works() {
+    let page = read("docs/https-locally.md");
+    let directory = tempfile::tempdir().unwrap();
+    let command = page.split("$ openssl ").nth(1).and_then(|rest| rest.split("```").next()).expect("the command");
+    let shell = |command: String| {
+        let output = Command::new("sh").arg("-c").arg(command).current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    shell(format!("openssl {command}"));
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    let backend = Backend::answering(vec![b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()]);
+    let tls = format!("{{cert: '{}', key: '{}'}}", file("localhost.pem"), file("localhost-key.pem"));
+    let upstreams = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
+    let proxy = Proxy::start_listening(&format!("{{address: 127.0.0.1:0, tls: {tls}}}"), &upstreams);
+    let port = proxy.address.port();
+    let curl = format!("curl -sS --cacert localhost.pem -w ' %{{http_version}}' https://localhost:{port}/");
+    assert_eq!(shell(curl), "ok 2");
+    let loadgen = page.lines().find(|line| line.starts_with("$ sse-loadgen run")).expect("the load");
+    assert!(loadgen.contains("--cacert localhost.pem"), "{loadgen}");
 }
 
 /// The anchor that a heading gets: lower case, punctuation dropped, spaces as dashes.

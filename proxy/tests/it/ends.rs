@@ -1,8 +1,9 @@
 //! How streams end, in the bytes of HTTP/1.1.
 
 use std::io::{ErrorKind, Write};
+use std::sync::mpsc::channel;
 
-use crate::support::{BROKEN, Backend, CHUNKED, Proxy, chunk, dechunk};
+use crate::support::{BROKEN, Backend, CHUNKED, Certificate, DEADLINE, Proxy, chunk, contains, dechunk};
 
 /// Clients that ignore a missing last chunk see a size that is none.
 #[test]
@@ -66,4 +67,45 @@ fn bytes_of_a_client_on_a_running_stream_are_discarded() {
     let end = client.read_to_end().unwrap();
     assert!(end.ends_with(b"0\r\n\r\n"), "nothing answers those bytes: {:?}", String::from_utf8_lossy(&end));
     assert_eq!(proxy.log_line()["end"], "upstream_end");
+}
+
+/// A client that shuts down its sending side counts as one that has closed its connection, on every path: a proxy cannot tell
+/// the two apart on a silent stream, and a stream is there for its client alone.
+#[test]
+fn a_half_closed_client_is_a_client_that_has_closed() {
+    for (driver, tls) in [("parked", false), ("task", false), ("parked", true)] {
+        for path in ["/page", "/running-page", "/stream", "/running-stream"] {
+            let name = format!("{path}, {driver}, TLS: {tls}");
+            let (sender, closed) = channel();
+            let backend = Backend::start(move |mut connection| {
+                match connection.path() {
+                    "/running-page" => connection.send("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\npart"),
+                    "/running-stream" => {
+                        connection.send(CHUNKED);
+                        connection.send(chunk(b"data: part\n\n"));
+                    }
+                    _ => {}
+                }
+                let _ = sender.send(connection.closed_by_proxy());
+            });
+            let certificate = Certificate::new();
+            let listener = if tls { format!(", tls: {}", certificate.yaml()) } else { String::new() };
+            let proxy = Proxy::start_on(
+                driver,
+                &[],
+                &format!("{{address: 127.0.0.1:0{listener}}}"),
+                &format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address),
+            );
+            let mut client = if tls { proxy.connect_tls() } else { proxy.connect() };
+            let accept = if path.ends_with("stream") { "Accept: text/event-stream\r\n" } else { "" };
+            client.send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n{accept}\r\n"));
+            backend.request();
+            if path.starts_with("/running") {
+                client.read_head();
+                client.read_until(|bytes| contains(bytes, b"part"));
+            }
+            client.socket.shutdown(std::net::Shutdown::Write).unwrap();
+            assert!(closed.recv_timeout(DEADLINE).expect(&name), "the upstream's connection is closed: {name}");
+        }
+    }
 }

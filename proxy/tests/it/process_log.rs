@@ -106,3 +106,32 @@ fn errors_caused_by_peers_are_rate_limited_with_a_count() {
     assert!(!log.contains("secret"), "{log}");
     assert!(log.lines().count() < 40, "{log}");
 }
+
+/// Invariant: a client with the wrong scheme is reported with a remedy, whatever else fails meanwhile. Mechanism: the library's message
+/// about the first bytes had neither, and shared its limit with all other failed handshakes. Symptom: nothing in the log, or
+/// `received corrupt message of type InvalidContentType`.
+#[test]
+fn a_client_with_the_wrong_scheme_is_reported_with_a_remedy() {
+    let backend = Backend::answering(vec![]);
+    let certificate = Certificate::new();
+    let upstreams = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
+    let tls = Proxy::start_listening(&format!("{{address: 127.0.0.1:0, tls: {}}}", certificate.yaml()), &upstreams);
+    // Another failed handshake, within the same ten seconds.
+    drop(tls.connect());
+    eventually("the first failure is logged", || tls.stderr().contains("tls handshake eof").then_some(()));
+    tls.connect().send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("plain HTTP is reported", || {
+        let log = tls.stderr();
+        (log.contains("reason=plain_on_tls_port") && log.contains("use https:// there")).then_some(())
+    });
+    for driver in ["parked", "task"] {
+        let plain = Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &upstreams);
+        let mut client = plain.connect();
+        client.try_send([0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]).unwrap();
+        assert_eq!(client.read_head().status, 400, "{driver}");
+        eventually("TLS is reported", || {
+            let log = plain.stderr();
+            (log.contains("reason=tls_on_plain_port") && log.contains("add tls to the listener")).then_some(())
+        });
+    }
+}

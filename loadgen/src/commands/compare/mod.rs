@@ -17,6 +17,7 @@ use crate::report::compare_table::write_table;
 use crate::report::conditions::Conditions;
 use crate::report::figures::Figures;
 use crate::report::progress::{Progress, Terminal};
+use crate::report::units::count;
 use crate::target::{OriginSetup, Service, Target, TargetError};
 use crate::url::Url;
 
@@ -62,10 +63,10 @@ pub(super) async fn measure(
         Turns { load: &plan.load, figures: plan.targets.iter().map(|target| Figures::new(*target)).collect() };
     let mut progress = Progress::new(terminal);
     progress.say(&format!(
-        "{prefix}about {} for {} rounds of {} targets",
+        "{prefix}about {} for {} of {}",
         plan.estimate(args),
-        args.rounds,
-        plan.targets.len()
+        count(args.rounds, "round"),
+        count(plan.targets.len() as u64, "target")
     ));
     let comparison = Comparison { targets: &plan.targets, source: &plan.source, rounds: args.rounds, prefix };
     let interrupted = comparison.run(&mut turns, interrupt, &mut progress).await?;

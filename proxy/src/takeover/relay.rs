@@ -41,11 +41,12 @@ const LARGE_READ_BYTES: usize = 64 * 1024;
 /// Consecutive reads that fill their buffers, while the client keeps up, before reads become large.
 const READS_TO_GROW: u32 = 16;
 
+/// Checks in `timeouts.write` for what a client has read: a client that reads slowly frees no room for a write for long,
+/// and the kernel counts each byte.
+const STALL_CHECKS: u32 = 4;
+
 /// Reads in one poll, before the task yields.
 const READS_PER_POLL: u32 = 16;
-
-/// How long a client may take to close its connection after trailers.
-const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Writes the response's head, then its body as it arrives. Keeps the upstream's connection if it can be reused.
 ///
@@ -82,6 +83,7 @@ pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, ti
         progress: 0,
         seen: (0, 0, None),
         timer: WaitTimer::new(),
+        stall: Stall::default(),
         timeouts,
     };
     page.client.bound_queue(timeouts.write);
@@ -155,7 +157,17 @@ struct Page<'s, 't> {
     /// Progress and what was waited for when the timer was restarted.
     seen: (u64, u64, Option<Waits>),
     timer: WaitTimer,
+    stall: Stall,
     timeouts: &'t Timeouts,
+}
+
+/// What is known of a client that does not keep up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stall {
+    /// Checks in a row in which it had read nothing.
+    checks: u32,
+    /// The bytes that it had acknowledged at the last check.
+    acknowledged: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,13 +205,14 @@ impl Page<'_, '_> {
         if self.seen != seen {
             self.seen = seen;
             self.timer.restart();
+            self.stall =
+                Stall { checks: 0, acknowledged: self.client.acknowledged().filter(|_| waits == Waits::Client) };
         }
         let limit = match waits {
-            Waits::Upstream => self.timeouts.read,
-            Waits::Client => self.timeouts.write,
-            Waits::Request => self.upload.silence_limit(),
+            Waits::Upstream => ready!(self.timer.poll(cx, self.timeouts.read)),
+            Waits::Client => ready!(self.poll_stall(cx)),
+            Waits::Request => ready!(self.timer.poll(cx, self.upload.silence_limit())),
         };
-        let limit = ready!(self.timer.poll(cx, limit));
         match (waits, self.phase) {
             (_, Phase::Uploading) => Poll::Ready(Ok(())),
             (Waits::Client, _) => {
@@ -220,6 +233,21 @@ impl Page<'_, '_> {
                 Poll::Pending
             }
         }
+    }
+
+    /// Checks whether the client has read something since the last check.
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        let Some(limit) = self.timeouts.write else { return Poll::Pending };
+        while self.timer.poll(cx, Some(limit / STALL_CHECKS)).is_ready() {
+            let acknowledged = self.client.acknowledged();
+            let moved = acknowledged != self.stall.acknowledged;
+            self.stall = Stall { checks: if moved { 0 } else { self.stall.checks + 1 }, acknowledged };
+            if self.stall.checks == STALL_CHECKS {
+                return Poll::Ready(limit);
+            }
+            self.timer.restart();
+        }
+        Poll::Pending
     }
 
     fn waits(&self) -> Waits {
@@ -407,12 +435,7 @@ async fn end_with_trailers(session: &mut Session, section: &[u8]) -> Result<()> 
         AsyncWriteExt::shutdown(&mut client).await
     };
     sent.await.or_err(ErrorType::WriteError, "writing trailers").map_err(|error| error.into_down())?;
-    // Unread pipelined bytes would reset the connection before the client has read the trailers.
-    let _ = timeout(CLOSE_LIMIT, async {
-        let mut rest = [0; 512];
-        while client.read(&mut rest).await.is_ok_and(|count| count > 0) {}
-    })
-    .await;
+    linger::close(client).await;
     Ok(())
 }
 

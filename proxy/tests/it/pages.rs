@@ -435,6 +435,44 @@ fn a_client_that_does_not_read_a_page_times_out_and_takes_little_memory() {
     }
 }
 
+/// Invariant: `timeouts.write` ends a client that reads nothing, and no other. Mechanism: progress was counted in pieces of 16
+/// and 64 KiB, and the kernel reports room for a write only once much has been read. Symptom: a client that read 1 KiB a
+/// second was cut.
+#[test]
+fn a_client_that_reads_a_page_slowly_is_not_cut() {
+    let running = Arc::new(AtomicUsize::new(0));
+    let counted = running.clone();
+    let backend = Backend::start(move |mut connection| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        while connection.socket.write_all(&[b'x'; 1 << 16]).is_ok() {}
+        counted.fetch_sub(1, Ordering::SeqCst);
+    });
+    for protocol in [Protocol::Http1, Protocol::Tls] {
+        let route = "{stream: never, timeouts: {write: 1s}}";
+        let front = Front::start(protocol, &format!("'{}'", backend.address), route);
+        let mut client = match protocol {
+            Protocol::Tls => Client::connect_small_tls(front.proxy.address),
+            _ => Client::connect_small(front.proxy.address),
+        };
+        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(client.read_head().status, 200);
+        client.forget();
+        let until = Instant::now() + Duration::from_secs(6);
+        let mut read = 0;
+        while Instant::now() < until {
+            read +=
+                client.skip_some(512).unwrap_or_else(|error| panic!("{protocol:?}: cut after {read} bytes: {error}"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(running.load(Ordering::SeqCst), 1, "{protocol:?}: cut after {read} bytes");
+        // And now it reads nothing.
+        let stopped = Instant::now();
+        eventually("it is cut", || (running.load(Ordering::SeqCst) == 0).then_some(()));
+        assert!(stopped.elapsed() > Duration::from_millis(500), "{protocol:?}: {:?}", stopped.elapsed());
+    }
+}
+
 /// Resident memory of a process, in KiB.
 fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -563,6 +601,63 @@ fn idle_connections_are_reused_and_closed_ones_replaced() {
         // Goes out on the kept connection first.
         ask("DELETE /a");
         ask("POST /a");
+    }
+}
+
+/// Invariant: a response belongs to the request before it. Mechanism: bytes that arrived on a kept connection were the start
+/// of the next response. Symptom: a backend that sends too much answers the next request, of any client.
+#[test]
+fn bytes_behind_a_response_are_not_the_next_response() {
+    const RIGHT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    let certificate = Certificate::new();
+    for tls in [false, true] {
+        for late in [Duration::ZERO, Duration::from_millis(20)] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = tls.then(|| Arc::new(certificate.server_config()));
+            std::thread::spawn(move || {
+                while let Ok((mut socket, _)) = listener.accept() {
+                    let server = server.clone();
+                    std::thread::spawn(move || match server {
+                        None => answer_twice(&mut socket, RIGHT, late, EVIL),
+                        Some(config) => {
+                            let connection = rustls::ServerConnection::new(config).unwrap();
+                            answer_twice(&mut rustls::StreamOwned::new(connection, socket), RIGHT, late, EVIL);
+                        }
+                    });
+                }
+            });
+            let server = if tls { format!("https://localhost:{}", address.port()) } else { address.to_string() };
+            let proxy = Proxy::start_in(
+                &[("SSL_CERT_FILE", certificate.cert.to_str().unwrap())],
+                "{address: 127.0.0.1:0}",
+                &format!("upstreams: {{app: {{servers: ['{server}']}}}}\nroutes: [{{stream: never}}]\n"),
+            );
+            for round in 0..20 {
+                let mut client = proxy.connect();
+                client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+                let head = client.read_head();
+                let body = client.read_to_end().unwrap();
+                assert_eq!((head.status, body.as_slice()), (200, &b"ok"[..]), "TLS {tls}, {late:?}, {round}");
+                // Until what comes late has come.
+                std::thread::sleep(late * 3);
+            }
+        }
+    }
+}
+
+/// Answers each request on a connection, and sends more behind each answer, in the same write or later.
+fn answer_twice(connection: &mut (impl Read + Write), answer: &str, late: Duration, more: &str) {
+    let mut buffer = [0; 4096];
+    while let Ok(1..) = connection.read(&mut buffer) {
+        let (first, second) = if late.is_zero() { ([answer, more].concat(), "") } else { (answer.to_owned(), more) };
+        for (pause, bytes) in [(Duration::ZERO, first.as_str()), (late, second)] {
+            std::thread::sleep(pause);
+            if connection.write_all(bytes.as_bytes()).and_then(|()| connection.flush()).is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use pingora::protocols::http::v2::server::H2Options;
 use tokio::time::timeout;
 
 use super::limits::Limits;
+use super::tls::TlsListeners;
 use crate::metrics::Metrics;
 use crate::takeover::ClientPolicy;
 use crate::wire::request::Refusal;
@@ -25,6 +26,7 @@ pub struct Connections<A> {
     pub(super) policy: ClientPolicy,
     pub(super) http2: Arc<Limits>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tls: TlsListeners,
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
@@ -40,7 +42,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         metrics: Arc<Metrics>,
     ) -> Self {
         let http2 = Arc::new(Limits::new(&policy, unacknowledged, metrics.clone()));
-        Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics }
+        Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics, tls: TlsListeners::default() }
+    }
+
+    /// With these listeners that speak TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: TlsListeners) -> Self {
+        Self { tls, ..self }
     }
 
     /// Runs the work before the first request within the limit on a request head.

@@ -71,10 +71,19 @@ pub(crate) fn acknowledged_bytes(descriptor: RawFd) -> Option<u64> {
 
 /// Whether the peer of a live stream has closed its side, even if earlier bytes have not been read.
 pub(crate) fn peer_has_closed(descriptor: RawFd) -> bool {
-    let mut closed = false;
+    is_ready(descriptor, PollFlags::RDHUP)
+}
+
+/// Whether the kernel has room for a write to a live stream. If it has not, the next readiness event says that it has.
+pub(crate) fn is_writable(descriptor: RawFd) -> bool {
+    is_ready(descriptor, PollFlags::OUT)
+}
+
+fn is_ready(descriptor: RawFd, events: PollFlags) -> bool {
+    let mut ready = false;
     with_socket(descriptor, |socket| {
-        let mut watched = [PollFd::new(&*socket, PollFlags::RDHUP)];
-        closed = poll(&mut watched, Some(&Timespec::default())).is_ok_and(|count| count > 0);
+        let mut watched = [PollFd::new(&*socket, events)];
+        ready = poll(&mut watched, Some(&Timespec::default())).is_ok_and(|count| count > 0);
     });
-    closed
+    ready
 }

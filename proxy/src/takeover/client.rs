@@ -17,6 +17,7 @@ use pingora::prelude::{Error, OrErr};
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::proxy::Session;
 
+use super::client_connection::ClientConnection;
 use crate::driver::{PendingReset, Socket, bound_page_queue, poll_send, reset_stream};
 use crate::sys;
 
@@ -102,6 +103,22 @@ impl<'s> Client<'s> {
         match self.poll_flush(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ready once something can be written, as far as that is known before.
+    pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(body) = &mut self.body {
+            body.stream.reserve_capacity(1);
+            return match body.stream.capacity() {
+                // An error is for the write to report.
+                0 => body.stream.poll_capacity(cx).map(|_| ()),
+                _ => Poll::Ready(()),
+            };
+        }
+        match self.session.stream().and_then(|stream| stream.as_any().downcast_ref::<ClientConnection>()) {
+            Some(connection) => connection.poll_writable(cx),
+            None => Poll::Ready(()),
         }
     }
 

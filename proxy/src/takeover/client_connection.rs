@@ -10,13 +10,14 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pingora::protocols::{Stream, UniqueID};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
@@ -243,6 +244,20 @@ impl ClientConnection {
             Some((_, ClientTransport::Pingora(stream))) => Transport::bare(stream),
             None => Err(detached()),
         }
+    }
+
+    /// Ready once the kernel has room for a write, as far as that is known before the write: always, except for a plain
+    /// socket.
+    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(ClientTransport::Tcp { socket, .. }) = &self.transport else { return Poll::Ready(()) };
+        let check =
+            || if sys::is_writable(socket.as_raw_fd()) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        // The runtime knows only what the last write has seen.
+        while socket.try_io(Interest::WRITABLE, check).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            // A failed connection is for the write to report.
+            let _ = ready!(socket.poll_write_ready(cx));
+        }
+        Poll::Ready(())
     }
 
     /// The transport below the connection.

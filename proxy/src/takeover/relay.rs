@@ -2,7 +2,8 @@
 //! of the request goes to the upstream.
 //!
 //! At most one read of a response is buffered for a client that is behind: 16 KiB, or 64 KiB after a large body has
-//! flowed freely. The upstream is not read meanwhile.
+//! flowed freely. The upstream is not read meanwhile. Behind the first reads, nothing is read for a client without TLS that
+//! takes nothing.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -45,6 +46,9 @@ const READS_TO_GROW: u32 = 16;
 /// and the kernel counts each byte.
 const STALL_CHECKS: u32 = 4;
 
+/// Reads of a response before the client's room is checked first.
+const READS_BEFORE_CHECKS: u32 = 4;
+
 /// Reads in one poll, before the task yields.
 const READS_PER_POLL: u32 = 16;
 
@@ -75,6 +79,7 @@ pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, ti
         excess: false,
         pending: Bytes::new(),
         full_reads: 0,
+        reads: 0,
         behind: false,
         trailers: Vec::new(),
         takes_trailers,
@@ -144,6 +149,8 @@ struct Page<'s, 't> {
     pending: Bytes,
     /// Consecutive reads that filled their buffers while the client kept up.
     full_reads: u32,
+    /// Reads from the upstream.
+    reads: u32,
     /// Whether written bytes are still queued.
     behind: bool,
     /// The trailer section as it was received.
@@ -205,8 +212,8 @@ impl Page<'_, '_> {
         if self.seen != seen {
             self.seen = seen;
             self.timer.restart();
-            self.stall =
-                Stall { checks: 0, acknowledged: self.client.acknowledged().filter(|_| waits == Waits::Client) };
+            let acknowledged = if waits == Waits::Client { self.client.acknowledged() } else { None };
+            self.stall = Stall { checks: 0, acknowledged };
         }
         let limit = match waits {
             Waits::Upstream => ready!(self.timer.poll(cx, self.timeouts.read)),
@@ -317,7 +324,7 @@ impl Page<'_, '_> {
                 Phase::Body => {
                     // Only one read is buffered: the last one has to be written first.
                     self.behind = true;
-                    if self.client.poll_flush(cx)?.is_pending() {
+                    if self.client.poll_flush(cx)?.is_pending() || self.poll_room(cx).is_pending() {
                         self.full_reads = 0;
                         return Poll::Pending;
                     }
@@ -347,10 +354,17 @@ impl Page<'_, '_> {
         }
     }
 
+    /// Ready once the client takes more: what is not read yet takes no memory. The kernel has room for the first reads of
+    /// every response.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.reads < READS_BEFORE_CHECKS { Poll::Ready(()) } else { self.client.poll_writable(cx) }
+    }
+
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut buffer = BytesMut::with_capacity(self.read_bytes());
         match ready!(pin!(self.connection.read_buf(&mut buffer)).poll(cx)) {
             Ok(count @ 1..) => {
+                self.reads = self.reads.saturating_add(1);
                 self.full_reads = if count < READ_BYTES { 0 } else { self.full_reads.saturating_add(1) };
                 self.decode(buffer.freeze());
             }

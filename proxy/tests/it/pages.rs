@@ -473,6 +473,40 @@ fn a_client_that_reads_a_page_slowly_is_not_cut() {
     }
 }
 
+/// Invariant: what a client does not take is not read. Mechanism: one read of a response waited for its client. Symptom: 18 KiB
+/// more for each client that read nothing.
+#[test]
+fn the_memory_of_a_client_that_takes_nothing_of_a_page_is_that_of_its_session() {
+    const CLIENTS: usize = 150;
+    let backend = Backend::start(|mut connection| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        if connection.path() == "/silent" {
+            return connection.hang();
+        }
+        while connection.socket.write_all(&[b'x'; 1 << 16]).is_ok() {}
+    });
+    let each = |path: &str| {
+        let limits = "timeouts: {write: 0, read: 0}";
+        let proxy = Proxy::start(backend.address, &format!("    stream: never\n    {limits}"));
+        let ask = |count: usize| {
+            let clients = (0..count).map(|_| {
+                let mut client = Client::connect_small(proxy.address);
+                client.send(&format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+                backend.request();
+                client
+            });
+            clients.collect::<Vec<_>>()
+        };
+        let _warm = ask(20);
+        let before = proxy.settled_memory();
+        let _clients = ask(CLIENTS);
+        proxy.settled_memory().saturating_sub(before) / CLIENTS
+    };
+    let (silent, flooded) = (each("/silent"), each("/flood"));
+    eprintln!("{silent} bytes for each client that waits, {flooded} for each that reads nothing");
+    assert!(flooded < silent + 6 * 1024, "{flooded} bytes for each, where a session takes {silent}");
+}
+
 /// Resident memory of a process, in KiB.
 fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

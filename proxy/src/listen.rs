@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::listeners::tls::TlsSettings;
+use pingora::listeners::tls::{Acceptor, TlsSettings};
 use pingora::listeners::{ConnectionFilter, L4BufferSettings, ListenerConfig, TlsAccept, TlsAcceptCallbacks};
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::{ListenFds, ShutdownWatch};
@@ -102,13 +102,14 @@ impl Bound {
         self.socket.into()
     }
 
-    /// The endpoint for Pingora, without its buffers of 64 KiB for each connection.
-    pub fn endpoint(&mut self) -> ListenerConfig {
-        let endpoint = ListenerConfig::tcp(self.address.to_string()).l4_buffer(L4BufferSettings::unbuffered());
-        match self.tls.take() {
-            Some(tls) => endpoint.tls(tls),
-            None => endpoint,
-        }
+    /// What completes TLS handshakes on its connections, if it uses TLS; `None` after the first call.
+    pub fn take_acceptor(&mut self) -> Option<Acceptor> {
+        self.tls.take().map(TlsSettings::build)
+    }
+
+    /// The endpoint for Pingora, before TLS, without its buffers of 64 KiB for each connection.
+    pub fn endpoint(&self) -> ListenerConfig {
+        ListenerConfig::tcp(self.address.to_string()).l4_buffer(L4BufferSettings::unbuffered())
     }
 }
 

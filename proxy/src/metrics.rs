@@ -22,8 +22,11 @@ use crate::stream::EndReason;
 use crate::upstream::Upstream;
 use crate::wire::request::Refusal;
 
-/// Why the proxy closes HTTP/2 connections: without streams, vanished, slow, flooding.
-pub const CLOSE_REASONS: [&str; 4] = ["http2_idle", "http2_vanished", "http2_slow", "http2_flood"];
+/// Why the proxy closes HTTP/2 connections: without streams, vanished, slow, flooding, with malformed requests.
+pub const CLOSE_REASONS: [&str; 5] = ["http2_idle", "http2_vanished", "http2_slow", "http2_flood", "http2_malformed"];
+
+/// Why it closes a connection whose TLS handshake takes too long.
+pub const TLS_SLOW: &str = "tls_slow";
 
 /// Every metric of the process.
 pub struct Metrics {
@@ -117,7 +120,7 @@ impl Metrics {
         let help = "Client connections that the proxy closed, by reason";
         registry.register("closed_connections", help, closed_connections.clone());
         // Starts each at zero, so that rates are right from the first increment.
-        for reason in CLOSE_REASONS {
+        for reason in CLOSE_REASONS.into_iter().chain([TLS_SLOW]) {
             let _ = closed_connections.get_or_create(&RefusedLabels { reason });
         }
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);

@@ -21,7 +21,7 @@ use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::certificate;
 use crate::config::{Config, DriverConfig, Problem};
-use crate::connections::Connections;
+use crate::connections::{Connections, TlsListeners};
 use crate::driver::descriptors;
 use crate::driver::{
     BoundListener, Driver, Drivers, Ended, Observer, Route, StreamInfo, StreamRegistry, reactor_threads,
@@ -224,9 +224,15 @@ fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
 type Application = Connections<HttpProxy<Gateway>>;
 
 fn proxy_service(application: Application, mut bound: Vec<Bound>) -> Prebound<Service<Application>> {
-    let mut service = Service::new("proxy".to_owned(), application);
-    service.set_connection_filter(Arc::new(listen::WhileDescriptorsLast));
+    let mut tls = TlsListeners::default();
     for bound in &mut bound {
+        if let Some(acceptor) = bound.take_acceptor() {
+            tls.add(bound.address, acceptor);
+        }
+    }
+    let mut service = Service::new("proxy".to_owned(), application.with_tls(tls));
+    service.set_connection_filter(Arc::new(listen::WhileDescriptorsLast));
+    for bound in &bound {
         service.add_listener(bound.endpoint());
     }
     Prebound::new(service, bound)

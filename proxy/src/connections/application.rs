@@ -10,6 +10,7 @@ use pingora::protocols::http::v2::server::H2Options;
 use tokio::time::timeout;
 
 use super::limits::Limits;
+use super::tls::TlsListeners;
 use crate::metrics::Metrics;
 use crate::takeover::ClientPolicy;
 use crate::wire::request::Refusal;
@@ -26,6 +27,7 @@ pub struct Connections<A> {
     pub(super) policy: ClientPolicy,
     pub(super) http2: Arc<Limits>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tls: TlsListeners,
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
@@ -42,7 +44,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         open_http2: Arc<AtomicUsize>,
     ) -> Self {
         let http2 = Arc::new(Limits::new(&policy, unacknowledged, metrics.clone(), open_http2));
-        Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics }
+        Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics, tls: TlsListeners::default() }
+    }
+
+    /// With these listeners that speak TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: TlsListeners) -> Self {
+        Self { tls, ..self }
     }
 
     /// Runs the work before the first request within the limit on a request head.

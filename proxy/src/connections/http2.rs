@@ -30,6 +30,9 @@ const CLOSING_LIMIT_MS: u64 = 5_000;
 /// How long sending the last GOAWAY may take.
 const GOAWAY_LIMIT: Duration = Duration::from_secs(1);
 
+/// The reason of a request that the library rejects, in `sse_proxy_refused_total`.
+const MALFORMED: &str = "http2_malformed";
+
 /// Malformed requests after which a connection is closed, as in Pingora.
 const MALFORMED_REQUESTS: usize = 32;
 
@@ -73,6 +76,8 @@ enum Close {
     Slow,
     /// More frames without a request or data than the budget allows.
     Flood,
+    /// Too many malformed requests.
+    Malformed,
 }
 
 impl Close {
@@ -153,7 +158,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
                 if close != Close::Idle {
                     self.limits.metrics.closed_connection(close.as_str());
                 }
-                log::debug!("connection closed: side=downstream reason={}", close.as_str());
+                // What a client does wrong is worth a line; the others are everyday.
+                let level = if close == Close::Malformed { log::Level::Warn } else { log::Level::Debug };
+                log::log!(level, "connection closed: side=downstream reason={}", close.as_str());
                 self.send_goaway(close).await;
             }
         }
@@ -201,9 +208,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
                 }
                 Ok(Some(H2Accept::Rejected)) => {
                     malformed += 1;
+                    self.limits.metrics.refused(MALFORMED);
                     if malformed == MALFORMED_REQUESTS {
-                        log::warn!("connection closed: side=downstream reason=malformed_requests count={malformed}");
-                        return None;
+                        return Some(Close::Malformed);
                     }
                 }
                 // Most clients close without GOAWAY.
@@ -216,7 +223,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http2<A> {
     async fn send_goaway(&mut self, close: Close) {
         self.connection.abrupt_shutdown(match close {
             Close::Flood => Reason::ENHANCE_YOUR_CALM,
-            _ => Reason::NO_ERROR,
+            Close::Malformed => Reason::PROTOCOL_ERROR,
+            Close::Idle | Close::Vanished | Close::Slow => Reason::NO_ERROR,
         });
         let closed = poll_fn(|cx| self.connection.poll_closed(cx));
         let _ = timeout(GOAWAY_LIMIT, closed).await;

@@ -1,5 +1,5 @@
-//! Client connections, from the transport to the application's sessions: protocol detection, and the limits before and
-//! between requests.
+//! Client connections, from the transport to the application's sessions: TLS, protocol detection, and the limits before
+//! and between requests.
 //!
 //! Pingora's service spawns one future that is large enough for every kind of connection, TLS handshakes and HTTP/1
 //! sessions included. An HTTP/2 connection would keep its 12 KiB to the end. Here it moves to its own task once the
@@ -10,6 +10,7 @@ mod http1;
 mod http2;
 mod http2_transport;
 mod limits;
+mod tls;
 
 use std::io;
 use std::sync::Arc;
@@ -20,10 +21,12 @@ use pingora::protocols::{ALPN, SocketDigest, Ssl, Stream};
 use pingora::server::ShutdownWatch;
 
 use crate::driver::canonical;
+use crate::metrics::TLS_SLOW;
 use crate::takeover::ClientConnection;
 use crate::wire::frames::PREFACE;
 
 pub use application::Connections;
+pub use tls::TlsListeners;
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     /// Serves a connection to its end, or until it has moved to its own task.
@@ -54,13 +57,33 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         set_canonical_address(&mut stream);
-        self.serve(ClientConnection::over(stream), shutdown).await;
+        // On the heap, and freed before the connection is served.
+        match Box::pin(self.limited(self.tls.handshake(stream))).await {
+            Ok(stream) => self.serve(ClientConnection::over(stream), shutdown).await,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                self.metrics.closed_connection(TLS_SLOW);
+                log::debug!("connection closed: side=downstream reason={TLS_SLOW}");
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let (reason, remedy) = match is_plain_http(&text) {
+                    true => ("plain_on_tls_port", "; use https:// there, or add a listener without tls"),
+                    false => ("tls_handshake", ""),
+                };
+                log::warn!("TLS handshake failed: side=downstream reason={reason}: {text}{remedy}");
+            }
+        }
         None
     }
 
     async fn cleanup(&self) {
         self.app.http_cleanup().await;
     }
+}
+
+/// Whether a handshake failed because the client does not speak TLS: what rustls says about other first bytes.
+fn is_plain_http(error: &str) -> bool {
+    error.ends_with("corrupt message of type InvalidContentType")
 }
 
 /// Replaces the IPv6 form of an IPv4 client's address, as a listener on `[::]` reports it.

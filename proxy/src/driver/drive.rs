@@ -240,6 +240,11 @@ impl ActiveStream {
         DriveOutcome::Done
     }
 
+    /// Whether the stream has come to its end, and the client has seen which.
+    pub(super) fn has_ended(&self) -> bool {
+        self.phase == Phase::Recorded
+    }
+
     fn record_end(&mut self, reason: EndReason, clean: bool) {
         if self.phase != Phase::Recorded {
             self.phase = Phase::Recorded;

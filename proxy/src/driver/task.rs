@@ -36,16 +36,19 @@ const RESET_PAUSE: Duration = Duration::from_millis(500);
 /// # Errors
 /// When a socket cannot be registered with the runtime.
 pub(super) fn spawn(stream: ActiveStream, client: Transport, upstream: Transport) -> io::Result<()> {
+    tokio::spawn(task_of(stream, client, upstream)?);
+    Ok(())
+}
+
+fn task_of(stream: ActiveStream, client: Transport, upstream: Transport) -> io::Result<StreamTask> {
     let timer_at = stream.pair.next_deadline().unwrap_or(NEVER);
-    let task = StreamTask {
+    Ok(StreamTask {
         timer: tokio::time::sleep_until(clock::instant(timer_at)),
         timer_at,
         stream,
         client: AsyncTransport::new(client)?,
         upstream: Some(AsyncTransport::new(upstream)?),
-    };
-    tokio::spawn(task);
-    Ok(())
+    })
 }
 
 pin_project! {
@@ -58,6 +61,16 @@ pin_project! {
         stream: ActiveStream,
         client: AsyncTransport,
         upstream: Option<AsyncTransport>,
+    }
+
+    impl PinnedDrop for StreamTask {
+        // After a panic, or with the runtime: the response is incomplete, and the client has to see it.
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if !this.stream.has_ended() {
+                this.client.reset();
+            }
+        }
     }
 }
 
@@ -116,6 +129,16 @@ impl AsyncTransport {
             Transport::Other(stream) => Self::Other(stream),
             Transport::H2(body) => Self::H2(body, None),
         })
+    }
+
+    /// Resets the connection, or the stream over HTTP/2.
+    fn reset(&mut self) {
+        match self {
+            Self::Tcp(socket) => reset(SockRef::from(&*socket)),
+            Self::Other(stream) => sys::with_socket(stream.id(), reset),
+            // Some clients treat CANCEL as a normal end.
+            Self::H2(body, _) => body.send_reset(Reason::INTERNAL_ERROR),
+        }
     }
 }
 
@@ -235,22 +258,72 @@ impl Socket for Polled<'_, '_, '_> {
     }
 
     fn reset_on_close(&mut self, abandoned: bool) -> io::Result<()> {
-        match self.connection {
-            AsyncTransport::Tcp(socket) => reset(SockRef::from(&*socket)),
-            AsyncTransport::Other(stream) => sys::with_socket(stream.id(), reset),
-            AsyncTransport::H2(body, pending_reset) => {
-                if !abandoned
-                    && pending_reset
-                        .get_or_insert_with(|| PendingReset::send(body, self.cx.waker()))
-                        .poll(self.cx)
-                        .is_pending()
-                {
-                    return Err(io::ErrorKind::WouldBlock.into());
-                }
-                // Some clients treat CANCEL as a normal end.
-                body.send_reset(Reason::INTERNAL_ERROR);
-            }
+        if let AsyncTransport::H2(body, pending_reset) = &mut *self.connection
+            && !abandoned
+            && pending_reset.get_or_insert_with(|| PendingReset::send(body, self.cx.waker())).poll(self.cx).is_pending()
+        {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
+        self.connection.reset();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream as StdTcpStream};
+
+    use super::*;
+    use crate::driver::{Ended, Observer, Route, Start, StreamInfo};
+    use crate::stream::{EndReason, Framing, Opening, Policy};
+    use crate::wire::body::Body;
+
+    struct OnlyDropped;
+
+    impl Observer for OnlyDropped {
+        fn ended(&self, ended: &Ended<'_>) {
+            assert_eq!(ended.reason, EndReason::Dropped);
+        }
+    }
+
+    /// Invariant: a client sees that a stream is incomplete, whatever ended it. Mechanism: a body that is dropped is reset by
+    /// its library, with CANCEL. Symptom: a stream whose task panicked, or was still running when the process stopped, ended
+    /// in order for clients that take CANCEL for an end.
+    #[tokio::test]
+    async fn a_stream_whose_task_is_dropped_is_reset_with_internal_error() {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let client = async {
+            let (mut requests, connection) = h2::client::handshake(far).await.expect("HTTP/2");
+            tokio::spawn(connection);
+            let request = http::Request::get("http://test/").body(()).expect("a request");
+            let response = requests.send_request(request, true).expect("a stream").0.await.expect("a head");
+            let mut body = response.into_body();
+            assert_eq!(body.data().await.expect("data").expect("data"), "data: a\n\n");
+            body.data().await.expect("an end").expect_err("a broken end").reason()
+        };
+        let server = async {
+            let mut connection = h2::server::handshake(near).await.expect("HTTP/2");
+            let (_, mut respond) = connection.accept().await.expect("a request").expect("a request");
+            tokio::spawn(async move { while connection.accept().await.is_some() {} });
+            let body = respond.send_response(http::Response::new(()), false).expect("a head");
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let upstream = StdTcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+            upstream.set_nonblocking(true).expect("a non-blocking socket");
+            let (_open, _) = listener.accept().expect("a connection");
+            let route = Route::new("/", Policy::default(), Arc::new(OnlyDropped));
+            let (policy, body_framing) = (route.policy.clone(), Body::UntilClose);
+            let opening = Opening { policy, body: body_framing, framing: Framing::Http2, identity: true, random: 0.0 };
+            let info = StreamInfo::new(None, None, "GET", "/", Duration::ZERO);
+            let start = Start { opening, unsent: Vec::new(), leftover: b"data: a\n\n".to_vec(), route, info };
+            let stream = ActiveStream::begin(start, Arc::default(), clock::now());
+            let mut task = Box::pin(task_of(stream, Transport::H2(body), Transport::Tcp(upstream)).expect("a task"));
+            let polled = std::future::poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx))).await;
+            assert!(polled.is_pending(), "the stream runs");
+            // What has been sent, a reset does not overtake.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(task);
+        };
+        let (reason, ()) = tokio::join!(client, server);
+        assert_eq!(reason, Some(Reason::INTERNAL_ERROR));
     }
 }

@@ -3,7 +3,7 @@
 use pingora::http::{HMap, Method, RequestHeader, Version};
 use pingora::prelude::Result;
 
-use crate::wire::request::{HeadLimits, Refusal};
+use crate::wire::request::{HeadLimits, Refusal, is_host};
 
 use super::fields::{EVENT_STREAM, INCREMENTAL, media_type, strip_request};
 use super::via;
@@ -36,7 +36,7 @@ fn join_lengths(request: &mut RequestHeader) {
 }
 
 /// Applies to a request over HTTP/2 the rules of [`RequestHead::parse`](crate::wire::request::RequestHead::parse) that
-/// the library does not check: method, size, and field names. Returns how many fields were removed.
+/// the library does not check: method, size, host, and field names. Returns how many fields were removed.
 ///
 /// # Errors
 /// When the request must not be served.
@@ -49,6 +49,11 @@ pub fn check_http2_request(request: &mut RequestHeader, limits: &HeadLimits) -> 
     }
     if request.headers.len() > limits.fields {
         return Err(Refusal::TooManyFields);
+    }
+    let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let hosts = request.headers.get_all("host").iter().map(|host| host.as_bytes());
+    if !hosts.chain(authority).all(is_host) {
+        return Err(Refusal::Host);
     }
     let dropped: Vec<_> = request.headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
     let mut count = 0;

@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::limiter::{Cause, Limiter};
 use super::line_file::LineFile;
 use super::line_queue::{Limits, LineQueue, Sink};
-use super::record::{cause_fields, clean, explained};
+use super::record::{cause_fields, clean};
 
 /// Limits on lines queued for a slow reader of standard error.
 const LIMITS: Limits = Limits { lines: 4096, bytes: 1024 * 1024 };
@@ -84,7 +84,7 @@ impl log::Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let text = explained(clean(&record.args().to_string()));
+        let text = clean(&record.args().to_string());
         let line = line(record.level(), record.target(), &text);
         // Peers can cause warnings and errors, which are therefore limited. Other levels come from the process itself,
         // or were enabled for debugging.

@@ -32,18 +32,6 @@ pub(super) fn clean(text: &str) -> String {
     escaped
 }
 
-/// Adds a cause and a remedy to a message of a library that has neither.
-pub(super) fn explained(text: String) -> String {
-    // What rustls says about the first bytes of a plain HTTP request.
-    if text.starts_with("Downstream handshake error") && text.ends_with("corrupt message of type InvalidContentType") {
-        return format!(
-            "{text}: side=downstream reason=plain_on_tls_port: the client does not speak TLS to this listener with tls; \
-             use https:// there, or add a listener without tls"
-        );
-    }
-    text
-}
-
 /// The fields that distinguish causes, from a text that begins with fields.
 pub(super) fn cause_fields(text: &str) -> String {
     let words = text.split(' ').filter(|word| CAUSE_FIELDS.iter().any(|field| word.starts_with(field)));
@@ -91,20 +79,6 @@ mod tests {
     fn causes_are_told_apart_by_their_fields() {
         let text = "request failed: side=upstream route=/a reason=no_server: GET /x?route=/b";
         assert_eq!(cause_fields(text), "route=/a reason=no_server:");
-        assert_eq!(cause_fields("Downstream handshake error from 1.2.3.4: x"), "");
-    }
-
-    #[test]
-    fn plain_http_on_a_tls_port_is_a_cause_of_its_own() {
-        let error = |what: &str| format!("Downstream handshake error from 1.2.3.4:5: tls connect error: {what}");
-        for (text, cause) in [
-            (error("received corrupt message of type InvalidContentType"), "reason=plain_on_tls_port:"),
-            (error("received fatal alert: UnknownCA"), ""),
-            ("received corrupt message of type InvalidContentType".to_owned(), ""),
-        ] {
-            let explained = explained(text.clone());
-            assert!(explained.starts_with(&text) && (explained == text) == cause.is_empty(), "{explained}");
-            assert_eq!(cause_fields(&explained), cause);
-        }
+        assert_eq!(cause_fields("a library's message without fields"), "");
     }
 }

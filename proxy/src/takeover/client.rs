@@ -17,14 +17,16 @@ use pingora::prelude::{Error, OrErr};
 use pingora::protocols::http::{HttpTask, ServerSession};
 use pingora::proxy::Session;
 
+use super::client_connection::ClientConnection;
 use super::hang_up::HangUp;
 use crate::driver::{PendingReset, Socket, bound_page_queue, poll_send, reset_stream};
+use crate::sys;
 
 /// The client side of a request whose head has been read.
 pub(super) struct Client<'s> {
     session: &'s mut Session,
     /// The response's body over HTTP/2, once its head is written.
-    body: Option<SendStream<Bytes>>,
+    body: Option<Http2Body>,
     /// A reset over HTTP/2 that waits to be sent.
     pending_reset: Option<Box<PendingReset>>,
     /// Watches for the end of a connection whose request is not read.
@@ -51,7 +53,10 @@ impl<'s> Client<'s> {
     /// been read.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
         if let Some(body) = &mut self.body {
-            return body.poll_reset(cx).map(|_| Error::explain(ErrorType::ConnectionClosed, "the stream was reset"));
+            return body
+                .stream
+                .poll_reset(cx)
+                .map(|_| Error::explain(ErrorType::ConnectionClosed, "the stream was reset"));
         }
         if self.session.as_http1().is_some() && !self.session.downstream_session.is_body_done() {
             // The session would take the rest of the body for a pipelined request.
@@ -74,7 +79,7 @@ impl<'s> Client<'s> {
             ServerSession::H1(session) => session.send_proxy_task(HttpTask::Header(head, end)),
             ServerSession::H2(session) if !interim => {
                 session.write_response_header(head, end).map_err(|error| error.into_down())?;
-                self.body = session.take_response_body_writer();
+                self.body = session.take_response_body_writer().map(|stream| Http2Body { stream, ended: end });
             }
             _ => {}
         }
@@ -97,7 +102,7 @@ impl<'s> Client<'s> {
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), Box<Error>>> {
         ready!(self.poll_flush(cx))?;
         if let Some(body) = &mut self.body {
-            let sent = ready!(poll_send(body, cx, bytes));
+            let sent = ready!(poll_send(&mut body.stream, cx, bytes));
             let count =
                 sent.or_err(ErrorType::WriteError, "writing the response").map_err(|error| error.into_down())?;
             let _ = bytes.split_to(count);
@@ -110,6 +115,22 @@ impl<'s> Client<'s> {
         match self.poll_flush(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ready once something can be written, as far as that is known before.
+    pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(body) = &mut self.body {
+            body.stream.reserve_capacity(1);
+            return match body.stream.capacity() {
+                // An error is for the write to report.
+                0 => body.stream.poll_capacity(cx).map(|_| ()),
+                _ => Poll::Ready(()),
+            };
+        }
+        match self.session.stream().and_then(|stream| stream.as_any().downcast_ref::<ClientConnection>()) {
+            Some(connection) => connection.poll_writable(cx),
+            None => Poll::Ready(()),
         }
     }
 
@@ -133,9 +154,10 @@ impl<'s> Client<'s> {
             ready!(self.poll_flush(cx))?;
             self.ended = true;
             if let Some(body) = &mut self.body {
+                body.ended = true;
                 let sent = match trailers {
-                    Some(trailers) => body.send_trailers(trailers),
-                    None => body.send_data(Bytes::new(), true),
+                    Some(trailers) => body.stream.send_trailers(trailers),
+                    None => body.stream.send_data(Bytes::new(), true),
                 };
                 sent.or_err(ErrorType::WriteError, "ending the response").map_err(|error| error.into_down())?;
             } else if let ServerSession::H1(session) = &mut *self.session.downstream_session {
@@ -158,8 +180,8 @@ impl<'s> Client<'s> {
             }
             return Poll::Ready(());
         };
-        ready!(self.pending_reset.get_or_insert_with(|| PendingReset::send(body, cx.waker())).poll(cx));
-        body.send_reset(Reason::INTERNAL_ERROR);
+        ready!(self.pending_reset.get_or_insert_with(|| PendingReset::send(&mut body.stream, cx.waker())).poll(cx));
+        body.stream.send_reset(Reason::INTERNAL_ERROR);
         Poll::Ready(())
     }
 
@@ -167,7 +189,7 @@ impl<'s> Client<'s> {
     pub(super) fn reset(&mut self) {
         self.broken = true;
         match &mut self.body {
-            Some(body) => body.send_reset(Reason::INTERNAL_ERROR),
+            Some(body) => body.stream.send_reset(Reason::INTERNAL_ERROR),
             None => {
                 if let Some(stream) = self.session.stream() {
                     reset_stream(stream);
@@ -181,10 +203,31 @@ impl<'s> Client<'s> {
         self.broken
     }
 
+    /// Bytes that the client's kernel has acknowledged, on a connection that carries this response only.
+    pub(super) fn acknowledged(&self) -> Option<u64> {
+        sys::acknowledged_bytes(self.session.stream()?.id())
+    }
+
     /// Bounds the unsent bytes in the kernel.
     pub(super) fn bound_queue(&self, limit: Option<Duration>) {
         if let Some(stream) = self.session.stream() {
             bound_page_queue(stream, limit);
+        }
+    }
+}
+
+/// The body of a response over HTTP/2.
+struct Http2Body {
+    stream: SendStream<Bytes>,
+    ended: bool,
+}
+
+impl Drop for Http2Body {
+    /// A response that is dropped unfinished is incomplete. The library would reset it with CANCEL, which some clients take
+    /// for a normal end.
+    fn drop(&mut self) {
+        if !self.ended {
+            self.stream.send_reset(Reason::INTERNAL_ERROR);
         }
     }
 }

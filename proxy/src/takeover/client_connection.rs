@@ -10,17 +10,18 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pingora::protocols::{Stream, UniqueID};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use super::client_transport::{ClientTransport, delegate_digests};
+use super::client_transport::{ClientTransport, LINGER, delegate_digests, linger};
 use crate::driver::{Transport, with_read_buffer};
 use crate::sys;
 use crate::wire::request::{HeadLimits, MAX_FIELDS, Refusal, RequestHead};
@@ -33,10 +34,6 @@ pub(crate) const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 /// How often the kernel is polled for the end of a connection that is not read any more.
 const END_POLL: Duration = Duration::from_secs(1);
 
-/// How long the last response on a connection may take to reach a client that is still sending (`lingering_timeout` in
-/// nginx).
-const LINGER: Duration = Duration::from_secs(5);
-
 /// A client's connection over HTTP/1.
 pub(crate) struct ClientConnection {
     /// `None` once the transport has been detached.
@@ -45,6 +42,7 @@ pub(crate) struct ClientConnection {
     received: Vec<u8>,
     consumed: usize,
     phase: Phase,
+    upgrade: Upgrade,
     /// Runs while the buffer for pipelined bytes is full, when the end of the connection cannot be read.
     end_poll: Option<Pin<Box<Sleep>>>,
     /// Whether a response has been written that the client should be able to read.
@@ -58,11 +56,20 @@ enum Phase {
     /// No head has been read; nothing is passed on.
     Idle,
     /// A request: the remaining bytes of its head, then its body.
-    Request { head: usize, body: RequestBody, offers_upgrade: bool },
+    Request { head: usize, body: RequestBody },
     /// The request has been passed on and is being served.
     Served,
-    /// The request has been passed on and offers to switch protocols: what follows may belong to another protocol.
-    Upgraded,
+}
+
+/// Whether the connection changes to another protocol with the current request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upgrade {
+    No,
+    /// The request offers it, and has no final response yet. What follows belongs to the other protocol or is the next
+    /// request, so it waits.
+    Offered,
+    /// The response has accepted: everything is passed on.
+    Accepted,
 }
 
 /// The result of [`ClientConnection::next_head`].
@@ -94,7 +101,16 @@ impl ClientConnection {
 
     fn new(received: Vec<u8>, transport: ClientTransport, extension: Option<Box<dyn Any + Send>>) -> Self {
         let (transport, extension) = (Some(transport), Mutex::new(extension));
-        Self { transport, received, consumed: 0, phase: Phase::Idle, end_poll: None, answered: false, extension }
+        Self {
+            transport,
+            received,
+            consumed: 0,
+            phase: Phase::Idle,
+            upgrade: Upgrade::No,
+            end_poll: None,
+            answered: false,
+            extension,
+        }
     }
 
     /// Takes what was passed along for the handler of the first request; `None` after the first call.
@@ -167,7 +183,8 @@ impl ClientConnection {
             return Ok(None);
         };
         let (length, body) = (head.length, RequestBody::new(head.body));
-        let (offers_upgrade, dropped_fields) = (head.offers_upgrade, head.dropped_fields);
+        let dropped_fields = head.dropped_fields;
+        self.upgrade = if head.offers_upgrade { Upgrade::Offered } else { Upgrade::No };
         let changed = (!head.is_unchanged()).then(|| {
             let mut changed = Vec::with_capacity(length);
             head.write(&mut changed);
@@ -182,7 +199,7 @@ impl ClientConnection {
             }
             None => length,
         };
-        self.phase = Phase::Request { head, body, offers_upgrade };
+        self.phase = Phase::Request { head, body };
         Ok(Some(dropped_fields))
     }
 
@@ -229,6 +246,20 @@ impl ClientConnection {
         }
     }
 
+    /// Ready once the kernel has room for a write, as far as that is known before the write: always, except for a plain
+    /// socket.
+    pub(super) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(ClientTransport::Tcp { socket, .. }) = &self.transport else { return Poll::Ready(()) };
+        let check =
+            || if sys::is_writable(socket.as_raw_fd()) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        // The runtime knows only what the last write has seen.
+        while socket.try_io(Interest::WRITABLE, check).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            // A failed connection is for the write to report.
+            let _ = ready!(socket.poll_write_ready(cx));
+        }
+        Poll::Ready(())
+    }
+
     /// The transport below the connection.
     pub(crate) fn transport(&self) -> Option<&ClientTransport> {
         self.transport.as_ref()
@@ -244,6 +275,23 @@ impl ClientConnection {
             (self.received, self.consumed) = (Vec::new(), 0);
         }
         count
+    }
+
+    /// Learns from a response head whether the connection changes to another protocol. Heads are written whole.
+    fn record_write(&mut self, bytes: &[u8], cx: &Context<'_>) {
+        self.answered = true;
+        if self.upgrade != Upgrade::Offered || !bytes.starts_with(b"HTTP/1.") {
+            return;
+        }
+        match bytes.get(9..12) {
+            Some(b"101") => {
+                self.upgrade = Upgrade::Accepted;
+                // A read may wait for the end of the connection.
+                cx.waker().wake_by_ref();
+            }
+            Some([b'1', ..]) => {}
+            _ => self.upgrade = Upgrade::No,
+        }
     }
 
     /// Reads more of the body; whatever follows it stays in the buffer.
@@ -297,15 +345,13 @@ impl AsyncRead for ClientConnection {
                     }
                     return Poll::Ready(Ok(()));
                 }
-                Phase::Request { body, offers_upgrade, .. } if body.is_done() => {
-                    this.phase = if *offers_upgrade { Phase::Upgraded } else { Phase::Served };
-                }
+                Phase::Request { body, .. } if body.is_done() => this.phase = Phase::Served,
                 Phase::Request { .. } => return this.poll_body(cx, buffer),
-                Phase::Upgraded if this.received.len() > this.consumed => {
-                    this.copy_out(buffer, usize::MAX);
-                    return Poll::Ready(Ok(()));
-                }
-                Phase::Upgraded => {
+                Phase::Served if this.upgrade == Upgrade::Accepted => {
+                    if this.received.len() > this.consumed {
+                        this.copy_out(buffer, usize::MAX);
+                        return Poll::Ready(Ok(()));
+                    }
                     let Some(transport) = &mut this.transport else { return Poll::Ready(Err(detached())) };
                     return Pin::new(transport).poll_read(cx, buffer);
                 }
@@ -317,7 +363,7 @@ impl AsyncRead for ClientConnection {
 
 impl AsyncWrite for ClientConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.answered = true;
+        self.record_write(bytes, cx);
         match &mut self.transport {
             Some(transport) => Pin::new(transport).poll_write(cx, bytes),
             None => Poll::Ready(Err(detached())),
@@ -330,7 +376,7 @@ impl AsyncWrite for ClientConnection {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.answered = true;
+        self.record_write(slices.first().map_or(&[], |slice| &**slice), cx);
         match &mut self.transport {
             Some(transport) => Pin::new(transport).poll_write_vectored(cx, slices),
             None => Poll::Ready(Err(detached())),
@@ -357,41 +403,17 @@ impl AsyncWrite for ClientConnection {
 }
 
 impl Drop for ClientConnection {
-    /// "If a server performs an immediate close of a TCP connection, there is a significant risk that the client will not be
-    /// able to read the last HTTP response" (RFC 9112 §9.6): bytes that arrive at a closed socket are answered with a reset.
+    /// Lingers if the client has sent, or may be sending, what is not read.
     fn drop(&mut self) {
+        let unread = self.is_receiving() || !self.received().is_empty();
         if let (Some(transport), Ok(runtime)) = (self.transport.take(), tokio::runtime::Handle::try_current())
-            && self.is_receiving()
             && self.answered
+            && (unread || !sys::is_silent(transport.id()))
+            && !sys::resets_on_close(transport.id())
         {
             runtime.spawn(linger(transport));
         }
     }
-}
-
-/// Shuts the write side down, and discards what the client sends until it closes the connection.
-async fn linger(mut transport: ClientTransport) {
-    let until = Instant::now() + LINGER;
-    if !matches!(timeout_at(until, transport.shutdown()).await, Ok(Ok(()))) {
-        return;
-    }
-    let drain = poll_fn(|cx| {
-        // Yields after some reads: a client may send as fast as it is read.
-        for _ in 0..16 {
-            let count = with_read_buffer(|input| {
-                let mut buffer = ReadBuf::new(input);
-                ready!(Pin::new(&mut transport).poll_read(cx, &mut buffer))?;
-                Poll::Ready(io::Result::Ok(buffer.filled().len()))
-            });
-            match ready!(count) {
-                Ok(count) if count > 0 => {}
-                _ => return Poll::Ready(()),
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    });
-    let _ = timeout_at(until, drain).await;
 }
 
 delegate_digests!(ClientConnection);

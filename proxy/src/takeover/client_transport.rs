@@ -1,11 +1,14 @@
-//! The transport of a client connection, accepted by a reactor or by Pingora, as Pingora's sessions need it.
+//! The transport of a client connection, accepted by a reactor or by Pingora, as Pingora's sessions need it; and how it is
+//! closed behind the last response.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
@@ -13,8 +16,11 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, SocketDigest, Ssl, Stream, TimingDigest, UniqueID,
     UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::driver::with_read_buffer;
 
 /// A client's transport.
 #[derive(Debug)]
@@ -140,6 +146,39 @@ impl GetSocketDigest for ClientTransport {
             Self::Pingora(stream) => stream.get_socket_digest(),
         }
     }
+}
+
+/// How long the last response on a connection may take to reach a client that is still sending (`lingering_timeout` in
+/// nginx).
+pub(super) const LINGER: Duration = Duration::from_secs(5);
+
+/// Shuts the write side down, and discards what the client sends until it closes the connection, at most for [`LINGER`].
+///
+/// "If a server performs an immediate close of a TCP connection, there is a significant risk that the client will not be
+/// able to read the last HTTP response" (RFC 9112 §9.6): bytes that arrive at a closed socket are answered with a reset,
+/// which discards the response at the client.
+pub(super) async fn linger(mut transport: impl AsyncRead + AsyncWrite + Unpin) {
+    let until = Instant::now() + LINGER;
+    if !matches!(timeout_at(until, transport.shutdown()).await, Ok(Ok(()))) {
+        return;
+    }
+    let drain = poll_fn(|cx| {
+        // Yields after some reads: a client may send as fast as it is read.
+        for _ in 0..16 {
+            let count = with_read_buffer(|input| {
+                let mut buffer = ReadBuf::new(input);
+                ready!(Pin::new(&mut transport).poll_read(cx, &mut buffer))?;
+                Poll::Ready(io::Result::Ok(buffer.filled().len()))
+            });
+            match ready!(count) {
+                Ok(count) if count > 0 => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    let _ = timeout_at(until, drain).await;
 }
 
 /// Implements Pingora's connection traits for a wrapper of a client's transport, except for reading and writing.

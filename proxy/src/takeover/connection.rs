@@ -1,6 +1,7 @@
 //! The connection to an upstream, a plain socket where possible.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -10,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::driver::{Socket, Transport, has_readable_bytes};
+use crate::sys;
 
 /// A connection to an upstream.
 #[derive(Debug)]
@@ -32,11 +34,22 @@ impl UpstreamConnection {
         }
     }
 
-    /// Whether nothing has arrived on it, not even its end, so that an idle connection can be reused.
+    /// Whether nothing has arrived on it, not even its end, so that an idle connection can be reused. What arrives on an
+    /// idle connection could be taken for the next request's response.
     pub(super) fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         let mut context = Context::from_waker(std::task::Waker::noop());
-        Pin::new(self).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
+        // The first knows what is buffered in the process, the other what has arrived since the runtime last asked.
+        Pin::new(&mut *self).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
+            && sys::is_silent(self.descriptor())
+    }
+
+    /// The descriptor of its socket; negative if it has none.
+    pub(super) fn descriptor(&self) -> RawFd {
+        match self {
+            Self::Tcp(socket) => socket.as_raw_fd(),
+            Self::Pingora(stream) => stream.id(),
+        }
     }
 }
 
@@ -124,5 +137,45 @@ impl Socket for UpstreamSocket<'_, '_> {
 
     fn reset_on_close(&mut self, _: bool) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use pingora::protocols::l4::stream::Stream as L4Stream;
+
+    use super::*;
+
+    /// Invariant: a kept connection on which anything has arrived is not reused. Mechanism: the runtime was asked, which
+    /// knows what had arrived when it last asked the kernel. Symptom: bytes that a backend sends late are the response to
+    /// the next request.
+    #[tokio::test]
+    async fn a_connection_on_which_bytes_have_arrived_is_not_quiet() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        for is_tcp in [true, false] {
+            for closes in [true, false] {
+                let socket =
+                    TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+                let (mut peer, _) = listener.accept().expect("a connection");
+                let watched = socket2::SockRef::from(&socket).try_clone().expect("a descriptor");
+                let mut connection = match is_tcp {
+                    true => UpstreamConnection::Tcp(socket),
+                    false => UpstreamConnection::Pingora(Box::new(L4Stream::from(socket))),
+                };
+                assert!(connection.is_quiet());
+                match closes {
+                    true => drop(peer),
+                    false => peer.write_all(b"HTTP/1.1 200 OK\r\n").expect("sent"),
+                }
+                // Without the runtime, which must not learn of it.
+                watched.set_nonblocking(false).expect("a blocking socket");
+                let _ = watched.peek(&mut [std::mem::MaybeUninit::uninit()]);
+                watched.set_nonblocking(true).expect("a non-blocking socket");
+                assert!(!connection.is_quiet(), "plain: {is_tcp}, closed: {closes}");
+            }
+        }
     }
 }

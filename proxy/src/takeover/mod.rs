@@ -167,6 +167,12 @@ impl Takeover {
     /// before the response head is answered with 502 or 504 and a body that names it, and is reported to the route's
     /// observer.
     ///
+    /// A client that closes its connection is noticed at once, unless it has sent something behind its request: Pingora's
+    /// session reads no further then, and the request ends with its response, or at [`Timeouts::first_byte`]
+    /// (`Session` offers no other way; the `sse-proxy` binary wraps its connections).
+    ///
+    /// [`Timeouts::first_byte`]: crate::stream::Timeouts::first_byte
+    ///
     /// # Errors
     /// When the client's connection fails while a response is being written, or the upstream's while a response other
     /// than an event stream is being read.

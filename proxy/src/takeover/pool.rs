@@ -1,6 +1,5 @@
 //! Idle connections to upstreams.
 
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,11 +44,7 @@ impl Pool {
         if !connection.is_quiet() {
             return;
         }
-        let id = match &connection {
-            UpstreamConnection::Tcp(socket) => socket.as_raw_fd(),
-            UpstreamConnection::Pingora(stream) => stream.id(),
-        };
-        let meta = ConnectionMeta::new(key, id);
+        let meta = ConnectionMeta::new(key, connection.descriptor());
         let connection = Arc::new(Mutex::new(connection));
         // It is not shared yet, so the lock is free.
         let Ok(watched) = connection.clone().try_lock_owned() else { return };

@@ -2,7 +2,8 @@
 //! of the request goes to the upstream.
 //!
 //! At most one read of a response is buffered for a client that is behind: 16 KiB, or 64 KiB after a large body has
-//! flowed freely. The upstream is not read meanwhile.
+//! flowed freely. The upstream is not read meanwhile. Behind the first reads, nothing is read for a client without TLS that
+//! takes nothing.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -41,11 +42,15 @@ const LARGE_READ_BYTES: usize = 64 * 1024;
 /// Consecutive reads that fill their buffers, while the client keeps up, before reads become large.
 const READS_TO_GROW: u32 = 16;
 
+/// Checks in `timeouts.write` for what a client has read: a client that reads slowly frees no room for a write for long,
+/// and the kernel counts each byte.
+const STALL_CHECKS: u32 = 4;
+
+/// Reads of a response before the client's room is checked first.
+const READS_BEFORE_CHECKS: u32 = 4;
+
 /// Reads in one poll, before the task yields.
 const READS_PER_POLL: u32 = 16;
-
-/// How long a client may take to close its connection after trailers.
-const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Writes the response's head, then its body as it arrives. Keeps the upstream's connection if it can be reused.
 ///
@@ -74,6 +79,7 @@ pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, ti
         excess: false,
         pending: Bytes::new(),
         full_reads: 0,
+        reads: 0,
         behind: false,
         trailers: Vec::new(),
         takes_trailers,
@@ -82,6 +88,7 @@ pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, ti
         progress: 0,
         seen: (0, 0, None),
         timer: WaitTimer::new(),
+        stall: Stall::default(),
         timeouts,
     };
     page.client.bound_queue(timeouts.write);
@@ -142,6 +149,8 @@ struct Page<'s, 't> {
     pending: Bytes,
     /// Consecutive reads that filled their buffers while the client kept up.
     full_reads: u32,
+    /// Reads from the upstream.
+    reads: u32,
     /// Whether written bytes are still queued.
     behind: bool,
     /// The trailer section as it was received.
@@ -155,7 +164,17 @@ struct Page<'s, 't> {
     /// Progress and what was waited for when the timer was restarted.
     seen: (u64, u64, Option<Waits>),
     timer: WaitTimer,
+    stall: Stall,
     timeouts: &'t Timeouts,
+}
+
+/// What is known of a client that does not keep up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stall {
+    /// Checks in a row in which it had read nothing.
+    checks: u32,
+    /// The bytes that it had acknowledged at the last check.
+    acknowledged: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,13 +212,14 @@ impl Page<'_, '_> {
         if self.seen != seen {
             self.seen = seen;
             self.timer.restart();
+            let acknowledged = if waits == Waits::Client { self.client.acknowledged() } else { None };
+            self.stall = Stall { checks: 0, acknowledged };
         }
         let limit = match waits {
-            Waits::Upstream => self.timeouts.read,
-            Waits::Client => self.timeouts.write,
-            Waits::Request => self.upload.silence_limit(),
+            Waits::Upstream => ready!(self.timer.poll(cx, self.timeouts.read)),
+            Waits::Client => ready!(self.poll_stall(cx)),
+            Waits::Request => ready!(self.timer.poll(cx, self.upload.silence_limit())),
         };
-        let limit = ready!(self.timer.poll(cx, limit));
         match (waits, self.phase) {
             (_, Phase::Uploading) => Poll::Ready(Ok(())),
             (Waits::Client, _) => {
@@ -220,6 +240,21 @@ impl Page<'_, '_> {
                 Poll::Pending
             }
         }
+    }
+
+    /// Checks whether the client has read something since the last check.
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        let Some(limit) = self.timeouts.write else { return Poll::Pending };
+        while self.timer.poll(cx, Some(limit / STALL_CHECKS)).is_ready() {
+            let acknowledged = self.client.acknowledged();
+            let moved = acknowledged != self.stall.acknowledged;
+            self.stall = Stall { checks: if moved { 0 } else { self.stall.checks + 1 }, acknowledged };
+            if self.stall.checks == STALL_CHECKS {
+                return Poll::Ready(limit);
+            }
+            self.timer.restart();
+        }
+        Poll::Pending
     }
 
     fn waits(&self) -> Waits {
@@ -299,7 +334,7 @@ impl Page<'_, '_> {
                 Phase::Body => {
                     // Only one read is buffered: the last one has to be written first.
                     self.behind = true;
-                    if self.client.poll_flush(cx)?.is_pending() {
+                    if self.client.poll_flush(cx)?.is_pending() || self.poll_room(cx).is_pending() {
                         self.full_reads = 0;
                         return Poll::Pending;
                     }
@@ -329,10 +364,17 @@ impl Page<'_, '_> {
         }
     }
 
+    /// Ready once the client takes more: what is not read yet takes no memory. The kernel has room for the first reads of
+    /// every response.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.reads < READS_BEFORE_CHECKS { Poll::Ready(()) } else { self.client.poll_writable(cx) }
+    }
+
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut buffer = BytesMut::with_capacity(self.read_bytes());
         match ready!(pin!(self.connection.read_buf(&mut buffer)).poll(cx)) {
             Ok(count @ 1..) => {
+                self.reads = self.reads.saturating_add(1);
                 self.full_reads = if count < READ_BYTES { 0 } else { self.full_reads.saturating_add(1) };
                 self.decode(buffer.freeze());
             }
@@ -417,12 +459,7 @@ async fn end_with_trailers(session: &mut Session, section: &[u8]) -> Result<()> 
         AsyncWriteExt::shutdown(&mut client).await
     };
     sent.await.or_err(ErrorType::WriteError, "writing trailers").map_err(|error| error.into_down())?;
-    // Unread pipelined bytes would reset the connection before the client has read the trailers.
-    let _ = timeout(CLOSE_LIMIT, async {
-        let mut rest = [0; 512];
-        while client.read(&mut rest).await.is_ok_and(|count| count > 0) {}
-    })
-    .await;
+    linger::close(client).await;
     Ok(())
 }
 

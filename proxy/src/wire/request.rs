@@ -437,8 +437,8 @@ fn check_target(method: &str, target: &[u8], host: Option<&[u8]>) -> Result<(), 
     if host.is_some_and(|host| host != authority) { Err(Refusal::Host) } else { Ok(()) }
 }
 
-/// `uri-host [ ":" port ]` (RFC 9110 §7.2). Empty if the target has no authority; a port alone is invalid.
-fn is_host(value: &[u8]) -> bool {
+/// Whether `value` is a valid `Host`: `uri-host [ ":" port ]` (RFC 9110 §7.2). Empty if the target has no authority; a port alone is invalid.
+pub fn is_host(value: &[u8]) -> bool {
     if value.is_empty() {
         return true;
     }
@@ -489,7 +489,7 @@ fn decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// `tchar` (RFC 9110 §5.6.2).
-fn is_token_byte(byte: u8) -> bool {
+pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::chunked::{ChunkError, Decoder, Piece};
-use super::request::BodyLength;
+use super::request::{BodyLength, is_token_byte};
 
 /// A request's body, as far as it has been read. Holds none of it.
 #[derive(Debug)]
@@ -13,8 +13,35 @@ pub struct RequestBody(State);
 enum State {
     /// The number of remaining bytes.
     Length(u64),
-    /// `last` is the last byte of the trailer section, to detect a bare LF.
-    Chunked { decoder: Decoder, last: u8 },
+    Chunked {
+        decoder: Decoder,
+        trailer: TrailerLine,
+    },
+}
+
+/// The position in a line of the trailer section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TrailerLine {
+    Start,
+    Name,
+    Value,
+    /// After the CR.
+    Lf,
+}
+
+impl TrailerLine {
+    /// The position after `byte`: `field-name ":" field-value CRLF` (RFC 9112 §5, §7.1.2), not folded.
+    fn after(self, byte: u8) -> Result<Self, BodyError> {
+        match (self, byte) {
+            (Self::Start | Self::Name, byte) if is_token_byte(byte) => Ok(Self::Name),
+            (Self::Name, b':') => Ok(Self::Value),
+            (Self::Value, b'\r') => Ok(Self::Lf),
+            (Self::Value, b'\t') => Ok(Self::Value),
+            (Self::Value, byte) if !byte.is_ascii_control() => Ok(Self::Value),
+            (Self::Lf, b'\n') => Ok(Self::Start),
+            _ => Err(BodyError::TrailerLine),
+        }
+    }
 }
 
 /// The framing of a request's body is broken.
@@ -23,8 +50,8 @@ pub enum BodyError {
     /// A chunk is malformed.
     #[error(transparent)]
     Chunk(#[from] ChunkError),
-    /// A line of the trailer section ends without CR.
-    #[error("a trailer line does not end with CRLF")]
+    /// A line of the trailer section is not a field line that ends with CRLF.
+    #[error("a trailer line is not a header field")]
     TrailerLine,
 }
 
@@ -33,7 +60,7 @@ impl RequestBody {
     pub fn new(length: BodyLength) -> Self {
         Self(match length {
             BodyLength::Length(length) => State::Length(length),
-            BodyLength::Chunked => State::Chunked { decoder: Decoder::default(), last: 0 },
+            BodyLength::Chunked => State::Chunked { decoder: Decoder::default(), trailer: TrailerLine::Start },
         })
     }
 
@@ -56,17 +83,14 @@ impl RequestBody {
                 *left -= count as u64;
                 Ok(count)
             }
-            State::Chunked { decoder, last } => {
+            State::Chunked { decoder, trailer } => {
                 let mut rest = bytes;
                 while !decoder.is_done() {
                     match decoder.next(&mut rest)? {
                         Some(Piece::Data(_)) => {}
                         Some(Piece::Trailer(line)) => {
                             for byte in line {
-                                if *byte == b'\n' && *last != b'\r' {
-                                    return Err(BodyError::TrailerLine);
-                                }
-                                *last = *byte;
+                                *trailer = trailer.after(*byte)?;
                             }
                         }
                         Some(Piece::End) | None => break,
@@ -99,6 +123,7 @@ mod tests {
             (b"5\r\nhello\r\n0\r\n\r\nGET /", 15),
             (b"1;a=b\r\nx\r\n0\r\nA: b\r\n\r\nG", 21),
             (b"A \r\n0123456789\r\n0\r\n\r\n\r\n", 21),
+            (b"0\r\nA:\r\nb-c:\t d\xe9 : e\r\n\r\nG", 23),
         ];
         for (bytes, count) in chunked {
             for cut in 0..=bytes.len() {
@@ -128,6 +153,14 @@ mod tests {
             b"5\r\nhello\r\n0\r\n\n",
             b"5\r\nhello\r\n0\r\nA: b\n\r\n",
             b"5\r\nhello\r\n0\n\r\n",
+            b"0\r\nno colon\r\n\r\n",
+            b"0\r\nword\r\n\r\n",
+            b"0\r\n: b\r\n\r\n",
+            b"0\r\nA : b\r\n\r\n",
+            b"0\r\nA: b\r\n folded\r\n\r\n",
+            b"0\r\nA: b\rc\r\n\r\n",
+            b"0\r\nA: \0\r\n\r\n",
+            b"0\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
             b"fffffffffffffffff\r\n",
         ] {
             for cut in 0..=bytes.len() {

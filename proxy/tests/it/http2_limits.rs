@@ -251,6 +251,47 @@ fn a_request_without_its_body_is_answered_with_408() {
     }
 }
 
+/// Invariant: a connection that the proxy closes is told why, counted and logged. Mechanism: after 32 malformed requests the
+/// connection was dropped. Symptom: the streams of the connection ended without a reason.
+#[test]
+fn malformed_requests_are_counted_and_close_the_connection_with_goaway() {
+    let backend = backend();
+    let proxy = start(&backend, "{}");
+    let mut client = Raw::connect(&proxy);
+    // Neither `:authority` nor `host`.
+    for stream in 0..32 {
+        client.send(&frame(1, 5, 2 * stream + 1, b"\x82\x86\x44\x07/events"));
+    }
+    assert_eq!(client.goaway(), Some(1), "PROTOCOL_ERROR");
+    closed(&proxy, "http2_malformed", 1.0);
+    assert_eq!(proxy.metric("sse_proxy_refused_total{reason=\"http2_malformed\"}"), Some(32.0));
+    eventually("a line in the log", || proxy.stderr().contains("reason=http2_malformed").then_some(()));
+}
+
+/// Invariant: a host is checked by the same rule over HTTP/2. Mechanism: `Host` without `:authority` was not checked.
+/// Symptom: `Host: a b` reached the backend.
+#[test]
+fn a_malformed_host_is_refused() {
+    let backend = backend();
+    let proxy = start(&backend, "{}");
+    for host in [&b"a b"[..], b"a/b", b"a:b", b":80", b"[::1"] {
+        // With the name of the static table.
+        let field = [&b"\x0f\x17"[..], &[u8::try_from(host.len()).unwrap()], host].concat();
+        let mut client = Raw::connect(&proxy);
+        client.send(&frame(1, 5, 1, &[&b"\x82\x86\x44\x07/events"[..], &field].concat()));
+        let head = loop {
+            match client.next() {
+                Some((1, _, 1, payload)) => break payload,
+                Some((3, _, 1, code)) => panic!("{}: reset with {code:?}", host.escape_ascii()),
+                Some(_) => {}
+                None => panic!("{}: closed", host.escape_ascii()),
+            }
+        };
+        // Of the static table.
+        assert_eq!(head[0], 0x8c, "{}: 400 is the first field of {head:x?}", host.escape_ascii());
+    }
+}
+
 /// 100 MB over one stream; `wire/frames.rs` has what clients send that update their windows in small steps.
 #[test]
 fn heavy_legitimate_use_is_not_limited() {

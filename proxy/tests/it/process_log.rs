@@ -97,7 +97,7 @@ fn errors_caused_by_peers_are_rate_limited_with_a_count() {
     eventually("a line for each cause", || {
         let log = proxy.stderr();
         let all = ["/a", "/b", "/c"].map(|route| of_route(&log, route));
-        (all == [1, 1, 1] && log.contains("handshake error")).then_some(())
+        (all == [1, 1, 1] && log.contains("handshake failed")).then_some(())
     });
     // The last of each at the interval's end.
     eventually("the count of the others", || (proxy.stderr().matches(" suppressed=98").count() == 3).then_some(()));
@@ -107,8 +107,8 @@ fn errors_caused_by_peers_are_rate_limited_with_a_count() {
     assert!(log.lines().count() < 40, "{log}");
 }
 
-/// Invariant: a client with the wrong scheme is reported with a remedy, whatever else fails meanwhile. Mechanism: the library's message
-/// about the first bytes had neither, and shared its limit with all other failed handshakes. Symptom: nothing in the log, or
+/// Invariant: a client with the wrong scheme is reported with a remedy, whatever else fails meanwhile. Mechanism: the message about
+/// the first bytes had neither, and shared its limit with all other failed handshakes. Symptom: nothing in the log, or
 /// `received corrupt message of type InvalidContentType`.
 #[test]
 fn a_client_with_the_wrong_scheme_is_reported_with_a_remedy() {

@@ -232,6 +232,33 @@ fn a_slow_head_is_answered_with_408() {
     }
 }
 
+/// Invariant: `client.timeouts.header` limits every listener. Mechanism: Pingora's listener does TLS handshakes within a fixed
+/// minute. Symptom: connections that send nothing to a TLS listener stayed open for 60 s, whatever was configured.
+#[test]
+fn a_slow_tls_handshake_is_closed() {
+    let backend = backend();
+    let setup = Setup::new(Way::Tls, &backend, "{timeouts: {header: 400ms}}");
+    // Nothing, and the start of a handshake record.
+    for (at, sent) in [&b""[..], b"\x16\x03\x01\x02\x00\x01"].into_iter().enumerate() {
+        let mut client = setup.proxy.connect();
+        client.try_send(sent).unwrap();
+        let since = Instant::now();
+        client.read_to_end().expect("the proxy closes the connection");
+        assert!(since.elapsed() >= Duration::from_millis(300), "{:?}", since.elapsed());
+        let metric = "sse_proxy_closed_connections_total{reason=\"tls_slow\"}";
+        eventually("the connection is counted", || (setup.proxy.metric(metric) == Some(at as f64 + 1.0)).then_some(()));
+    }
+    let mut other = setup.proxy.connect();
+    other.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    let _ = other.read_to_end();
+    eventually("a line in the log", || {
+        setup.proxy.stderr().contains("TLS handshake failed: side=downstream").then_some(())
+    });
+    let mut client = setup.connect();
+    client.send("GET /page HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(client.read_head().status, 200);
+}
+
 #[test]
 fn a_slow_body_is_answered_with_408() {
     let backend = backend();
@@ -341,24 +368,30 @@ fn a_refused_client_that_keeps_sending_reads_the_response() {
 fn clients_cannot_take_the_last_descriptors() {
     let backend = backend();
     let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n";
-    // The driver, whether clients speak TLS, and what they ask for.
-    for (driver, tls, fields) in
-        [("parked", false, ""), ("parked", true, ""), ("task", false, ""), ("parked", false, upgrade)]
-    {
+    // Accepts, and says nothing to a TLS handshake.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (plain, secure) = (backend.address.to_string(), format!("https://{}", silent.local_addr().unwrap()));
+    // The driver, whether clients speak TLS, what they ask for, and the server.
+    for (driver, tls, fields, server) in [
+        ("parked", false, "", &plain),
+        ("parked", true, "", &plain),
+        ("task", false, "", &plain),
+        ("parked", false, upgrade, &plain),
+        ("parked", false, "", &secure),
+        ("parked", false, upgrade, &secure),
+    ] {
         let files = Certificate::new();
         let listener = match tls {
             true => format!("{{address: 127.0.0.1:0, tls: {}}}", files.yaml()),
             false => "{address: 127.0.0.1:0}".to_owned(),
         };
-        let config = format!(
-            "upstreams: {{app: {{servers: ['{}']}}}}\nthreads: 2\nroutes: [{{stream: always}}]\n",
-            backend.address
-        );
+        let config =
+            format!("upstreams: {{app: {{servers: ['{server}']}}}}\nthreads: 2\nroutes: [{{stream: always}}]\n");
         let proxy = Proxy::start_on(driver, &[("NOFILE", "160")], &listener, &config);
         let mut clients: Vec<Client> = Vec::new();
         let request = format!("GET /events HTTP/1.1\r\nHost: test\r\n{fields}\r\n");
         // Pingora connects for these: nobody asks before all have connected, so that none is left for the upstream.
-        let asks_later = !fields.is_empty();
+        let asks_later = !fields.is_empty() || server == &secure;
         // Streams take two descriptors each; without one, a client waits or gets a 502.
         for _ in 0..200 {
             let mut client = proxy.connect();
@@ -376,15 +409,111 @@ fn clients_cannot_take_the_last_descriptors() {
             clients.iter_mut().for_each(|client| drop(client.try_send(&request)));
         }
         for _ in 0..5 {
-            assert_eq!(proxy.admin_page("/healthz").0, 200, "with {open} of 160 open, TLS {tls} {fields}");
+            assert_eq!(proxy.admin_page("/healthz").0, 200, "with {open} of 160 open, TLS {tls} {fields} {server}");
             thread::sleep(Duration::from_millis(100));
         }
-        assert!(proxy.descriptors() < 155, "{}, TLS {tls} {fields}", proxy.descriptors());
+        assert!(proxy.descriptors() < 155, "{}, TLS {tls} {fields} {server}", proxy.descriptors());
         // Once they have closed, requests are served again.
         drop(clients);
         eventually("descriptors are given back", || (proxy.descriptors() < 80).then_some(()));
+        if server == &secure {
+            continue;
+        }
         let mut client = if tls { proxy.connect_tls() } else { proxy.connect() };
         client.send("GET /events HTTP/1.1\r\nHost: test\r\n\r\n");
         assert_eq!(client.read_head().status, 200);
     }
+}
+
+/// Invariant: what follows a request that offers to switch protocols belongs to the other protocol, or is the next request.
+/// Mechanism: it was passed on before the response had decided. Symptom: a request behind a refused upgrade got 400, or
+/// nothing.
+#[test]
+fn a_request_behind_an_offer_of_another_protocol_is_served_or_tunnelled() {
+    let backend = Backend::start(|mut connection| {
+        if connection.path() == "/switch" {
+            connection.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+            connection.read_until(|rest| rest.ends_with(b"\r\n\r\n"));
+            let rest = connection.rest.clone();
+            return connection.send(rest);
+        }
+        let status = if connection.path() == "/refuse" { "403 Forbidden" } else { "200 OK" };
+        connection.send(format!("HTTP/1.1 {status}\r\nContent-Length: 4\r\nConnection: close\r\n\r\npage"));
+    });
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let next = "GET /page/next HTTP/1.1\r\nHost: test\r\n\r\n";
+    for way in WAYS {
+        let setup = Setup::new(way, &backend, "{}");
+        for path in ["/switch", "/refuse", "/page"] {
+            for at_once in [true, false] {
+                let mut client = setup.connect();
+                let offer =
+                    format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+                if at_once {
+                    client.send(&[&offer, next].concat());
+                } else {
+                    client.send(&offer);
+                    backend.request();
+                    client.send(next);
+                }
+                let head = client.read_head();
+                if path == "/switch" {
+                    assert_eq!(head.status, 101, "{way:?} {}", head.text);
+                    assert_eq!(String::from_utf8(client.read_exactly(next.len())).unwrap(), next, "{way:?}");
+                    continue;
+                }
+                assert_eq!(head.status, if path == "/refuse" { 403 } else { 200 }, "{way:?} {path} {at_once}");
+                assert_eq!(client.read_exactly(4), b"page", "{way:?} {path} {at_once}");
+                assert_eq!(client.read_head().status, 200, "{way:?} {path} {at_once}");
+                assert_eq!(client.read_exactly(4), b"page", "{way:?} {path} {at_once}");
+            }
+        }
+        // An upgrade that fails closes the connection: in order, and the response arrives.
+        let listener = if way == Way::Tls { format!(", tls: {}", setup._files.yaml()) } else { String::new() };
+        let proxy = Proxy::start_on(
+            if way == Way::Task { "task" } else { "parked" },
+            &[],
+            &format!("{{address: 127.0.0.1:0{listener}}}"),
+            &format!("upstreams: {{app: {{servers: ['{dead}']}}}}\n"),
+        );
+        let mut client = if way == Way::Tls { proxy.connect_tls() } else { proxy.connect() };
+        client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+        // More than the proxy reads ahead.
+        client.socket.set_nonblocking(true).unwrap();
+        let _ = client.try_send(next.repeat(4_000));
+        client.socket.set_nonblocking(false).unwrap();
+        let head = client.read_head();
+        assert_eq!(head.status, 502, "{way:?} {}", head.text);
+        assert_eq!(head.header("connection").as_deref(), Some("close"), "{way:?}");
+        client.read_to_end().expect("an end in order");
+    }
+}
+
+/// Invariant: a client that is still sending reads its response, and is disconnected after five seconds. Mechanism: the rest
+/// of a request was read by its session, and then by its connection. Symptom: a refused upload was read for ten seconds.
+#[test]
+fn a_client_that_sends_on_after_a_refusal_is_disconnected_after_five_seconds() {
+    let answer = b"HTTP/1.1 413 Too Much\r\nContent-Length: 4\r\n\r\nmuch";
+    thread::scope(|scope| {
+        for way in WAYS {
+            // An answer of the backend, one of the proxy, and one of the parser.
+            for (path, fields, status) in [("/page", "", 413), ("/page", "X Y: bad\r\n", 400)] {
+                scope.spawn(move || {
+                    let backend = Backend::answering(vec![answer.to_vec()]);
+                    let setup = Setup::new(way, &backend, "{}");
+                    let mut client = setup.connect();
+                    client.send(&format!(
+                        "POST {path} HTTP/1.1\r\nHost: test\r\n{fields}Content-Length: 1000000\r\n\r\n"
+                    ));
+                    assert_eq!(client.read_head().status, status, "{way:?}");
+                    let since = Instant::now();
+                    while client.try_send("x").is_ok() {
+                        thread::sleep(Duration::from_millis(50));
+                        assert!(since.elapsed() < Duration::from_secs(8), "{way:?} {status}: still read");
+                    }
+                    assert!(since.elapsed() > Duration::from_secs(4), "{way:?} {status}: {:?}", since.elapsed());
+                });
+            }
+        }
+    });
 }

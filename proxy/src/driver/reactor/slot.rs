@@ -12,7 +12,7 @@ use super::handler::{Pending, Step};
 use crate::driver::drive::{ActiveStream, DriveOutcome};
 use crate::driver::registry::StreamRegistry;
 use crate::driver::scratch::Scratch;
-use crate::driver::socket::Socket;
+use crate::driver::socket::{Socket, reset};
 use crate::driver::transport::bound_queue_of;
 use crate::stream::Millis;
 
@@ -191,6 +191,11 @@ impl Slot {
             DriveOutcome::Again => Action::Again,
             DriveOutcome::Done => Action::Remove,
         }
+    }
+
+    /// Makes the client see that its response is incomplete.
+    pub(super) fn reset_client(&self) {
+        reset(SockRef::from(&self.client));
     }
 
     fn watch_upstream(

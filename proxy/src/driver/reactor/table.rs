@@ -201,6 +201,7 @@ impl Reactor {
         let drive = AssertUnwindSafe(|| slot.drive(slot_ref, &self.registry, now, scratch));
         let action = catch_unwind(drive).unwrap_or_else(|_| {
             log::error!("stream dropped: side=internal: its driver panicked; the panic is logged above");
+            slot.reset_client();
             Action::Remove
         });
         match action {

@@ -195,3 +195,75 @@ fn no_error_follows_part_of_an_interim_response() {
         }
     }
 }
+
+/// Invariant: `timeouts.write` ends a client that reads nothing, and no other. Mechanism: progress was counted in pieces of 16
+/// and 64 KiB, and the kernel reports room for a write only once much has been read. Symptom: a client that read 1 KiB a
+/// second was cut.
+#[test]
+fn a_client_that_reads_a_page_slowly_is_not_cut() {
+    let running = Arc::new(AtomicUsize::new(0));
+    let counted = running.clone();
+    let backend = Backend::start(move |mut connection| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        while connection.socket.write_all(&[b'x'; 1 << 16]).is_ok() {}
+        counted.fetch_sub(1, Ordering::SeqCst);
+    });
+    for protocol in [Protocol::Http1, Protocol::Tls] {
+        let route = "{stream: never, timeouts: {write: 1s}}";
+        let front = Front::start(protocol, &format!("'{}'", backend.address), route);
+        let mut client = match protocol {
+            Protocol::Tls => Client::connect_small_tls(front.proxy.address),
+            _ => Client::connect_small(front.proxy.address),
+        };
+        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(client.read_head().status, 200);
+        client.forget();
+        let until = Instant::now() + Duration::from_secs(6);
+        let mut read = 0;
+        while Instant::now() < until {
+            read +=
+                client.skip_some(512).unwrap_or_else(|error| panic!("{protocol:?}: cut after {read} bytes: {error}"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(running.load(Ordering::SeqCst), 1, "{protocol:?}: cut after {read} bytes");
+        // And now it reads nothing.
+        let stopped = Instant::now();
+        eventually("it is cut", || (running.load(Ordering::SeqCst) == 0).then_some(()));
+        assert!(stopped.elapsed() > Duration::from_millis(500), "{protocol:?}: {:?}", stopped.elapsed());
+    }
+}
+
+/// Invariant: what a client does not take is not read. Mechanism: one read of a response waited for its client. Symptom: 18 KiB
+/// more for each client that read nothing.
+#[test]
+fn the_memory_of_a_client_that_takes_nothing_of_a_page_is_that_of_its_session() {
+    const CLIENTS: usize = 150;
+    let backend = Backend::start(|mut connection| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        if connection.path() == "/silent" {
+            return connection.hang();
+        }
+        while connection.socket.write_all(&[b'x'; 1 << 16]).is_ok() {}
+    });
+    let each = |path: &str| {
+        let limits = "timeouts: {write: 0, read: 0}";
+        let proxy = Proxy::start(backend.address, &format!("    stream: never\n    {limits}"));
+        let ask = |count: usize| {
+            let clients = (0..count).map(|_| {
+                let mut client = Client::connect_small(proxy.address);
+                client.send(&format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n"));
+                backend.request();
+                client
+            });
+            clients.collect::<Vec<_>>()
+        };
+        let _warm = ask(20);
+        let before = proxy.settled_memory();
+        let _clients = ask(CLIENTS);
+        proxy.settled_memory().saturating_sub(before) / CLIENTS
+    };
+    let (silent, flooded) = (each("/silent"), each("/flood"));
+    eprintln!("{silent} bytes for each client that waits, {flooded} for each that reads nothing");
+    assert!(flooded < silent + 6 * 1024, "{flooded} bytes for each, where a session takes {silent}");
+}

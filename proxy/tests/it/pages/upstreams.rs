@@ -1,17 +1,14 @@
 //! Which server and which connection a page comes from.
 
-use std::io::Read;
-use std::io::Write;
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::{dead_address, serving};
-use crate::support::{Backend, Proxy, UNTIL_CLOSE, contains};
+use crate::support::{Backend, Certificate, Proxy, UNTIL_CLOSE, contains};
 
 /// Invariant: a request is answered as long as one server is reachable. Mechanism: each retry advanced the round robin
 /// and counted servers instead of addresses. Symptom: `[dead, live]` answered every page with 502, `[live, dead]` every
@@ -141,5 +138,62 @@ fn an_upstream_that_is_the_proxy_itself_is_refused() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.success(), !refused, "{listen} {server}: {said}");
         assert!(!refused || said.contains("upstreams.app.servers[0]"), "{said}");
+    }
+}
+
+/// Invariant: a response belongs to the request before it. Mechanism: bytes that arrived on a kept connection were the start
+/// of the next response. Symptom: a backend that sends too much answers the next request, of any client.
+#[test]
+fn bytes_behind_a_response_are_not_the_next_response() {
+    const RIGHT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    let certificate = Certificate::new();
+    for tls in [false, true] {
+        for late in [Duration::ZERO, Duration::from_millis(20)] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = tls.then(|| Arc::new(certificate.server_config()));
+            std::thread::spawn(move || {
+                while let Ok((mut socket, _)) = listener.accept() {
+                    let server = server.clone();
+                    std::thread::spawn(move || match server {
+                        None => answer_twice(&mut socket, RIGHT, late, EVIL),
+                        Some(config) => {
+                            let connection = rustls::ServerConnection::new(config).unwrap();
+                            answer_twice(&mut rustls::StreamOwned::new(connection, socket), RIGHT, late, EVIL);
+                        }
+                    });
+                }
+            });
+            let server = if tls { format!("https://localhost:{}", address.port()) } else { address.to_string() };
+            let proxy = Proxy::start_in(
+                &[("SSL_CERT_FILE", certificate.cert.to_str().unwrap())],
+                "{address: 127.0.0.1:0}",
+                &format!("upstreams: {{app: {{servers: ['{server}']}}}}\nroutes: [{{stream: never}}]\n"),
+            );
+            for round in 0..20 {
+                let mut client = proxy.connect();
+                client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+                let head = client.read_head();
+                let body = client.read_to_end().unwrap();
+                assert_eq!((head.status, body.as_slice()), (200, &b"ok"[..]), "TLS {tls}, {late:?}, {round}");
+                // Until what comes late has come.
+                std::thread::sleep(late * 3);
+            }
+        }
+    }
+}
+
+/// Answers each request on a connection, and sends more behind each answer, in the same write or later.
+fn answer_twice(connection: &mut (impl Read + Write), answer: &str, late: Duration, more: &str) {
+    let mut buffer = [0; 4096];
+    while let Ok(1..) = connection.read(&mut buffer) {
+        let (first, second) = if late.is_zero() { ([answer, more].concat(), "") } else { (answer.to_owned(), more) };
+        for (pause, bytes) in [(Duration::ZERO, first.as_str()), (late, second)] {
+            std::thread::sleep(pause);
+            if connection.write_all(bytes.as_bytes()).and_then(|()| connection.flush()).is_err() {
+                return;
+            }
+        }
     }
 }

@@ -63,7 +63,15 @@ impl Client {
 
     /// Over TLS, with HTTP/1.1, with any certificate.
     pub fn connect_tls(address: SocketAddr) -> Self {
-        let mut client = Self::connect(address);
+        Self::connect(address).with_tls()
+    }
+
+    /// The same, with the smallest receive buffer the kernel gives.
+    pub fn connect_small_tls(address: SocketAddr) -> Self {
+        Self::connect_small(address).with_tls()
+    }
+
+    fn with_tls(mut self) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
@@ -72,8 +80,8 @@ impl Client {
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
             .with_no_client_auth();
         let connection = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-        client.tls = Some(Box::new(StreamOwned::new(connection, client.socket.try_clone().unwrap())));
-        client
+        self.tls = Some(Box::new(StreamOwned::new(connection, self.socket.try_clone().unwrap())));
+        self
     }
 
     pub fn send(&mut self, text: &str) {
@@ -123,6 +131,14 @@ impl Client {
     pub fn read_until_body_has(&mut self, text: &str) -> String {
         self.read_until(|bytes| contains(&dechunk(bytes).0, text.as_bytes()));
         String::from_utf8_lossy(&dechunk(&self.buffered).0).into_owned()
+    }
+
+    /// Reads at most so many bytes from the socket, below TLS, and drops them; an end is an error.
+    pub fn skip_some(&mut self, count: usize) -> io::Result<usize> {
+        let mut buffer = vec![0; count];
+        self.socket
+            .read(&mut buffer)
+            .and_then(|count| if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(count) })
     }
 
     /// The next bytes of the connection.

@@ -63,8 +63,9 @@ fn an_upstream_that_is_silent_from_the_start_is_kept_alive_and_its_byte_order_ma
         stream.until_has(":\n\n");
         case.backend.proceed(1);
         let body = String::from_utf8(stream.whole()).unwrap();
-        assert!(body.starts_with(":\n\n") && body.ends_with("data: a\n\n"), "{body:?}");
-        assert!(!body.contains('\u{FEFF}'), "{body:?}");
+        assert!(body.starts_with(":\n\n"), "{body:?}");
+        // A heartbeat may follow before the backend closes.
+        assert_eq!(body.replace(":\n\n", ""), "data: a\n\n");
     });
 }
 

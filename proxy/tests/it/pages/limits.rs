@@ -176,22 +176,24 @@ fn no_error_follows_part_of_an_interim_response() {
         let interim = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "x".repeat(10_000)).repeat(100);
         while connection.socket.write_all(interim.as_bytes()).is_ok() {}
     });
-    for driver in ["parked", "task"] {
-        for mode in ["always", "never"] {
-            let limits = "timeouts: {first_byte: 500ms, write: 10m}";
-            let config = format!(
-                "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{stream: {mode}, {limits}}}]\n",
-                backend.address
-            );
-            let proxy = Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &config);
-            let mut client = Client::connect_small(proxy.address);
-            client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-            let metric = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"first_byte_timeout\"}";
-            eventually(&format!("{driver} {mode}: the failure is counted"), || {
-                (proxy.metric(metric) == Some(1.0)).then_some(())
-            });
-            let _ = client.read_to_end();
-            assert!(!client.text().contains("504"), "{driver} {mode}");
+    for (driver, mode) in [("parked", "always"), ("task", "always"), ("task", "never")] {
+        let limits = "timeouts: {first_byte: 2s, write: 10m}";
+        let config = format!(
+            "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{stream: {mode}, {limits}}}]\n",
+            backend.address
+        );
+        let proxy = Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &config);
+        let mut client = Client::connect_small(proxy.address);
+        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        let metric = "sse_proxy_upstream_failures_total{route=\"/\",reason=\"first_byte_timeout\"}";
+        eventually(&format!("{driver} {mode}: the failure is counted"), || {
+            (proxy.metric(metric) == Some(1.0)).then_some(())
+        });
+        let received = client.read_to_end().unwrap_or_else(|_| client.text().into_bytes());
+        let received = String::from_utf8(received).unwrap();
+        // On a busy machine the client's buffers may not be full by then, and no head is in part.
+        if let Some((before, _)) = received.split_once("HTTP/1.1 504") {
+            assert!(before.ends_with("\r\n\r\n"), "{driver} {mode}: after {} bytes", before.len());
         }
     }
 }

@@ -1,4 +1,7 @@
 //! From the tree of a file to typed values, with errors that name the key, what stands there and what to write.
+//!
+//! A YAML library's errors are sentences about Rust types, with a position and without a key. serde reports each mistake to the
+//! deserializer in parts (what was found, what is expected, which keys exist), so this one composes the sentence from them.
 
 use std::fmt::{self, Display};
 

@@ -53,7 +53,7 @@ demo:
 bench:
 	@scripts/setup demo
 	cargo build --release --locked --workspace --bins
-	cargo bench --locked -p sse-proxy --bench core -- --warm-up-time 1 --measurement-time 2 --noplot
+	cargo bench --locked -p sse-proxy --bench core --bench opening -- --warm-up-time 1 --measurement-time 2 --noplot
 	$(TARGET_DIR)/release/sse-loadgen bench --criterion $(TARGET_DIR)/criterion --json $(BENCH_REPORT) $(ARGS)
 
 test:

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue, header};
 use ipnet::IpNet;
+use pingora::ErrorType;
+use pingora::OrErr;
 use pingora::http::RequestHeader;
 use pingora::prelude::Result;
 
@@ -41,6 +43,9 @@ const FORWARDING_FIELDS: [&[u8]; 28] = [
     b"fastly-client-ip",
     b"fly-client-ip",
 ];
+
+/// With which [`PREFIX`] and [`FORWARDING_FIELDS`] begin.
+const FIRST_LETTERS: &[u8] = b"xfctp";
 
 /// The peers whose forwarding fields are trusted: proxies in front that overwrite what their own clients send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,48 +95,107 @@ pub fn set_forwarded(
 ) -> Result<()> {
     let peer = peer.map(|peer| peer.to_canonical());
     let is_trusted = peer.is_some_and(|peer| trusted.contains(peer));
-    let was_forwarded = request.headers.contains_key("forwarded");
-    let removed: Vec<HeaderName> = request
-        .headers
-        .keys()
-        .filter(|name| is_forwarding_field(name.as_str()) && !(is_trusted && is_spelled_with_dashes(name.as_str())))
-        .cloned()
-        .collect();
+    let (kept, removed, was_forwarded) = sort_fields(request, is_trusted);
     for name in removed {
         request.remove_header(&name);
     }
 
-    let scheme = if tls { "https" } else { "http" };
-    let host = request.headers.get("host").cloned();
+    let (scheme, default_port) = if tls { ("https", 443) } else { ("http", 80) };
+    let host = request.headers.get(header::HOST).cloned();
     // A proxy that sent any of these fields without a port means the scheme's default port.
-    let tells_address = ["x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"]
-        .into_iter()
-        .any(|name| request.headers.contains_key(name));
-    if !tells_address {
-        let port = host.as_ref().and_then(|host| port_of(host.as_bytes())).unwrap_or(if tls { 443 } else { 80 });
-        request.insert_header("X-Forwarded-Port", port.to_string())?;
+    if !kept.proto && !kept.host && !kept.port {
+        let port = host.as_ref().and_then(|host| port_of(host.as_bytes())).unwrap_or(default_port);
+        request.insert_header("X-Forwarded-Port", HeaderValue::from(port))?;
     }
-    if !request.headers.contains_key("x-forwarded-proto") {
-        request.insert_header("X-Forwarded-Proto", scheme)?;
+    if !kept.proto {
+        request.insert_header("X-Forwarded-Proto", HeaderValue::from_static(scheme))?;
     }
-    if let Some(host) = host.clone().filter(|_| !request.headers.contains_key("x-forwarded-host")) {
+    if let Some(host) = host.clone().filter(|_| !kept.host) {
         request.insert_header("X-Forwarded-Host", host)?;
     }
     let Some(peer) = peer else { return Ok(()) };
-    if !request.headers.contains_key("x-real-ip") {
-        let client = nearest_untrusted(request, trusted).unwrap_or(peer);
-        request.insert_header("X-Real-IP", client.to_string())?;
+    if !kept.real_ip {
+        let client = if kept.hops { nearest_untrusted(request, trusted) } else { None };
+        request.insert_header("X-Real-IP", address(client.unwrap_or(peer))?)?;
     }
-    append(request, "X-Forwarded-For", peer.to_string().as_bytes())?;
+    if kept.hops {
+        append(request, "X-Forwarded-For", peer.to_string().as_bytes())?;
+    } else {
+        request.insert_header("X-Forwarded-For", address(peer)?)?;
+    }
     if was_forwarded {
         append(request, "Forwarded", &element(peer, scheme, host.as_ref().map(|host| host.as_bytes())))?;
     }
     Ok(())
 }
 
+/// The forwarding fields of a trusted peer that [`set_forwarded`] extends or leaves.
+#[derive(Default)]
+struct Kept {
+    proto: bool,
+    host: bool,
+    port: bool,
+    real_ip: bool,
+    /// `X-Forwarded-For`.
+    hops: bool,
+}
+
+/// One pass over the fields: those that are kept, those to remove, and whether `Forwarded` was sent.
+fn sort_fields(request: &RequestHeader, is_trusted: bool) -> (Kept, Vec<HeaderName>, bool) {
+    let (mut kept, mut removed, mut was_forwarded) = (Kept::default(), Vec::new(), false);
+    for name in request.headers.keys().filter(|name| is_forwarding_field(name.as_str())) {
+        was_forwarded |= name == header::FORWARDED;
+        if !is_trusted || !is_spelled_with_dashes(name.as_str()) {
+            removed.push(name.clone());
+            continue;
+        }
+        match name.as_str() {
+            "x-forwarded-proto" => kept.proto = true,
+            "x-forwarded-host" => kept.host = true,
+            "x-forwarded-port" => kept.port = true,
+            "x-forwarded-for" => kept.hops = true,
+            "x-real-ip" => kept.real_ip = true,
+            _ => {}
+        }
+    }
+    (kept, removed, was_forwarded)
+}
+
+/// An address as the value of a field.
+fn address(address: IpAddr) -> Result<HeaderValue> {
+    let IpAddr::V4(address) = address else { return text(address.to_string().as_bytes()) };
+    // `Display` costs more than everything else here.
+    let (mut digits, mut length) = ([0; "255.255.255.255".len()], 0);
+    let mut push = |byte| {
+        digits[length] = byte;
+        length += 1;
+    };
+    for (at, octet) in address.octets().into_iter().enumerate() {
+        if at > 0 {
+            push(b'.');
+        }
+        if octet >= 100 {
+            push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            push(b'0' + octet / 10 % 10);
+        }
+        push(b'0' + octet % 10);
+    }
+    text(&digits[..length])
+}
+
+fn text(text: &[u8]) -> Result<HeaderValue> {
+    HeaderValue::from_bytes(text).or_err(ErrorType::InvalidHTTPHeader, "invalid address")
+}
+
 /// Whether a field, in any spelling, is a forwarding field.
 pub(super) fn is_forwarding_field(name: &str) -> bool {
     let name = name.as_bytes();
+    // The first letter rules most fields out.
+    if !name.first().is_some_and(|first| FIRST_LETTERS.contains(&first.to_ascii_lowercase())) {
+        return false;
+    }
     name.get(..PREFIX.len()).is_some_and(|start| is_spelling_of(start, PREFIX))
         || FORWARDING_FIELDS.iter().any(|field| is_spelling_of(name, field))
 }
@@ -209,6 +273,22 @@ mod tests {
 
     const PROXY: &str = "127.0.0.1";
     const UNTRUSTED: &str = "192.0.2.7";
+
+    #[test]
+    fn every_octet_is_written_as_display_writes_it() {
+        for octet in 0..=255 {
+            let peer = IpAddr::from([octet, 255 - octet, 7, octet]);
+            assert_eq!(address(peer).expect("value"), peer.to_string());
+        }
+    }
+
+    #[test]
+    fn no_forwarding_field_is_ruled_out_by_its_first_letter() {
+        for field in FORWARDING_FIELDS.into_iter().chain([PREFIX]) {
+            let name = std::str::from_utf8(field).expect("ASCII");
+            assert!(is_forwarding_field(name) && is_forwarding_field(&name.to_ascii_uppercase()), "{name}");
+        }
+    }
 
     /// A description, the peer, whether over TLS, the fields sent, the fields forwarded.
     type Case = (&'static str, &'static str, bool, &'static [&'static str], &'static [&'static str]);

@@ -1,5 +1,6 @@
 //! Requests: normalization, refusals, and the head that goes to the upstream.
 
+use http::{HeaderValue, header};
 use pingora::http::{HMap, Method, RequestHeader, Version};
 use pingora::prelude::Result;
 
@@ -27,9 +28,11 @@ pub fn normalize_request(request: &mut RequestHeader) {
 
 /// Replaces equal `Content-Length` values by one (RFC 9110 §8.6).
 fn join_lengths(request: &mut RequestHeader) {
-    let lengths: Vec<_> = request.headers.get_all("content-length").iter().cloned().collect();
+    let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).iter();
     // The parser has refused lengths that differ.
-    if let Some(first) = lengths.first().filter(|first| lengths.len() > 1 || first.as_bytes().contains(&b',')) {
+    if let Some(first) = lengths.next()
+        && (lengths.next().is_some() || first.as_bytes().contains(&b','))
+    {
         let once = first.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii().to_vec();
         let _ = request.insert_header("Content-Length", once);
     }
@@ -83,7 +86,7 @@ fn split_absolute(target: &[u8]) -> Option<(String, String)> {
 pub fn accepts_event_stream(request: &RequestHeader) -> bool {
     request
         .headers
-        .get_all("accept")
+        .get_all(header::ACCEPT)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
@@ -102,7 +105,7 @@ pub fn asks_upgrade(request: &RequestHeader) -> bool {
 
 /// Removes an `Upgrade` that [`asks_upgrade`] does not count, so that no server behind accepts it.
 pub fn drop_ignored_upgrade(request: &mut RequestHeader) {
-    if request.headers.contains_key("upgrade") && !asks_upgrade(request) {
+    if request.headers.contains_key(header::UPGRADE) && !asks_upgrade(request) {
         request.remove_header("upgrade");
         request.remove_header("http2-settings");
     }
@@ -148,9 +151,10 @@ fn list<'a>(headers: &'a HMap, name: &str) -> impl Iterator<Item = &'a str> {
 /// When a header cannot be built.
 pub fn stream_request(downstream: &RequestHeader, has_body: bool, host: Option<&str>) -> Result<RequestHeader> {
     let mut request = upstream_request(downstream, has_body, host)?;
-    request.remove_header("accept-encoding");
-    request.insert_header("Connection", "close")?;
-    request.insert_header(INCREMENTAL, "?1")?;
+    request.remove_header(&header::ACCEPT_ENCODING);
+    request.insert_header("Connection", HeaderValue::from_static("close"))?;
+    let (name, value) = INCREMENTAL;
+    request.insert_header(name, value)?;
     Ok(request)
 }
 
@@ -166,18 +170,18 @@ fn upstream_request(downstream: &RequestHeader, has_body: bool, host: Option<&st
     let mut request = downstream.clone();
     request.set_version(Version::HTTP_11);
     strip_request(&mut request);
-    request.remove_header("expect");
+    request.remove_header(&header::EXPECT);
     join_cookies(&mut request)?;
-    let has_length = request.headers.contains_key("content-length");
+    let has_length = request.headers.contains_key(header::CONTENT_LENGTH);
     if has_body && !has_length {
-        request.insert_header("Transfer-Encoding", "chunked")?;
+        request.insert_header("Transfer-Encoding", HeaderValue::from_static("chunked"))?;
     }
     // "A user agent SHOULD send Content-Length in a request when the method defines a meaning for enclosed content and
     // it is not sending Transfer-Encoding" (RFC 9110 §8.6). HTTP/2 has the end of the stream instead.
     if !has_body && !has_length && [Method::POST, Method::PUT, Method::PATCH].contains(&request.method) {
-        request.insert_header("Content-Length", "0")?;
+        request.insert_header("Content-Length", HeaderValue::from_static("0"))?;
     }
-    if !request.headers.contains_key("host")
+    if !request.headers.contains_key(header::HOST)
         && let Some(host) = downstream.uri.authority().map(|authority| authority.as_str()).or(host)
     {
         request.insert_header("Host", host)?;
@@ -189,8 +193,9 @@ fn upstream_request(downstream: &RequestHeader, has_body: bool, host: Option<&st
 /// "If there are multiple Cookie header fields after decompression, these MUST be concatenated into a single octet
 /// string using the two-octet delimiter of 0x3b, 0x20" before they go to an HTTP/1.1 server (RFC 9113 §8.2.3).
 fn join_cookies(request: &mut RequestHeader) -> Result<()> {
-    let crumbs: Vec<&[u8]> = request.headers.get_all("cookie").iter().map(|value| value.as_bytes()).collect();
-    if crumbs.len() > 1 {
+    let crumbs = request.headers.get_all(header::COOKIE);
+    if crumbs.iter().nth(1).is_some() {
+        let crumbs: Vec<&[u8]> = crumbs.iter().map(|value| value.as_bytes()).collect();
         let cookie = crumbs.join(&b"; "[..]);
         request.insert_header("Cookie", cookie)?;
     }

@@ -1,5 +1,6 @@
 //! Responses: detection of event streams, body framing, and the head that goes to the client.
 
+use http::{HeaderName, HeaderValue, header};
 use pingora::http::{HMap, ResponseHeader, Version};
 use pingora::prelude::Result;
 use thiserror::Error;
@@ -8,6 +9,8 @@ use super::fields::{EVENT_STREAM, INCREMENTAL, media_type, strip_response};
 use super::via;
 use crate::wire::body::Body;
 use crate::wire::chunked::Decoder;
+
+static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The response's framing cannot be relied on.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -50,13 +53,13 @@ pub fn is_event_stream(response: &ResponseHeader) -> bool {
 
 /// The first media type, if there are several.
 fn content_type(response: &ResponseHeader) -> Option<&str> {
-    let values = response.headers.get_all("content-type").iter().filter_map(|value| value.to_str().ok());
+    let values = response.headers.get_all(header::CONTENT_TYPE).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim).find(|value| !value.is_empty())
 }
 
 /// Whether the body has no content coding, so that heartbeats can be added to it.
 pub fn is_identity(response: &ResponseHeader) -> bool {
-    response.headers.get_all("content-encoding").iter().all(|value| {
+    response.headers.get_all(header::CONTENT_ENCODING).iter().all(|value| {
         value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).all(|coding| {
             coding.is_empty() || coding.eq_ignore_ascii_case(b"identity") || coding.eq_ignore_ascii_case(b"none")
         })
@@ -72,7 +75,7 @@ pub fn has_no_body(status: u16, is_head_request: bool) -> bool {
 /// still send it.
 pub fn transfer_codings(headers: &HMap) -> Vec<String> {
     headers
-        .get_all("transfer-encoding")
+        .get_all(header::TRANSFER_ENCODING)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .map(|coding| String::from_utf8_lossy(coding.trim_ascii()).to_ascii_lowercase())
@@ -85,18 +88,21 @@ pub fn transfer_codings(headers: &HMap) -> Vec<String> {
 /// # Errors
 /// When the framing fields are ambiguous, so that the proxy and the client may read them differently.
 pub fn response_body(response: &ResponseHeader) -> std::result::Result<Body, FramingError> {
-    let codings = transfer_codings(&response.headers);
     let status = response.status.as_u16();
+    let codings = match response.headers.contains_key(header::TRANSFER_ENCODING) {
+        true => transfer_codings(&response.headers),
+        false => Vec::new(),
+    };
     match codings.as_slice() {
         [] => {}
         _ if status == 204 || status < 200 => return Err(FramingError::CodingWithoutBody(status)),
         [only] if only == "chunked" => return Ok(Body::Chunked(Decoder::default())),
         _ => return Err(FramingError::TransferCoding(codings.join(", "))),
     }
-    let values: Vec<_> = response.headers.get_all("content-length").iter().collect();
-    if values.is_empty() {
+    if !response.headers.contains_key(header::CONTENT_LENGTH) {
         return Ok(Body::UntilClose);
     }
+    let values: Vec<_> = response.headers.get_all(header::CONTENT_LENGTH).iter().collect();
     // "If … all values in the list are valid, and all values in the list are the same" it counts once (RFC 9112 §6.3).
     let mut lengths = values.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(length);
     let first = lengths.next().flatten();
@@ -118,7 +124,7 @@ fn length(digits: &[u8]) -> Option<u64> {
 pub fn keeps_connection(response: &ResponseHeader) -> bool {
     let mut options = response
         .headers
-        .get_all("connection")
+        .get_all(header::CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii);
@@ -174,16 +180,17 @@ pub fn page_response(response: &mut ResponseHeader, framing: PageFraming, traile
 /// When a header cannot be built.
 pub fn stream_response(response: &mut ResponseHeader, chunked: bool) -> Result<()> {
     strip_response(response);
-    response.remove_header("content-length");
+    response.remove_header(&header::CONTENT_LENGTH);
     via::add_to_response(response, response.version)?;
     response.set_version(Version::HTTP_11);
     if chunked {
-        response.insert_header("Transfer-Encoding", "chunked")?;
+        response.insert_header("Transfer-Encoding", HeaderValue::from_static("chunked"))?;
     }
-    if !response.headers.contains_key("x-accel-buffering") {
-        response.insert_header("X-Accel-Buffering", "no")?;
+    if !response.headers.contains_key(&X_ACCEL_BUFFERING) {
+        response.insert_header("X-Accel-Buffering", HeaderValue::from_static("no"))?;
     }
-    response.insert_header(INCREMENTAL, "?1")?;
+    let (name, value) = INCREMENTAL;
+    response.insert_header(name, value)?;
     let cache_control = with_directives(response, &["no-cache", "no-transform"]);
     response.insert_header("Cache-Control", cache_control)?;
     Ok(())
@@ -210,6 +217,8 @@ pub fn upgrade_response(response: &mut ResponseHeader) -> Result<()> {
 
 /// Appends a response head in the format of HTTP/1.1.
 pub fn write_response(response: &ResponseHeader, out: &mut Vec<u8>) {
+    // Enough for most: one allocation instead of one for each doubling.
+    out.reserve(512);
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(response.status.as_str().as_bytes());
     out.push(b' ');
@@ -221,21 +230,20 @@ pub fn write_response(response: &ResponseHeader, out: &mut Vec<u8>) {
 
 /// `Cache-Control` with the missing directives of `wanted` appended.
 fn with_directives(response: &ResponseHeader, wanted: &[&str]) -> String {
-    let mut directives: Vec<String> = response
-        .headers
-        .get_all("cache-control")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|directive| directive.trim().to_owned())
-        .filter(|directive| !directive.is_empty())
-        .collect();
-    for want in wanted {
-        if !directives.iter().any(|directive| directive.eq_ignore_ascii_case(want)) {
-            directives.push((*want).to_owned());
+    let present = || {
+        let values = response.headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).map(str::trim).filter(|directive| !directive.is_empty())
+    };
+    let missing =
+        wanted.iter().copied().filter(|want| !present().any(|directive| directive.eq_ignore_ascii_case(want)));
+    let mut list = String::with_capacity(64);
+    for directive in present().chain(missing) {
+        if !list.is_empty() {
+            list.push_str(", ");
         }
+        list.push_str(directive);
     }
-    directives.join(", ")
+    list
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use http::HeaderValue;
+use http::{HeaderValue, header};
 use pingora::http::{HMap, RequestHeader, ResponseHeader, Version};
 use pingora::prelude::Result;
 
@@ -33,12 +33,12 @@ pub(super) fn add_to_request(request: &mut RequestHeader, version: Version) -> R
 /// Adds this proxy to a response that was received as `version`.
 pub(super) fn add_to_response(response: &mut ResponseHeader, version: Version) -> Result<()> {
     let value = if version == Version::HTTP_10 { "1.0 sse-proxy" } else { "1.1 sse-proxy" };
-    response.append_header("Via", value).map(|_| ())
+    response.append_header("Via", HeaderValue::from_static(value)).map(|_| ())
 }
 
 /// Whether a request has passed through this process before, because an upstream leads back to one of its listeners.
 pub fn is_loop(headers: &HMap) -> bool {
-    let mut values = headers.get_all("via").iter();
+    let mut values = headers.get_all(header::VIA).iter();
     values.any(|value| memchr::memmem::find(value.as_bytes(), PROCESS.as_bytes()).is_some())
 }
 

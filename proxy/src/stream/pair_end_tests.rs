@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::pair::BREAK_PAUSE;
 use super::pair_tests::{Harness, policy, secs};
+use super::sink::BREAK_PAUSE;
 use super::*;
 use crate::wire::body::Body;
 use crate::wire::chunked::{self, Decoder};
@@ -36,12 +36,13 @@ fn lifetime_cuts_a_stream_that_reaches_no_boundary() {
 
 #[test]
 fn drain_ends_at_once_between_events_and_waits_inside_one() {
-    let mut between = Harness::with(policy(), Framing::Chunked, Body::UntilClose, true);
-    between.data(b"data: a\n\n");
-    between.pair.close(EndReason::Drain, secs(5), between.now);
-    between.pass(Duration::ZERO);
-    assert_eq!(between.pair.ended(), Some(EndReason::Drain));
-    assert!(between.pair.ended_clean());
+    for limit in [secs(5), Duration::ZERO] {
+        let mut between = Harness::with(policy(), Framing::Chunked, Body::UntilClose, true);
+        between.data(b"data: a\n\n");
+        between.pair.close(EndReason::Drain, limit, between.now);
+        between.pass(Duration::ZERO);
+        assert_eq!((between.pair.ended(), between.pair.ended_clean()), (Some(EndReason::Drain), true));
+    }
 
     let mut inside = Harness::plain(policy());
     inside.data(b"data: a\n");

@@ -198,7 +198,7 @@ fn micro(found: &[Micro]) -> String {
     if found.is_empty() {
         return String::new();
     }
-    let mut table = Table::new(&["", "bytes of data", "per iteration", "interval of confidence", "per byte"]);
+    let mut table = Table::new(&["", "input, or bytes of data", "per iteration", "interval of confidence", "per byte"]);
     for micro in found {
         let per_byte =
             micro.bytes.filter(|bytes| *bytes > 0).map(|bytes| format!("{:.3} ns", micro.nanoseconds / bytes as f64));
@@ -213,7 +213,7 @@ fn micro(found: &[Micro]) -> String {
         );
     }
     format!(
-        "## The core alone\n\nOne event through the parts that decide, without sockets.\n\n```console\n$ cargo bench -p sse-proxy\n```\n\n{}",
+        "## The core alone\n\nOne event, and one request and its response head, through the parts that decide, without sockets.\n\n```console\n$ cargo bench -p sse-proxy\n```\n\n{}",
         table.text()
     )
 }

@@ -224,8 +224,8 @@ impl ClientConnection {
 
     /// The bytes received and not yet passed on, and the transport; `None` once the transport has been detached.
     pub(crate) fn into_parts(mut self) -> Option<(Vec<u8>, ClientTransport)> {
-        let mut received = std::mem::take(&mut self.received);
-        received.drain(..self.consumed);
+        let (mut received, consumed) = (std::mem::take(&mut self.received), std::mem::take(&mut self.consumed));
+        received.drain(..consumed);
         Some((received, self.transport.take()?))
     }
 
@@ -405,7 +405,7 @@ impl AsyncWrite for ClientConnection {
 impl Drop for ClientConnection {
     /// Lingers if the client has sent, or may be sending, what is not read.
     fn drop(&mut self) {
-        let unread = self.is_receiving() || !self.received().is_empty();
+        let unread = self.is_receiving() || self.received.len() > self.consumed;
         if let (Some(transport), Ok(runtime)) = (self.transport.take(), tokio::runtime::Handle::try_current())
             && self.answered
             && (unread || !sys::is_silent(transport.id()))

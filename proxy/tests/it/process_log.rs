@@ -97,7 +97,7 @@ fn errors_caused_by_peers_are_rate_limited_with_a_count() {
     eventually("a line for each cause", || {
         let log = proxy.stderr();
         let all = ["/a", "/b", "/c"].map(|route| of_route(&log, route));
-        (all == [1, 1, 1] && log.contains("handshake failed")).then_some(())
+        (all == [1, 1, 1] && log.contains("TLS handshake failed")).then_some(())
     });
     // The last of each at the interval's end.
     eventually("the count of the others", || (proxy.stderr().matches(" suppressed=98").count() == 3).then_some(()));

@@ -33,7 +33,7 @@ pub enum ConfigError {
 #[derive(Clone, Debug)]
 pub struct Problem {
     key: Vec<String>,
-    /// Only known while the file is read. Afterwards, its tree finds the line of the key.
+    /// Only known while the file is read. Afterwards, a walk through it finds the line of the key.
     line: Option<usize>,
     what: String,
     remedy: String,
@@ -50,9 +50,8 @@ impl Problem {
         self
     }
 
-    /// Sets the line, unless a value within has set it.
     pub(super) fn at(mut self, line: usize) -> Self {
-        self.line.get_or_insert(line);
+        self.line = Some(line);
         self
     }
 

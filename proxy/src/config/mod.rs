@@ -3,7 +3,6 @@
 //! `docs/configuration.md` is the reference for people; the doc comments here are its source.
 
 mod client;
-mod de;
 mod error;
 mod keepalive;
 mod listen;
@@ -11,20 +10,19 @@ mod names;
 mod process;
 mod routes;
 mod streams;
-mod tree;
 mod upstreams;
 mod values;
+mod walk;
 mod warnings;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use serde::Deserialize;
 
 use crate::headers::TrustedProxies;
 use listen::default_listen;
-use tree::Node;
 
 pub use client::{Client, ClientLimits, ClientTimeouts};
 pub use error::{ConfigError, Problem};
@@ -36,13 +34,13 @@ pub use streams::{HeartbeatConfig, TimeoutConfig};
 pub use upstreams::Upstream;
 pub use values::{Limit, Network, Percent, Server, Size};
 
-/// A file, what it says, and the line of each key.
+/// A file and what it says.
 #[derive(Debug)]
 pub struct ConfigFile {
     /// What the file says.
     pub config: Config,
     path: PathBuf,
-    root: Rc<Node>,
+    text: String,
 }
 
 /// A whole configuration.
@@ -96,17 +94,14 @@ impl ConfigFile {
     /// As [`ConfigFile::load`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let invalid = |line, problem| ConfigError::Invalid { path: path.to_owned(), line, problem };
-        // Whoever parsed has set the line.
-        let unread = |problem: Problem| invalid(problem.line().unwrap_or(1), problem);
-        let root = Node::parse(text).map_err(unread)?;
-        let config = Config::deserialize(&*root).map_err(|error| unread(Problem::from(error).at(root.line)))?;
-        config.check().map_err(|problem| invalid(root.line_of(problem.key()), problem))?;
-        Ok(Self { config, path: path.to_owned(), root })
+        let config: Config = yaml::read(text).map_err(|problem| invalid(problem.line().unwrap_or(1), problem))?;
+        config.check().map_err(|problem| invalid(walk::line_of(text, problem.key()), problem))?;
+        Ok(Self { config, path: path.to_owned(), text: text.to_owned() })
     }
 
     /// The line of a problem, as `FILE:LINE`.
     pub fn location(&self, problem: &Problem) -> String {
-        format!("{}:{}", self.path.display(), self.root.line_of(problem.key()))
+        format!("{}:{}", self.path.display(), walk::line_of(&self.text, problem.key()))
     }
 }
 

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -260,15 +261,12 @@ where
             formatter.write_str(self.0)
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
-            let mut list = Vec::new();
-            while let Some(item) = items.next_element()? {
-                list.push(item);
-            }
-            Ok(list)
+        fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Vec<T>, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(items))
         }
     }
-    deserializer.deserialize_seq(List(expecting, PhantomData))
+    // `deserialize_seq` would take a key without a value for an empty list.
+    deserializer.deserialize_any(List(expecting, PhantomData))
 }
 
 /// Reads a map with names of the user's choice.
@@ -285,15 +283,12 @@ where
             formatter.write_str(self.0)
         }
 
-        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<BTreeMap<String, T>, A::Error> {
-            let mut map = BTreeMap::new();
-            while let Some((name, value)) = entries.next_entry()? {
-                map.insert(name, value);
-            }
-            Ok(map)
+        fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<BTreeMap<String, T>, A::Error> {
+            BTreeMap::deserialize(MapAccessDeserializer::new(entries))
         }
     }
-    deserializer.deserialize_map(ByName(expecting, PhantomData))
+    // `deserialize_map` would take a key without a value for an empty map.
+    deserializer.deserialize_any(ByName(expecting, PhantomData))
 }
 
 /// Reads a scalar, text or number, through [`FromStr`].

@@ -115,6 +115,13 @@ fn heartbeat_before_the_first_byte_costs_the_upstream_its_byte_order_mark() {
     let mut untouched = Harness::plain(policy());
     untouched.data(whole);
     assert_eq!(untouched.sent, whole);
+    // Only one: another is the beginning of a field's name, whatever came between.
+    let mut twice = Harness::plain(policy());
+    twice.pass(secs(15));
+    twice.data(&whole[..3]);
+    twice.pass(secs(15));
+    twice.data(whole);
+    assert_eq!(twice.sent, [b":\n\n:\n\n", &whole[..]].concat());
 }
 
 #[test]
@@ -202,6 +209,36 @@ fn idle_fires_while_a_write_is_blocked() {
     stream.pass(IDLE);
     assert_eq!(stream.core.ended(), Some(EndReason::IdleTimeout));
     assert!(stream.core.next_deadline().is_some(), "the pending bytes of an ended stream do not wait for ever");
+}
+
+#[test]
+fn a_client_that_goes_before_the_last_bytes_are_written_is_the_reason() {
+    for (rest, reason) in [(true, EndReason::ClientGone), (false, EndReason::IdleTimeout)] {
+        let mut no_write_limit = policy();
+        no_write_limit.timeouts.write = None;
+        let mut stream = Harness::plain(no_write_limit);
+        stream.core.upstream_data(b"data: a\n\n", stream.now, &mut stream.sent);
+        stream.core.wrote(true, rest, stream.now);
+        stream.now = stream.now.after(IDLE);
+        stream.core.tick(stream.now, &mut stream.sent);
+        assert_eq!(stream.core.ended(), Some(EndReason::IdleTimeout));
+        stream.core.client_gone();
+        assert_eq!(stream.core.ended(), Some(reason), "bytes were left to write: {rest}");
+    }
+}
+
+#[test]
+fn a_second_close_only_shortens_the_limit() {
+    for (second, cut_after) in [(90, 10), (2, 2)] {
+        let mut stream = Harness::plain(policy());
+        stream.data(b"data: half");
+        stream.core.close(EndReason::Drain, secs(10), stream.now);
+        stream.core.close(EndReason::Lifetime, secs(second), stream.now);
+        stream.pass(secs(cut_after - 1));
+        assert_eq!(stream.core.ended(), None, "{second}");
+        stream.pass(secs(1));
+        assert_eq!(stream.core.ended(), Some(EndReason::Drain), "{second}");
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Requests as they are forwarded: whatever the proxy takes and sends on, for a stream on either path or for a page, is one message that a strict
+//! Requests as they are forwarded: whatever the proxy takes and sends on, on either path, is one message that a strict
 //! reader takes for what a careful reader takes the client's for: method, target, host, body, and no field put in or let by.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sse_proxy::takeover::fuzzing::{CLIENT, Kind, request_by_pingora, request_by_reactor};
+use sse_proxy::takeover::fuzzing::{CLIENT, request_by_pingora, request_by_reactor};
 use sse_proxy_fuzz::http1::{self, Framing, Reading, Request, all};
 
 /// Fields that the proxy writes itself, whatever the client's are.
@@ -17,11 +17,7 @@ const HOP_BY_HOP: [&str; 6] = ["keep-alive", "proxy-connection", "te", "trailer"
 const KEPT: [&str; 6] = ["host", "content-length", "authorization", "cookie", "x-forwarded-for", "x-forwarded-proto"];
 
 fuzz_target!(|bytes: &[u8]| {
-    for (path, forwarded) in [
-        ("reactor", request_by_reactor(bytes)),
-        ("Pingora", request_by_pingora(bytes, Kind::Stream)),
-        ("page", request_by_pingora(bytes, Kind::Page)),
-    ] {
+    for (path, forwarded) in [("reactor", request_by_reactor(bytes)), ("Pingora", request_by_pingora(bytes))] {
         let Some(forwarded) = forwarded else { continue };
         if let Err(what) = check(bytes, &forwarded) {
             panic!("{path}: {what}\n received {}\nforwarded {}", bytes.escape_ascii(), forwarded.escape_ascii());

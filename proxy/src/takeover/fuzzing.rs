@@ -13,7 +13,7 @@ use super::answer::{BodyStart, HeadKind};
 use super::head_reader::HeadReader;
 use super::stand_in::Replay;
 use super::whole_request::WholeRequest;
-use crate::headers::{self, PageFraming};
+use crate::headers;
 use crate::wire::body::Body;
 use crate::wire::chunked;
 use crate::wire::request::{HeadLimits, MAX_FIELDS, RequestHead};
@@ -27,7 +27,7 @@ pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 pub fn request_by_reactor(bytes: &[u8]) -> Option<Vec<u8>> {
     let WholeRequest { mut head, body, .. } = WholeRequest::parse(bytes, &HeadLimits::default())?;
     headers::normalize_request(&mut head);
-    let mut wire = upstream_head(&head, !body.is_empty(), Kind::Stream)?.1;
+    let mut wire = upstream_head(&head, !body.is_empty())?.1;
     wire.extend_from_slice(&body);
     Some(wire)
 }
@@ -44,16 +44,9 @@ fn as_given_to_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(given)
 }
 
-/// What a request is sent for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Stream,
-    Page,
-}
-
-/// What goes to the upstream for these bytes where Pingora's session reads them. `None` where the request is refused, is
-/// incomplete, or is one that is never taken over.
-pub fn request_by_pingora(bytes: &[u8], kind: Kind) -> Option<Vec<u8>> {
+/// What goes to the upstream of a stream for these bytes where Pingora's session reads them. `None` where the request is
+/// refused, is incomplete, or is one that is never taken over.
+pub fn request_by_pingora(bytes: &[u8]) -> Option<Vec<u8>> {
     let given = as_given_to_pingora(bytes)?;
     thread_local! {
         static RUNTIME: RefCell<tokio::runtime::Runtime> = RefCell::new(
@@ -72,7 +65,7 @@ pub fn request_by_pingora(bytes: &[u8], kind: Kind) -> Option<Vec<u8>> {
                 return None;
             }
             let has_body = !session.is_body_empty();
-            let (request, mut wire) = upstream_head(session.req_header(), has_body, kind)?;
+            let (request, mut wire) = upstream_head(session.req_header(), has_body)?;
             let chunked = request.headers.contains_key("transfer-encoding");
             while let Some(bytes) = session.read_request_body().await.ok()? {
                 match chunked {
@@ -88,11 +81,8 @@ pub fn request_by_pingora(bytes: &[u8], kind: Kind) -> Option<Vec<u8>> {
     })
 }
 
-fn upstream_head(request: &RequestHeader, has_body: bool, kind: Kind) -> Option<(RequestHeader, Vec<u8>)> {
-    let mut upstream = match kind {
-        Kind::Stream => headers::stream_request(request, has_body, Some("upstream")).ok()?,
-        Kind::Page => headers::page_request(request, has_body, Some("upstream")).ok()?,
-    };
+fn upstream_head(request: &RequestHeader, has_body: bool) -> Option<(RequestHeader, Vec<u8>)> {
+    let mut upstream = headers::stream_request(request, has_body, Some("upstream")).ok()?;
     headers::set_forwarded(&mut upstream, Some(CLIENT), false, &headers::TrustedProxies::default()).ok()?;
     let wire = Vec::from(http_req_header_to_wire(&upstream)?);
     Some((upstream, wire))
@@ -102,12 +92,8 @@ fn upstream_head(request: &RequestHeader, has_body: bool, kind: Kind) -> Option<
 pub struct ForwardedResponse {
     /// Interim responses, then the final one.
     pub heads: Vec<Vec<u8>>,
-    /// Whether the answer is carried as an event stream.
-    pub is_stream: bool,
-    /// How the body is delimited, if the answer has one.
-    pub body: Option<Body>,
-    /// What came with the head, undecoded.
-    pub leftover: Vec<u8>,
+    /// Whether the answer is carried as an event stream, and what of it came with the head, undecoded.
+    pub stream: Option<(Body, Vec<u8>)>,
 }
 
 /// What a client gets for these bytes of an upstream. `None` where they hold no final head, or one that is refused.
@@ -131,24 +117,14 @@ pub fn response(bytes: &[u8]) -> Option<ForwardedResponse> {
             }
             HeadKind::Final => {
                 let beginning = BodyStart::of(&head, reader, false, true).ok()?;
-                if beginning.is_stream {
-                    headers::stream_response(&mut head, true).ok()?;
-                } else {
-                    let framing = match (beginning.has_body, &beginning.body) {
-                        (false, _) => PageFraming::NoBody,
-                        (true, Body::Length(length)) => PageFraming::Length(*length),
-                        (true, _) => PageFraming::Chunked,
-                    };
-                    let trailers = beginning.has_body && matches!(beginning.body, Body::Chunked(_));
-                    headers::page_response(&mut head, framing, trailers).ok()?;
+                if !beginning.is_stream {
+                    // Pingora's session writes those.
+                    return Some(ForwardedResponse { heads, stream: None });
                 }
+                let stream = Some((beginning.body, beginning.leftover));
+                headers::stream_response(&mut head, true).ok()?;
                 write(&head);
-                return Some(ForwardedResponse {
-                    heads,
-                    is_stream: beginning.is_stream,
-                    body: beginning.has_body.then_some(beginning.body),
-                    leftover: beginning.leftover,
-                });
+                return Some(ForwardedResponse { heads, stream });
             }
         }
     }

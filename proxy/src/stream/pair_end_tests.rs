@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::pair_tests::{Harness, policy, secs};
+use super::pair_tests::{Harness, IDLE, policy, secs};
 use super::sink::BREAK_PAUSE;
 use super::*;
 use crate::wire::body::Body;
@@ -175,4 +175,34 @@ fn the_first_failure_of_a_client_is_the_reason() {
     gone.pair.client_gone();
     gone.pair.client_stalled();
     assert_eq!(gone.pair.ended(), Some(EndReason::ClientGone));
+}
+
+#[test]
+fn a_client_that_goes_before_the_last_bytes_are_written_is_the_reason() {
+    for (rest, reason) in [(true, EndReason::ClientGone), (false, EndReason::IdleTimeout)] {
+        let mut no_write_limit = policy();
+        no_write_limit.timeouts.write = None;
+        let mut stream = Harness::plain(no_write_limit);
+        stream.pair.upstream_data(b"data: a\n\n", stream.now, &mut stream.sent);
+        stream.pair.wrote(true, rest, stream.now);
+        stream.now = stream.now.after(IDLE);
+        stream.pair.tick(stream.now, &mut stream.sent);
+        assert_eq!(stream.pair.ended(), Some(EndReason::IdleTimeout));
+        stream.pair.client_gone();
+        assert_eq!(stream.pair.ended(), Some(reason), "bytes were left to write: {rest}");
+    }
+}
+
+#[test]
+fn a_second_close_only_shortens_the_limit() {
+    for (second, cut_after) in [(90, 10), (2, 2)] {
+        let mut stream = Harness::plain(policy());
+        stream.data(b"data: half");
+        stream.pair.close(EndReason::Drain, secs(10), stream.now);
+        stream.pair.close(EndReason::Lifetime, secs(second), stream.now);
+        stream.pass(secs(cut_after - 1));
+        assert_eq!(stream.pair.ended(), None, "{second}");
+        stream.pass(secs(1));
+        assert_eq!(stream.pair.ended(), Some(EndReason::Drain), "{second}");
+    }
 }

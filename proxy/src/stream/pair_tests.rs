@@ -8,7 +8,7 @@ use crate::sse::Heartbeat;
 use crate::wire::body::Body;
 
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
-const IDLE: Duration = Duration::from_secs(300);
+pub(super) const IDLE: Duration = Duration::from_secs(300);
 const WRITE: Duration = Duration::from_secs(10);
 
 pub(super) fn policy() -> Policy {
@@ -111,6 +111,13 @@ fn heartbeat_before_the_first_byte_costs_the_upstream_its_byte_order_mark() {
     let mut untouched = Harness::plain(policy());
     untouched.data(whole);
     assert_eq!(untouched.sent, whole);
+    // Only one: another is the beginning of a field's name, whatever came between.
+    let mut twice = Harness::plain(policy());
+    twice.pass(secs(15));
+    twice.data(&whole[..3]);
+    twice.pass(secs(15));
+    twice.data(whole);
+    assert_eq!(twice.sent, [b":\n\n:\n\n", &whole[..]].concat());
 }
 
 #[test]

@@ -278,6 +278,20 @@ mod tests {
     }
 
     #[test]
+    fn each_chunk_may_have_its_own_extension() {
+        let extension = "x".repeat(usize::from(MAX_OVERHEAD_BYTES));
+        let mut decoder = Decoder::default();
+        let wire = format!("1;{extension}\r\na\r\n1;{extension}\r\nb\r\n");
+        let (mut input, mut data) = (wire.as_bytes(), Vec::new());
+        while let Some(Piece::Data(piece)) = decoder.next(&mut input).expect("within the limit of each") {
+            data.extend_from_slice(piece);
+        }
+        assert_eq!(data, b"ab");
+        let longer = format!("1;{extension}x\r\na\r\n");
+        assert_eq!(Decoder::default().next(&mut longer.as_bytes()), Err(ChunkError::Overhead));
+    }
+
+    #[test]
     fn every_split_of_the_corpus_agrees_with_the_naive_reading() {
         let corpus: &[&[u8]] = &[
             b"0\r\n\r\n",

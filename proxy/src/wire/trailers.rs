@@ -84,7 +84,18 @@ mod tests {
     fn fields_pass_except_those_that_frame_the_message() {
         assert_eq!(encoded(""), "0\r\n\r\n");
         assert_eq!(encoded("Checksum: 7\r\n"), "0\r\nChecksum: 7\r\n\r\n");
-        assert_eq!(encoded("a: 1\r\nTransfer-Encoding: chunked\r\nb: 2\r\n"), "0\r\na: 1\r\nb: 2\r\n\r\n");
+        for name in [
+            "Transfer-Encoding",
+            "content-length",
+            "Host",
+            "Set-Cookie",
+            "AUTHORIZATION",
+            "Content-Type",
+            "Cache-Control",
+        ] {
+            let section = format!("a: 1\r\n{name}: x\r\nb: 2\r\n");
+            assert_eq!(encoded(&section), "0\r\na: 1\r\nb: 2\r\n\r\n", "{name}");
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn read(bytes: &[u8]) -> RequestHeader {
 }
 
 fn forward(request: &RequestHeader, client: IpAddr, trusted: &TrustedProxies) -> Vec<u8> {
-    let mut upstream = headers::stream_request(request, false, None).expect("request");
+    let mut upstream = headers::stream_request(request.clone(), false, None).expect("request");
     headers::set_forwarded(&mut upstream, Some(client), false, trusted).expect("fields");
     http_req_header_to_wire(&upstream).expect("wire").into()
 }

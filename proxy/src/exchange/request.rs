@@ -24,7 +24,7 @@ pub(crate) struct ClientHop<'a> {
 /// # Errors
 /// When a header cannot be built.
 pub(crate) fn upstream_request(
-    downstream: &RequestHeader,
+    downstream: RequestHeader,
     may_be_stream: bool,
     has_body: bool,
     host: Option<&str>,

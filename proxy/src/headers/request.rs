@@ -149,7 +149,7 @@ fn list<'a>(headers: &'a HMap, name: &str) -> impl Iterator<Item = &'a str> {
 ///
 /// # Errors
 /// When a header cannot be built.
-pub fn stream_request(downstream: &RequestHeader, has_body: bool, host: Option<&str>) -> Result<RequestHeader> {
+pub fn stream_request(downstream: RequestHeader, has_body: bool, host: Option<&str>) -> Result<RequestHeader> {
     let mut request = upstream_request(downstream, has_body, host)?;
     request.remove_header(&header::ACCEPT_ENCODING);
     request.insert_header("Connection", HeaderValue::from_static("close"))?;
@@ -162,12 +162,12 @@ pub fn stream_request(downstream: &RequestHeader, has_body: bool, host: Option<&
 ///
 /// # Errors
 /// When a header cannot be built.
-pub fn page_request(downstream: &RequestHeader, has_body: bool, host: Option<&str>) -> Result<RequestHeader> {
+pub fn page_request(downstream: RequestHeader, has_body: bool, host: Option<&str>) -> Result<RequestHeader> {
     upstream_request(downstream, has_body, host)
 }
 
-fn upstream_request(downstream: &RequestHeader, has_body: bool, host: Option<&str>) -> Result<RequestHeader> {
-    let mut request = downstream.clone();
+fn upstream_request(mut request: RequestHeader, has_body: bool, host: Option<&str>) -> Result<RequestHeader> {
+    let client_version = request.version;
     request.set_version(Version::HTTP_11);
     strip_request(&mut request);
     request.remove_header(&header::EXPECT);
@@ -181,12 +181,13 @@ fn upstream_request(downstream: &RequestHeader, has_body: bool, host: Option<&st
     if !has_body && !has_length && [Method::POST, Method::PUT, Method::PATCH].contains(&request.method) {
         request.insert_header("Content-Length", HeaderValue::from_static("0"))?;
     }
-    if !request.headers.contains_key(header::HOST)
-        && let Some(host) = downstream.uri.authority().map(|authority| authority.as_str()).or(host)
-    {
-        request.insert_header("Host", host)?;
+    if !request.headers.contains_key(header::HOST) {
+        let authority = request.uri.authority().map(|authority| authority.to_string());
+        if let Some(host) = authority.or_else(|| host.map(str::to_owned)) {
+            request.insert_header("Host", host)?;
+        }
     }
-    via::add_to_request(&mut request, downstream.version)?;
+    via::add_to_request(&mut request, client_version)?;
     Ok(request)
 }
 
@@ -245,7 +246,7 @@ mod tests {
             ("Cookie", "a=b"),
             ("Expect", "100-continue"),
         ]);
-        let upstream = stream_request(&downstream, true, None).expect("request");
+        let upstream = stream_request(downstream, true, None).expect("request");
         for gone in ["accept-encoding", "x-private", "expect", "keep-alive"] {
             assert_eq!(value(&upstream.headers, gone), None, "{gone}");
         }
@@ -336,7 +337,7 @@ mod tests {
             downstream.append_header("Accept-Encoding", "gzip").expect("header");
             downstream.append_header("Cookie", "a=1").expect("header");
             downstream.append_header("cookie", "b=2").expect("header");
-            let upstream = page_request(&downstream, has_body, Some("app:3000")).expect("request");
+            let upstream = page_request(downstream, has_body, Some("app:3000")).expect("request");
             assert_eq!(value(&upstream.headers, "accept-encoding").as_deref(), Some("gzip"));
             assert_eq!(value(&upstream.headers, "cookie").as_deref(), Some("a=1; b=2"));
             assert_eq!(value(&upstream.headers, "content-length").as_deref(), length, "{method}");

@@ -253,7 +253,8 @@ impl Takeover {
         let host = peers.first().map(host_of);
         let address = client.map(|address| address.ip());
         let hop = ClientHop { address, tls, trusted_proxies: &self.trusted_proxies };
-        let mut request = upstream_request(session.req_header(), may_be_stream, has_body, host.as_deref(), &hop)?;
+        let mut request =
+            upstream_request(session.req_header().clone(), may_be_stream, has_body, host.as_deref(), &hop)?;
         hooks.upstream_request(session, &mut request)?;
 
         let policy = &route.policy;

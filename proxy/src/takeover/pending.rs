@@ -318,10 +318,11 @@ fn start_request(
     };
     let trusted_proxies = handler.admission.trusted_proxies();
     let hop = ClientHop { address: Some(client.ip()), tls: false, trusted_proxies };
-    let upstream = upstream_request(&request, true, !body.is_empty(), None, &hop).map_err(|_| None)?;
+    let (framing, method) = (stream_framing(request.version), request.method.clone());
+    let target = String::from_utf8_lossy(request.raw_path()).into();
+    let upstream = upstream_request(request, true, !body.is_empty(), None, &hop).map_err(|_| None)?;
     let mut wire = request_wire(&upstream).map_err(|_| None)?;
     wire.extend_from_slice(&body);
-    let framing = stream_framing(request.version);
     let rules = Rules {
         policy: route.policy.clone(),
         may_be_stream: true,
@@ -332,8 +333,8 @@ fn start_request(
     Ok(Box::new(RequestPhase {
         exchange: Exchange::new(rules, endpoints, Upload::whole(wire)),
         route,
-        target: String::from_utf8_lossy(request.raw_path()).into(),
-        method: request.method.clone(),
+        target,
+        method,
         framing,
         since: now,
         dropped_fields,

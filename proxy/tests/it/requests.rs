@@ -128,22 +128,25 @@ fn a_client_that_closes_while_its_upload_waits_is_detected() {
     let _release = Release(released);
     for way in WAYS {
         let setup = Setup::new(way, &backend, "{}");
+        // Once the connection that has shown that the listener is ready is gone.
+        let before = eventually("a stable count", || {
+            let count = setup.proxy.descriptors();
+            thread::sleep(Duration::from_millis(300));
+            (count == setup.proxy.descriptors()).then_some(count)
+        });
         for path in ["/silent", "/early", "/events/silent", "/events/early"] {
-            let before = eventually("a stable count", || {
-                let count = setup.proxy.descriptors();
-                thread::sleep(Duration::from_millis(50));
-                (count == setup.proxy.descriptors()).then_some(count)
-            });
             let mut client = setup.connect();
             client.send(&format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000000\r\n\r\n"));
             backend.request();
             if path.ends_with("early") {
                 assert_eq!(client.read_head().status, 200, "{way:?} {path}");
             }
-            // As much as the kernels and the proxy take.
+            // As much as the kernels and the proxy take. With TLS a client also reads when it cannot write.
             client.socket.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+            client.socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
             while client.try_send([b'x'; 65_536]).is_ok() {}
-            assert!(setup.proxy.descriptors() >= before + 2, "{way:?} {path}: it is being served");
+            let held = setup.proxy.descriptors();
+            assert!(held >= before + 2, "{way:?} {path}: it is being served, with {held} descriptors, {before} before");
             socket2::SockRef::from(&client.socket).set_linger(Some(Duration::ZERO)).unwrap();
             let closed = Instant::now();
             drop(client);

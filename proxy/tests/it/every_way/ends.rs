@@ -91,19 +91,18 @@ fn a_response_head_that_cannot_be_read_is_named_as_the_cause() {
         let head = match connection.path() {
             "/256-fields" => format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}\r\n", fields(255)),
             "/257-fields" => format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}\r\n", fields(256)),
-            "/large" => format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(1_100_000)),
             _ => "SSH-2.0-OpenSSH\r\n\r\n".to_owned(),
         };
         // The proxy may close the connection before all of it is sent.
         let _ = connection.socket.write_all(head.as_bytes());
     });
     setup.check(|case| {
-        for (path, status) in [("/256-fields", 200), ("/257-fields", 502), ("/large", 502), ("/noise", 502)] {
+        for (path, status) in [("/256-fields", 200), ("/257-fields", 502), ("/noise", 502)] {
             for request in [Request::stream(path), Request::get(path)] {
                 let exchange = case.send(request);
                 assert_eq!(exchange.head().status, status, "{path}");
                 let text = String::from_utf8(exchange.whole()).unwrap();
-                assert_eq!(text.contains("exceeds 256 fields or 1 MiB"), status == 502, "{path}: {text}");
+                assert_eq!(text.contains("has more than 256 fields"), status == 502, "{path}: {text}");
             }
         }
     });

@@ -29,7 +29,7 @@ impl Fallback {
         Self { application: Arc::new(application), queue }
     }
 
-    fn serve(&self, handed_off: HandedOff, in_flight: InFlight, shutdown: ShutdownWatch) {
+    fn serve(&self, handed_off: HandedOff, in_flight: Option<InFlight>, shutdown: ShutdownWatch) {
         let application = self.application.clone();
         // On any of the service's threads.
         current_handle().spawn(async move {

@@ -35,4 +35,4 @@ pub(crate) use reactor::{ConnectionHandler, Pending, Step};
 pub(crate) use scratch::with_read_buffer;
 pub(crate) use socket::{Socket, has_readable_bytes, would_block};
 pub(crate) use task::{PendingReset, poll_send};
-pub(crate) use transport::{bound_page_queue, canonical, keep_alive, reset_stream};
+pub(crate) use transport::{bound_page_queue, bound_send_queue, canonical, keep_alive, reset_stream};

@@ -42,13 +42,11 @@ pub(super) fn spawn(stream: ActiveStream, client: Transport, upstream: Transport
 
 fn task_of(stream: ActiveStream, client: Transport, upstream: Transport) -> io::Result<StreamTask> {
     let timer_at = stream.pair.next_deadline().unwrap_or(NEVER);
-    Ok(StreamTask {
-        timer: tokio::time::sleep_until(clock::instant(timer_at)),
-        timer_at,
-        stream,
-        client: AsyncTransport::new(client)?,
-        upstream: Some(AsyncTransport::new(upstream)?),
-    })
+    let mut client = AsyncTransport::new(client)?;
+    // The head has been written: the client has to see that nothing follows.
+    let upstream = Some(AsyncTransport::new(upstream).inspect_err(|_| client.reset())?);
+    let timer = tokio::time::sleep_until(clock::instant(timer_at));
+    Ok(StreamTask { timer, timer_at, stream, client, upstream })
 }
 
 pin_project! {

@@ -65,7 +65,7 @@ impl Transport {
 /// Makes the kernel report soon when the client stops reading: little may wait unsent, and data that is not
 /// acknowledged for `limit`, a closed receive window included, fails the connection with `ETIMEDOUT`. A write timeout
 /// alone would not notice: at a small event a second the kernel's buffers take hours to fill.
-fn bound_send_queue(stream: &Stream, limit: Option<Duration>) {
+pub(crate) fn bound_send_queue(stream: &Stream, limit: Option<Duration>) {
     sys::with_socket(stream.id(), |socket| bound_queue_of(socket, limit));
 }
 

@@ -162,7 +162,9 @@ impl Pair {
 
     /// The upstream has sent bytes that are not read yet because the client is behind: it is not idle.
     pub fn upstream_waits(&mut self, now: Millis) {
-        self.source.active(&self.policy, now);
+        if self.ended.is_none() {
+            self.source.active(&self.policy, now);
+        }
     }
 
     /// Handles every deadline that has expired at `now`.

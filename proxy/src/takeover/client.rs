@@ -19,7 +19,7 @@ use pingora::proxy::Session;
 
 use super::client_connection::ClientConnection;
 use super::hang_up::HangUp;
-use crate::driver::{PendingReset, Socket, bound_page_queue, poll_send, reset_stream};
+use crate::driver::{PendingReset, Socket, bound_page_queue, bound_send_queue, poll_send, reset_stream};
 use crate::sys;
 
 /// The client side of a request whose head has been read.
@@ -66,6 +66,7 @@ impl<'s> Client<'s> {
                 .poll(cx)
                 .map(|()| Error::explain(ErrorType::ConnectionClosed, "within the request's body").into_down());
         }
+        self.hang_up = None;
         match ready!(pin!(self.session.downstream_session.read_body_or_idle(true)).poll(cx)) {
             Err(error) => Poll::Ready(error.into_down()),
             Ok(_) => Poll::Pending,
@@ -208,7 +209,14 @@ impl<'s> Client<'s> {
         sys::acknowledged_bytes(self.session.stream()?.id())
     }
 
-    /// Bounds the unsent bytes in the kernel.
+    /// Bounds the unsent bytes of a stream in the kernel.
+    pub(super) fn bound_stream_queue(&self, limit: Option<Duration>) {
+        if let Some(stream) = self.session.stream() {
+            bound_send_queue(stream, limit);
+        }
+    }
+
+    /// The same for a page.
     pub(super) fn bound_queue(&self, limit: Option<Duration>) {
         if let Some(stream) = self.session.stream() {
             bound_page_queue(stream, limit);

@@ -50,6 +50,8 @@ pub(super) async fn hand_over(
         return Ok(Some(Failure::ClientGone { source }));
     }
 
+    let upstream = stream.connection.into_transport();
+    let upstream = upstream.or_err(ErrorType::InternalError, "detaching the upstream's connection")?;
     let stand_in = stand_in(&session.downstream_session, response).await?;
     let client = match std::mem::replace(&mut *session.downstream_session, stand_in) {
         ServerSession::H1(client) => ClientConnection::detach(client.into_inner())
@@ -60,8 +62,6 @@ pub(super) async fn hand_over(
         },
         _ => return Error::e_explain(ErrorType::InternalError, "only HTTP/1 and HTTP/2 sessions can be taken over"),
     };
-    let upstream = stream.connection.into_transport();
-    let upstream = upstream.or_err(ErrorType::InternalError, "detaching the upstream's connection")?;
     let start = Start { opening, unsent: Vec::new(), leftover: stream.body_start.leftover, route, info };
     drivers.start(start, client, upstream).or_err(ErrorType::InternalError, "starting the stream")?;
     Ok(None)

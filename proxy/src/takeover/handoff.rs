@@ -45,7 +45,7 @@ pub(super) struct HandlerShared {
 /// A message from the reactors to the service that serves with Pingora.
 pub(crate) enum Handoff {
     /// A connection, and the count of its request as in flight.
-    Client(HandedOff, InFlight),
+    Client(HandedOff, Option<InFlight>),
     /// The listeners are closed. Connections that were accepted before may still be handed off.
     Closed,
 }
@@ -91,10 +91,12 @@ impl RequestHandler {
 }
 
 impl HandlerShared {
-    /// Hands a connection off to Pingora, and counts its request as in flight on the way.
+    /// Hands a connection off to Pingora, and counts its request as in flight on the way, unless its plan does.
     pub(super) fn hand_off(&self, handed_off: HandedOff) {
+        let has_plan = matches!(handed_off.decided, Some(Decided::Sent(..)));
+        let in_flight = (!has_plan).then(|| self.admission.in_flight());
         // The receiver is gone only when the process exits: the connection is closed.
-        let _ = self.handed_off.send(Handoff::Client(handed_off, self.admission.in_flight()));
+        let _ = self.handed_off.send(Handoff::Client(handed_off, in_flight));
     }
 }
 

@@ -25,10 +25,16 @@ pub(super) async fn linger(session: &mut Session) {
     }
 }
 
-/// Closes a connection whose last response has been written.
-pub(super) async fn close(stream: Stream) {
+/// Closes a connection whose last response has been written, in the background. The client may be sending its next request
+/// already. Must be called on a tokio runtime.
+pub(super) fn close(stream: Stream) {
     if !lingers_when_dropped(&stream) {
-        client_transport::linger(stream).await;
+        tokio::spawn(client_transport::linger(stream));
+        return;
+    }
+    let connection = stream.into_any().downcast::<ClientConnection>().ok();
+    if let Some((_, transport)) = connection.and_then(|connection| connection.into_parts()) {
+        tokio::spawn(client_transport::linger(transport));
     }
 }
 

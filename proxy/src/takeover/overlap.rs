@@ -46,7 +46,7 @@ pub(super) async fn run(
     session.downstream_modules_ctx.response_header_filter(&mut head, false).await?;
 
     let mut client = Client::new(session);
-    client.bound_queue(route.policy.timeouts.write);
+    client.bound_stream_queue(route.policy.timeouts.write);
     if let Err(source) = client.send_head(head, false) {
         return Ok(Some(Failure::ClientGone { source }));
     }

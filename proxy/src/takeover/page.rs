@@ -160,7 +160,9 @@ impl<'s, 't> Page<'s, 't> {
             Poll::Ready(done) => return Poll::Ready(done),
             Poll::Pending => self.waits(),
         };
-        let seen = (self.progress, self.upload.steps(), Some(waits));
+        // What the client sends does not excuse it from reading.
+        let steps = if waits == Waits::Client { 0 } else { self.upload.steps() };
+        let seen = (self.progress, steps, Some(waits));
         if self.seen != seen {
             self.seen = seen;
             self.timer.restart();

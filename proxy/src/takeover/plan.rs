@@ -34,7 +34,7 @@ pub struct Plan {
     pub carriage: Carriage,
     /// The endpoints to try, in this order, each once.
     pub endpoints: Vec<Arc<Endpoint>>,
-    /// Held until the response has ended or has become a stream.
+    /// Held until the request has left its session: its response has ended, or is a stream that runs on its own.
     pub permits: Permits,
 }
 

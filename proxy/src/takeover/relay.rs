@@ -104,7 +104,7 @@ async fn end_with_trailers(session: &mut Session, section: &[u8]) -> Result<()> 
         AsyncWriteExt::shutdown(&mut client).await
     };
     sent.await.or_err(ErrorType::WriteError, "writing trailers").map_err(|error| error.into_down())?;
-    linger::close(client).await;
+    linger::close(client);
     Ok(())
 }
 

@@ -90,12 +90,12 @@ fn the_proxys_own_errors_have_one_form() {
         connection.hang();
     });
     let cases: [(String, u16, &str, &str); 6] = [
-        (format!("'{}'", large.address), 502, "http_response_header_section_size", "limits.response_header (65536"),
         (format!("'{}'", dead_address()), 502, "connection_refused", "cannot connect to the upstream"),
         (format!("'{}'", silent.address), 504, "http_response_timeout", "timeouts.first_byte"),
         (format!("'{}'", closing.address), 502, "connection_terminated", "broke off"),
         (format!("'{untrusted}'"), 502, "tls_certificate_error", "certificate cannot be verified"),
         ("'no-such-name.invalid:80'".to_owned(), 502, "destination_unavailable", "no server to connect to"),
+        (format!("'{}'", large.address), 502, "http_response_header_section_size", "limits.response_header (65536"),
     ];
     let mut config = "upstreams:\n".to_owned();
     let mut routes = "routes:\n".to_owned();

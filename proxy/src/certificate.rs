@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pingora::tls::{self, CryptoProvider};
+use rustls::CertificateError;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -47,6 +48,14 @@ pub(crate) fn load(config: &Tls) -> Result<Certificate, Problem> {
         rustls::Error::InconsistentKeys(_) => {
             let what = format!("is {}, which is not the key of {}", quoted(&config.key), quoted(&config.cert));
             Problem::new(&["key"], what, "name two files that belong together; the first certificate in cert counts")
+        }
+        rustls::Error::InvalidCertificate(reason) => {
+            let reason = match &reason {
+                CertificateError::Other(other) => other.to_string(),
+                known => known.to_string(),
+            };
+            let what = format!("is {}, which cannot be used: {reason}", quoted(&config.cert));
+            Problem::new(&["cert"], what, "issue it as an X.509 v3 certificate")
         }
         error => {
             let what = format!("is {}, which cannot be used: {error}", quoted(&config.key));

@@ -226,9 +226,7 @@ type Application = Connections<HttpProxy<Gateway>>;
 fn proxy_service(application: Application, mut bound: Vec<Bound>) -> Prebound<Service<Application>> {
     let mut tls = TlsListeners::default();
     for bound in &mut bound {
-        if let Some(acceptor) = bound.take_acceptor() {
-            tls.add(bound.address, acceptor);
-        }
+        tls.add(bound.address, bound.take_acceptor());
     }
     let mut service = Service::new("proxy".to_owned(), application.with_tls(tls));
     service.set_connection_filter(Arc::new(listen::WhileDescriptorsLast));
@@ -334,7 +332,7 @@ impl ShutdownSignalWatch for SignalWatch {
             // Only this task ends the process.
             let _essential = Essential::new("drain");
             tokio::select! {
-                () = drain.wait() => {}
+                unfinished = drain.wait() => Drain::report(unfinished),
                 _ = terminate.recv() => drain.report_cut("second signal"),
                 _ = interrupt.recv() => drain.report_cut("second signal"),
                 _ = quit.recv() => drain.report_cut("second signal"),
@@ -355,8 +353,18 @@ struct Drain {
     finished: Sender<()>,
 }
 
+/// What a drain has not ended by itself.
+#[derive(Debug, PartialEq)]
+enum Unfinished {
+    Nothing,
+    /// Streams and requests.
+    Requests(usize),
+    /// HTTP/2 connections that have not sent everything, or have not closed.
+    Connections(usize),
+}
+
 impl Drain {
-    async fn wait(&self) {
+    async fn wait(&self) -> Unfinished {
         let limit = self.until - DRAIN_MARGIN;
         // Twice in a row: for an instant between the end of a request and the start of its stream, neither is counted.
         let (mut quiet, mut cut) = (0, 0);
@@ -374,11 +382,21 @@ impl Drain {
         while self.open_http2.load(Ordering::Relaxed) > 0 && Instant::now() < until {
             tokio::time::sleep(DRAIN_POLL).await;
         }
-        match cut.max(self.left()) {
-            0 => log::info!("drained: nothing is left"),
-            cut => {
-                log::warn!("drain limit passed: side=internal count={cut}: the remaining streams and requests are cut")
-            }
+        match (cut.max(self.left()), self.open_http2.load(Ordering::Relaxed)) {
+            (0, 0) => Unfinished::Nothing,
+            (0, connections) => Unfinished::Connections(connections),
+            (cut, _) => Unfinished::Requests(cut),
+        }
+    }
+
+    fn report(unfinished: Unfinished) {
+        match unfinished {
+            Unfinished::Nothing => log::info!("drained: nothing is left"),
+            Unfinished::Requests(count) => Self::report_cut_streams("drain limit passed", count),
+            Unfinished::Connections(count) => log::warn!(
+                "drain limit passed: side=internal connections={count}: HTTP/2 connections are closed, perhaps before \
+                 they have sent the ends of their streams"
+            ),
         }
     }
 
@@ -427,7 +445,26 @@ mod tests {
             let early = tokio::time::timeout(5 * DRAIN_POLL, &mut waiting).await;
             assert!(early.is_err(), "the connection is open");
             open_http2.store(0, Ordering::Relaxed);
-            waiting.await;
+            assert_eq!(waiting.await, Unfinished::Nothing);
         });
+    }
+
+    /// Invariant: a drain that closes connections says so. Mechanism: only streams and requests were counted once the wait
+    /// for HTTP/2 connections had reached its limit. Symptom: `drained: nothing is left`, and clients with broken streams.
+    #[test]
+    fn a_drain_reports_the_http_2_connections_that_it_closes() {
+        for (requests, connections, wanted) in
+            [(0, 0, Unfinished::Nothing), (0, 2, Unfinished::Connections(2)), (3, 2, Unfinished::Requests(3))]
+        {
+            let drain = Drain {
+                registry: Arc::default(),
+                in_flight: Arc::new(AtomicUsize::new(requests)),
+                open_http2: Arc::new(AtomicUsize::new(connections)),
+                until: Instant::now() + 5 * DRAIN_POLL,
+                finished: channel().0,
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+            assert_eq!(runtime.block_on(drain.wait()), wanted);
+        }
     }
 }

@@ -117,7 +117,7 @@ pub(super) fn check(routes: &[Route], upstreams: &BTreeMap<String, Upstream>) ->
         check_route(route, upstreams).map_err(|problem| problem.under(&["routes", &at]))?;
         let name = route.display_name();
         if routes.iter().filter(|other| other.display_name() == name).count() > 1 {
-            let what = format!("has the name `{name}`, which another route has, too");
+            let what = format!("has the same name as another route: `{name}`");
             let remedy = "set a different name: for each, which metrics and logs use";
             return Err(Problem::new(&["routes", &at], what, remedy));
         }

@@ -95,7 +95,11 @@ fn of_match(route: &Route, earlier: &[Route]) -> Vec<Problem> {
             "is `{prefix}` and never reached: routes[{at}] comes first and takes all paths that begin with `{}`",
             earlier[at].matches.path_prefix
         );
-        warnings.push(Problem::new(&key, what, format!("move it before routes[{at}]")));
+        let remedy = match earlier[at].matches.path_prefix == prefix {
+            true => "remove one of the two, or change its prefix".to_owned(),
+            false => format!("move it before routes[{at}]"),
+        };
+        warnings.push(Problem::new(&key, what, remedy));
     }
     if let Some((before, _)) = prefix.split_once('*') {
         let what = format!("is `{prefix}`, and a `*` matches nothing but itself");
@@ -190,6 +194,10 @@ mod tests {
             (
                 "routes: [{match: {path_prefix: /x}}, {match: {path_prefix: /x/y}}]",
                 &[("routes[1].match.path_prefix", "never reached")],
+            ),
+            (
+                "routes: [{match: {path_prefix: /x}, name: a}, {match: {path_prefix: /x}, name: b}]",
+                &[("routes[1].match.path_prefix", "remove one of the two, or change its prefix")],
             ),
             ("routes: [{match: {path_prefix: '/x/*'}}]", &[("routes[0].match.path_prefix", "write `/x/`")]),
             (

@@ -67,15 +67,17 @@ fn not_yaml(text: &str, stop: &Stop, line: usize) -> Problem {
         return Problem::new(&[], "begins a second document", "remove the line `---` and what follows it").at(line);
     }
     let message = stop.error.to_string();
+    // A tab is legal in a comment, in text and between brackets: one elsewhere in the file is not the cause.
+    let indented_with_tab = |line: &str| line[..line.len() - line.trim_start().len()].contains('\t');
+    let mut reported = text.lines().enumerate().skip(line.saturating_sub(1)).take(2);
+    if let Some((at, _)) = reported.find(|(_, line)| indented_with_tab(line)) {
+        let what = "is indented with a tab, which YAML does not allow";
+        return Problem::new(&[], what, "replace the tab with spaces").at(at + 1);
+    }
     // An open bracket or quote is noticed behind the last line. The message ends with the line where it is opened.
     let last = text.lines().count();
     let opened = message.rsplit_once(" at line ").and_then(|(_, at)| at.split(' ').next()?.parse().ok());
     let line = opened.filter(|_| line > last).unwrap_or(line).min(last);
-    let indented_with_tab = |line: &str| line[..line.len() - line.trim_start().len()].contains('\t');
-    if let Some(at) = text.lines().take(line + 1).position(indented_with_tab) {
-        let what = "is indented with a tab, which YAML does not allow";
-        return Problem::new(&[], what, "replace the tab with spaces").at(at + 1);
-    }
     if message.starts_with("unknown anchor") {
         let column = stop.error.location().map_or(0, |location| location.column());
         let alias = text.lines().nth(line - 1).unwrap_or_default().chars().skip(column).collect::<String>();
@@ -144,7 +146,10 @@ fn explain(message: &str) -> (String, String) {
             (found_value(found.trim()), format!("write {wanted}"))
         }
         _ => {
-            let (what, remedy) = message.split_once(": ").unwrap_or((message, "correct it"));
+            // The value stands first, in backquotes, and may contain what separates the parts.
+            let behind = ["` is ", "` has "].iter().filter_map(|verb| message.find(verb)).min().unwrap_or(0);
+            let at = message[behind..].find(": ").map(|at| behind + at);
+            let (what, remedy) = at.map_or((message, "correct it"), |at| (&message[..at], &message[at + 2..]));
             (format!("is invalid: {what}"), remedy.to_owned())
         }
     }
@@ -194,6 +199,26 @@ mod tests {
             ("threads: 1.5", "threads is `1.5`; write a whole number"),
             ("routes: [{stream: {a: b}}]", "routes[0].stream is a map; write one word"),
             ("routes: [{name: [a]}]", "routes[0].name is a list; write text"),
+            (
+                "threads: 1\nupstreams: {a: {servers: ['app: 3000']}}",
+                "upstreams.a.servers[0] is invalid: `app: 3000` is not a valid server; its port is not",
+            ),
+            (
+                "upstreams: {a: {servers: ['a: b://c']}}",
+                "upstreams.a.servers[0] is invalid: `a: b://c` is not a valid server; `a: b` is not http",
+            ),
+            (
+                "routes: [{timeouts: {idle: '5: 6'}}]",
+                "routes[0].timeouts.idle is invalid: `5: 6` is not a valid duration; write a number",
+            ),
+            (
+                "trusted_proxies: ['10.0.0.1: 8']",
+                "trusted_proxies[0] is invalid: `10.0.0.1: 8` is not an address or a network; write one",
+            ),
+            // A tab is the cause only where the error is.
+            ("access_log: \"a\n\tb\"\nroutes: [}", "routes is not valid YAML"),
+            ("routes: [\n\t{stream: always}\n", "routes is not valid YAML"),
+            ("routes:\n\t- {stream: always}\n", "the file is indented with a tab"),
             ("routes: !include routes.yaml", "routes has the YAML tag `!include`; remove the tag"),
             ("? [a]\n: b", "the file is not valid YAML: invalid type: sequence, expected a name before the colon"),
             ("routes: &a [*a]", "routes[0][0][0][0] nests lists and maps too deeply; "),

@@ -13,6 +13,7 @@ mod limits;
 mod tls;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -57,6 +58,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         set_canonical_address(&mut stream);
+        let client = peer_address(&stream);
         // On the heap, and freed before the connection is served.
         match Box::pin(self.limited(self.tls.handshake(stream))).await {
             Ok(stream) => self.serve(ClientConnection::over(stream), shutdown).await,
@@ -70,7 +72,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
                     true => ("plain_on_tls_port", "; use https:// there, or add a listener without tls"),
                     false => ("tls_handshake", ""),
                 };
-                log::warn!("TLS handshake failed: side=downstream reason={reason}: {text}{remedy}");
+                // Behind the fields, so that all clients share one limit on lines.
+                let client = client.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+                log::warn!("TLS handshake failed: side=downstream reason={reason}: client {client}: {text}{remedy}");
             }
         }
         None
@@ -86,10 +90,13 @@ fn is_plain_http(error: &str) -> bool {
     error.ends_with("corrupt message of type InvalidContentType")
 }
 
+fn peer_address(stream: &Stream) -> Option<SocketAddr> {
+    stream.get_socket_digest()?.peer_addr()?.as_inet().copied()
+}
+
 /// Replaces the IPv6 form of an IPv4 client's address, as a listener on `[::]` reports it.
 fn set_canonical_address(stream: &mut Stream) {
-    let digest = stream.get_socket_digest();
-    let Some(address) = digest.and_then(|digest| digest.peer_addr()?.as_inet().copied()) else { return };
+    let Some(address) = peer_address(stream) else { return };
     if canonical(address) != address {
         let digest = SocketDigest::from_raw_fd(stream.id());
         let _ = digest.peer_addr.set(Some(canonical(address).into()));

@@ -12,14 +12,15 @@ use pingora::protocols::l4::stream::Stream as L4Stream;
 
 use crate::driver::canonical;
 
-/// The listeners that speak TLS.
+/// The listeners of a service: those that speak TLS, and the others, of which one may have an address that a listener for
+/// TLS on all addresses includes.
 #[derive(Default)]
-pub struct TlsListeners(Vec<(SocketAddr, Arc<Acceptor>)>);
+pub struct TlsListeners(Vec<(SocketAddr, Option<Arc<Acceptor>>)>);
 
 impl TlsListeners {
-    /// Connections to `address` begin with a handshake.
-    pub fn add(&mut self, address: SocketAddr, acceptor: Acceptor) {
-        self.0.push((address, Arc::new(acceptor)));
+    /// Connections to `address` begin with a handshake if there is an acceptor.
+    pub fn add(&mut self, address: SocketAddr, acceptor: Option<Acceptor>) {
+        self.0.push((address, acceptor.map(Arc::new)));
     }
 
     /// Completes the handshake of a connection that a listener for TLS accepted, and returns all others as they are. Has no
@@ -28,8 +29,8 @@ impl TlsListeners {
         let digest = stream.get_socket_digest();
         let local = digest.and_then(|digest| digest.local_addr()?.as_inet().copied());
         let addresses = || self.0.iter().map(|(address, _)| *address);
-        let Some(at) = local.and_then(|local| listener_of(local, addresses)) else { return Ok(stream) };
-        let acceptor = self.0[at].1.clone();
+        let listener = local.and_then(|local| listener_of(local, addresses)).and_then(|at| self.0.get(at));
+        let Some(acceptor) = listener.and_then(|(_, acceptor)| acceptor.clone()) else { return Ok(stream) };
         let unexpected = |_| io::Error::other("the accepted connection has an unexpected type");
         let stream = stream.into_any().downcast::<L4Stream>().map_err(unexpected)?;
         let secure = acceptor.tls_handshake(*stream).await.map_err(io::Error::other)?;

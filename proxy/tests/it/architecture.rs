@@ -1,4 +1,5 @@
 //! Imports point one way: a module may use those below it in this list, never those above, and no two files each other.
+//! The tests that ARCHITECTURE.md names exist.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -223,6 +224,43 @@ fn no_files_import_each_other_in_a_cycle() {
     let shown = |cycle: &Vec<Module>| cycle.iter().map(|module| module.join("/")).collect::<Vec<_>>().join(" → ");
     let cycles: Vec<String> = cycles(&imports).iter().map(shown).collect();
     assert!(cycles.is_empty(), "import cycles:\n{}", cycles.join("\n"));
+}
+
+/// Every source below a folder, tests included, as one text.
+fn all_sources(directory: &Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text.push_str(&all_sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+    text
+}
+
+#[test]
+fn each_invariant_names_tests_that_exist() {
+    let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(crate_root.join("../ARCHITECTURE.md")).unwrap();
+    let (_, table) = page.split_once("### Invariants").unwrap();
+    let (table, _) = table.split_once("\n### ").unwrap();
+    let sources = ["src", "tests"].map(|folder| all_sources(&crate_root.join(folder))).concat();
+    let (mut rows, mut missing) = (0, Vec::new());
+    for row in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| |")) {
+        let (_, tests) = row.trim_end_matches(" |").rsplit_once(" | ").unwrap();
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test for: {row}");
+        let exists = |name: &str| match name.ends_with(".rs") {
+            true => crate_root.join("tests/it").join(name).is_file(),
+            false => sources.contains(&format!("fn {name}(")),
+        };
+        missing.extend(names.into_iter().filter(|name| !exists(name)));
+        rows += 1;
+    }
+    assert!(rows >= 6, "only {rows} invariants were found: the check is blind");
+    assert!(missing.is_empty(), "tests that ARCHITECTURE.md names and that do not exist: {missing:?}");
 }
 
 #[test]

@@ -40,6 +40,27 @@ fn a_missing_file_is_named() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("/nonexistent/sse-proxy.yaml: cannot be read"));
 }
 
+/// X.509 v1, which rcgen cannot make: `openssl x509 -req -days 36500` of OpenSSL 3.0, without extensions.
+const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBJTCBywIULHtCa22A8THWBwqoeEpOgS41xrQwCgYIKoZIzj0EAwIwFDESMBAG
+A1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyNTIwMzExM1oYDzIxMjYxMTAxMjAzMTEz
+WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AATDdHFJ/DfqJcVySmrrEEbxN1H+0B/zhCeEVLEZbaJtWxvSO0p6aahZnVOLjc2r
+p4bhIqhGiaSECY8EOiH2c/x1MAoGCCqGSM49BAMCA0kAMEYCIQD/VUgnrM6f9OQR
+Nn1WdsDkXM/79eWFLPdWB5UHCXCBGwIhAM56ahTdHLmybq91P8A2hfeY0K40/AMb
+G71QoHHzrHv/
+-----END CERTIFICATE-----
+";
+
+const VERSION_1_KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgCW2YCBNmNUPPrC+I
+8PzxfH1yl75nszHa/A4qNPviS22hRANCAATDdHFJ/DfqJcVySmrrEEbxN1H+0B/z
+hCeEVLEZbaJtWxvSO0p6aahZnVOLjc2rp4bhIqhGiaSECY8EOiH2c/x1
+-----END PRIVATE KEY-----
+";
+
 /// A folder with a valid certificate and its key, and files that are neither.
 struct Files(tempfile::TempDir);
 
@@ -51,6 +72,8 @@ impl Files {
         files.write("key.pem", &one.signing_key.serialize_pem());
         files.write("other.pem", &two.signing_key.serialize_pem());
         files.write("empty.pem", "nothing here");
+        files.write("v1.pem", VERSION_1);
+        files.write("v1-key.pem", VERSION_1_KEY);
         files.write("cut.pem", &one.cert.pem().replace("-----END CERTIFICATE-----", ""));
         files.write(
             "damaged.pem",
@@ -92,6 +115,7 @@ fn a_certificate_that_cannot_be_used_is_refused_with_its_key() {
         ("key.pem", "key.pem", 4, "tls.cert", "holds a private key and no certificate", "at `key`"),
         ("cut.pem", "key.pem", 4, "tls.cert", "damaged", "copy the PEM file again"),
         ("damaged.pem", "key.pem", 4, "tls.cert", "damaged", "copy the PEM file again"),
+        ("v1.pem", "v1-key.pem", 4, "tls.cert", "cannot be used: UnsupportedCertVersion;", "X.509 v3"),
         ("cert.pem", "empty.pem", 5, "tls.key", "holds no private key in PEM", "BEGIN PRIVATE KEY"),
         ("cert.pem", "cert.pem", 5, "tls.key", "holds no private key in PEM", "BEGIN PRIVATE KEY"),
         ("cert.pem", "cut-key.pem", 5, "tls.key", "damaged", "copy the PEM file again"),

@@ -117,8 +117,11 @@ fn a_client_with_the_wrong_scheme_is_reported_with_a_remedy() {
     let upstreams = format!("upstreams: {{app: {{servers: ['{}']}}}}\n", backend.address);
     let tls = Proxy::start_listening(&format!("{{address: 127.0.0.1:0, tls: {}}}", certificate.yaml()), &upstreams);
     // Another failed handshake, within the same ten seconds.
-    drop(tls.connect());
+    let client = std::net::TcpStream::connect(tls.address).unwrap();
+    let reported = format!("reason=tls_handshake: client {}: ", client.local_addr().unwrap());
+    drop(client);
     eventually("the first failure is logged", || tls.stderr().contains("tls handshake eof").then_some(()));
+    assert!(tls.stderr().contains(&reported), "{reported}");
     tls.connect().send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     eventually("plain HTTP is reported", || {
         let log = tls.stderr();

@@ -61,10 +61,9 @@ pub(super) async fn answer(session: &mut Session, failure: Failure) -> Result<()
             Error::e_because(ErrorType::ConnectionClosed, "before the response head", source)
                 .map_err(|error: Box<Error>| error.into_down())
         }
-        // Part of a response head has been sent: no other response can follow it.
+        // Part of a response head has been sent: no other response can follow it. Pingora would follow `WriteTimedout` with 400.
         failure if matches!(failure, Failure::WriteTimeout { .. }) || is_writing(session) => {
-            Error::e_explain(ErrorType::WriteTimedout, failure.to_string())
-                .map_err(|error: Box<Error>| error.into_down())
+            Error::e_explain(ErrorType::WriteError, failure.to_string()).map_err(|error: Box<Error>| error.into_down())
         }
         failure => Refusal::from(&failure).write(session).await,
     }

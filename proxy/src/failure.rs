@@ -109,7 +109,7 @@ impl Failure {
     }
 
     /// Every name, for tables with a row for each.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: &'static [&'static str] = &[
         "connect_failed",
         "connect_timeout",
         "no_server",
@@ -144,7 +144,8 @@ impl Failure {
         }
     }
 
-    /// The status of the response to the client.
+    /// The status of the response to the client: 400, 408, 502 or 504. For [`Failure::ClientGone`] and
+    /// [`Failure::WriteTimeout`] nothing is sent.
     pub fn status(&self) -> u16 {
         match self {
             Self::ConnectTimeout { .. } | Self::FirstByteTimeout { .. } => 504,

@@ -9,8 +9,9 @@
 //! - [`Route`] is a group of streams with the same rules and counters. Create one per kind of stream, at the start.
 //! - [`Policy`] has the rules: heartbeats and timeouts. **Its default sends no heartbeats and sets no limits.**
 //! - [`Observer`] is told when a stream begins and ends, and which requests fail before that; `()` observes nothing.
-//! - [`Hooks`] change the request and the response head of one call.
+//! - [`Hooks`] change the request of one call, and the response head if it becomes a stream.
 //! - [`Takeover::drain`] ends all streams between two events; call it when your proxy shuts down. Otherwise Pingora's shutdown cuts them.
+//! - [`TrustedProxies`] says whose `X-Forwarded-For` and similar fields are believed.
 //!
 //! # Example
 //!
@@ -61,12 +62,20 @@
 //!
 //! | | |
 //! |---|---|
-//! | runs | `request_filter` and all hooks before `proxy_upstream_filter`; downstream modules, on the head of a stream and on head and body of other responses; `logging`, when a stream begins or another response has ended |
-//! | does not run | `upstream_request_filter` (use [`Hooks::upstream_request`]), `response_filter` (use [`Hooks::stream_response`]), `connected_to_upstream`, `fail_to_connect`, body filters, Pingora's cache and its retries |
-//! | instead of retries | each of the `peers` is tried once, in order, if the one before cannot be connected to |
-//! | errors | 502 or 504 with a sentence as body, and [`Observer::failed`] |
-//! | fields | `X-Forwarded-*` and `X-Real-IP` are set, and believed only from [`TrustedProxies`]; `Via` is added in both directions |
+//! | runs | `request_filter` and all of Pingora's hooks before `proxy_upstream_filter`; downstream modules, on the head of a stream and on head and body of other responses; `logging`, when a stream begins or another response has ended |
+//! | does not run | `upstream_request_filter` (use [`Hooks::upstream_request`]), `upstream_response_filter` and `response_filter` (for streams use [`Hooks::stream_response`]; there is nothing in their place for other responses), body and trailer filters, `connected_to_upstream`, `fail_to_connect`, `error_while_proxy`, Pingora's cache and its retries. `fail_to_proxy` runs only if `take_over` returns an error |
+//! | modules | One that changes bodies does not work on streams, whose bodies do not go through it. Pingora's compression is switched off for them |
+//! | upstream | HTTP/1.1, over TLS if the peer says so, whatever ALPN the peer has. [`Policy::timeouts`] replaces the peer's connect, read and write timeouts; [`Policy::keep_alive`] holds for peers without one of their own |
+//! | instead of retries | each of the `peers` is tried once, in order, if the one before cannot be connected to. Without any, the answer is 502 |
+//! | failures | [`Observer::failed`], and a response with the status of [`Failure::status`] (400, 408, 502 or 504) and a sentence as body; none if the client has closed the connection or does not read ([`Failure::ClientGone`], [`Failure::WriteTimeout`]) |
+//! | request | removed: connection fields, `Expect` (the proxy answers it), `Accept-Encoding` (heartbeats cannot be added to an encoded body), and forwarding fields as [`TrustedProxies`] says; added: `Connection: close`, `Incremental`, `Via`, `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `X-Real-IP`. All this comes before [`Hooks::upstream_request`] |
+//! | response | `Via` is added. On a stream also `Cache-Control: no-cache, no-transform`, `X-Accel-Buffering: no`, `Incremental`, and over HTTP/1 `Connection: close`; `Content-Length` is removed |
 //! | never taken over | HEAD requests and upgrades, such as WebSocket ([`Takeover::can_take`]): `take_over` returns `Ok(true)`, and Pingora continues |
+//!
+//! `take_over` returns when a stream begins. A stream that begins while its request is still being uploaded is the exception: it stays
+//! in `take_over`, `logging` runs at its end, and dropping the future ends it.
+//!
+//! A panic while one stream is handled ends that stream. A panic anywhere else in a reactor thread aborts the process.
 //!
 //! [`accepts_event_stream`] is one way to choose requests: it is true for those of `EventSource`. For endpoints whose clients send no
 //! such `Accept`, as POST to a model server, choose by path: a response that is not an event stream is passed on as well.
@@ -75,12 +84,13 @@
 //!
 //! # Versions
 //! Pingora's types are part of this crate's interface, so each minor version of this crate goes with one minor version of
-//! Pingora: this one with 0.9. The crate also relies on how Pingora 0.9 drives a request (the order of hooks, what a session
+//! Pingora: this one with 0.9.1 or a later 0.9; it is tested with 0.9.1. The crate also relies on how Pingora 0.9 drives a request (the order of hooks, what a session
 //! reads ahead), which its tests check.
 //!
 //! # Features
 //! - `server` (default): what the `sse-proxy` binary is made of: configuration, listeners, metrics, the command line. Not a
-//!   public interface. Embed this crate with `default-features = false`.
+//!   public interface. Embed this crate with `default-features = false`; then Pingora's features are yours to choose: for upstreams
+//!   or clients over TLS one of `rustls`, `openssl`, `boringssl` and `s2n`.
 //! - `jemalloc` (default): the binary's allocator.
 #![cfg_attr(
     not(feature = "server"),
@@ -183,7 +193,8 @@ pub mod upstream;
 
 pub use driver::{Ended, Observer, Route, StreamInfo, Totals};
 pub use failure::Failure;
-pub use headers::{TrustedProxies, accepts_event_stream};
+pub use headers::{FramingError, TrustedProxies, accepts_event_stream};
+pub use ipnet::IpNet;
 pub use sse::{Heartbeat, HeartbeatError, HeartbeatStyle};
-pub use stream::{Counts, EndReason, HeartbeatPolicy, Policy, Side, Timeouts};
+pub use stream::{Counts, EndReason, HeartbeatPolicy, KeepAlive, Policy, Side, Timeouts};
 pub use takeover::{Drained, Hooks, Takeover};

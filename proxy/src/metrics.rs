@@ -149,7 +149,7 @@ impl Metrics {
             for reason in EndReason::ALL {
                 let _ = self.ended.get_or_create(&EndLabels { route: route.name.to_string(), reason: reason.as_str() });
             }
-            for reason in Failure::NAMES {
+            for &reason in Failure::NAMES {
                 let _ = self.failures.get_or_create(&FailureLabels { route: route.name.to_string(), reason });
             }
         }

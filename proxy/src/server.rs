@@ -112,7 +112,7 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     };
     let client = config.client.policy();
     let drivers = Drivers::new(driver, reactor_threads(threads));
-    let takeover = Arc::new(Takeover::new(drivers).trusting(config.trusted_proxies()).with_body_limit(client.body));
+    let takeover = Arc::new(Takeover::new(drivers).trusting(config.trusted_proxies()).with_body_timeout(client.body));
     let upstreams = upstreams(config);
     let routes = routes(config, &upstreams, &observer);
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect(), upstreams.into_values().collect());

@@ -29,6 +29,15 @@ impl ProxyHttp for MyProxy {
         Ok(Box::new(HttpPeer::new(&self.backend, false, String::new())))
     }
 
+    async fn request_filter(&self, session: &mut Session, _: &mut ()) -> Result<bool> {
+        if !self.takeover.is_draining() {
+            return Ok(false);
+        }
+        // Pingora still accepts connections while `Drain` waits; a client that gets 503 connects again, to another instance.
+        session.respond_error(503).await?;
+        Ok(true)
+    }
+
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut ()) -> Result<bool> {
         if !accepts_event_stream(session.req_header()) {
             return Ok(true);

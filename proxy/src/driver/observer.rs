@@ -41,19 +41,21 @@ pub struct Totals {
 
 /// Observes streams: their beginning, their end, and requests that failed before one began.
 ///
-/// Called on the thread that runs the stream, so it must not block; a panic ends the stream. `()` observes nothing.
+/// Called on the thread that runs the stream, so it must not block; a panic ends the stream and leaves no counter behind. `()`
+/// observes nothing.
 ///
 /// For an observer that knows the request a stream belongs to, see [`Route::observed_by`].
 pub trait Observer: Send + Sync {
     /// A stream ended; called exactly once for each that was opened.
     fn ended(&self, ended: &Ended<'_>);
 
-    /// A stream begins.
+    /// A stream begins. The counters do not include it yet.
     fn opened(&self, route: &str, info: &StreamInfo) {
         let _ = (route, info);
     }
 
-    /// A request that was taken over got no response head from the upstream.
+    /// A request that was taken over got no response head from the upstream, or the head could not be written. Not called for an
+    /// error of a hook or a module.
     fn failed(&self, route: &str, failure: &Failure) {
         let _ = (route, failure);
     }
@@ -148,13 +150,14 @@ pub(super) struct StreamGuard {
 
 impl StreamGuard {
     pub(super) fn open(route: Arc<Route>, registry: Arc<StreamRegistry>, info: StreamInfo) -> Self {
+        // First: if it panics, nothing has been counted.
+        route.observer.opened(&route.name, &info);
         route.totals.opened.fetch_add(1, Ordering::Relaxed);
         route.totals.active.fetch_add(1, Ordering::Relaxed);
         if let Some(endpoint) = info.endpoint() {
             endpoint.state.stream_opened();
         }
         registry.stream_opened();
-        route.observer.opened(&route.name, &info);
         Self { route, registry, info, task: None, opened: clock::now() }
     }
 
@@ -185,10 +188,60 @@ impl StreamGuard {
         if let Some(endpoint) = self.info.endpoint() {
             endpoint.state.stream_ended();
         }
+        // After the observer, also if it panics: a drain that is done has reported every end.
+        let _left = Left(self);
         self.route.observer.ended(&ended);
-        if let Some(task) = self.task {
-            self.registry.remove_task(task as usize);
+    }
+}
+
+/// Removes an ended stream from the registry when it is dropped.
+struct Left<'a>(&'a StreamGuard);
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        let StreamGuard { registry, task, .. } = self.0;
+        if let Some(task) = task {
+            registry.remove_task(*task as usize);
         }
-        self.registry.stream_ended();
+        registry.stream_ended();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    struct Panics {
+        opened: bool,
+    }
+
+    impl Observer for Panics {
+        fn opened(&self, _: &str, _: &StreamInfo) {
+            assert!(!self.opened, "an observer that fails");
+        }
+
+        fn ended(&self, _: &Ended<'_>) {
+            panic!("an observer that fails");
+        }
+    }
+
+    /// Invariant: a stream that is over is not counted as running. Mechanism: an observer that panicked left its counters as they
+    /// were. Symptom: a drain waits for its whole limit for streams that do not exist.
+    #[test]
+    fn an_observer_that_panics_leaves_no_stream_counted() {
+        for opened in [true, false] {
+            let route = Route::new("/", Policy::default(), Arc::new(Panics { opened }));
+            let registry = Arc::<StreamRegistry>::default();
+            let info = StreamInfo::new(None, None, "GET", "/", Duration::ZERO);
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                let guard = StreamGuard::open(route.clone(), registry.clone(), info);
+                assert_eq!(registry.active(), 1);
+                guard.close(EndReason::Drain, true, Counts::default());
+            }));
+            assert!(outcome.is_err());
+            assert_eq!((registry.active(), route.totals.active.load(Ordering::Relaxed)), (0, 0), "{opened}");
+        }
     }
 }

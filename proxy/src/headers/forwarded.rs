@@ -47,12 +47,34 @@ const FORWARDING_FIELDS: [&[u8]; 28] = [
 /// With which [`PREFIX`] and [`FORWARDING_FIELDS`] begin.
 const FIRST_LETTERS: &[u8] = b"xfctp";
 
-/// The peers whose forwarding fields are trusted: proxies in front that overwrite what their own clients send.
+/// The peers whose forwarding fields are trusted: proxies in front that overwrite what their own clients send. The default is
+/// the loopback addresses.
+///
+/// These fields say who the client is: all `X-Forwarded-*`, `Forwarded`, `X-Real-IP`, and the like of CDNs and proxies
+/// (`True-Client-IP`, `CF-Connecting-IP`, `X-Client-IP`, `X-Scheme`, `Front-End-Https`, …), in every spelling.
+///
+/// - From a trusted peer they are kept; its address is appended to `X-Forwarded-For` and, if it was sent, to `Forwarded`.
+/// - From any other peer they are all removed, and `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `X-Real-IP` are set from its
+///   connection, `Forwarded` too if it was sent.
+///
+/// Fields that your own `request_filter` has set are removed as well: they cannot be told from the client's. Set yours in
+/// [`Hooks::upstream_request`](crate::Hooks::upstream_request), which runs afterwards.
+///
+/// ```
+/// use sse_proxy::{IpNet, Takeover, TrustedProxies};
+///
+/// let networks: Vec<IpNet> = vec!["10.0.0.0/8".parse()?, "2001:db8::/32".parse()?];
+/// let trusted = TrustedProxies::new(networks);
+/// assert!(trusted.contains([10, 1, 2, 3].into()));
+/// assert!(!trusted.contains([127, 0, 0, 1].into()), "in place of the default");
+/// let takeover = Takeover::default().trusting(trusted);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// Trusts peers in these networks only.
+    /// Trusts peers in these networks only, not those on the loopback interface.
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(networks)
     }

@@ -14,6 +14,7 @@ static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-bufferin
 
 /// The response's framing cannot be relied on.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FramingError {
     /// A transfer coding other than chunked, or chunked more than once. Holds the field's value.
     #[error("its Transfer-Encoding is `{0}`, and only `chunked` can be read")]

@@ -26,6 +26,7 @@ pub struct Heartbeat {
 
 /// Why a heartbeat cannot be rendered.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HeartbeatError {
     /// A line end in the payload would end the comment or the event early.
     #[error("the payload holds a line end; write it on one line")]
@@ -40,6 +41,15 @@ impl Heartbeat {
     ///
     /// # Errors
     /// When the payload cannot stand in one line, or an unnamed event would be empty.
+    ///
+    /// ```
+    /// use sse_proxy::{Heartbeat, HeartbeatError, HeartbeatStyle};
+    ///
+    /// let heartbeat = Heartbeat::new(HeartbeatStyle::Event, "{}")?;
+    /// assert_eq!(heartbeat.bytes(), b"event: heartbeat\ndata: {}\n\n");
+    /// assert_eq!(Heartbeat::new(HeartbeatStyle::Comment, "a\nb"), Err(HeartbeatError::LineEnd));
+    /// # Ok::<(), HeartbeatError>(())
+    /// ```
     pub fn new(style: HeartbeatStyle, payload: &str) -> Result<Self, HeartbeatError> {
         if payload.contains(['\n', '\r']) {
             return Err(HeartbeatError::LineEnd);

@@ -28,6 +28,7 @@ pub enum EndReason {
 
 /// The side that ended a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Side {
     /// The backend.
     Upstream,
@@ -39,7 +40,7 @@ pub enum Side {
 
 impl EndReason {
     /// Every reason, for tables with a row for each.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: &'static [Self] = &[
         Self::UpstreamEnd,
         Self::UpstreamBroken,
         Self::UpstreamProtocol,

@@ -36,6 +36,7 @@ pub struct Opening {
 
 /// Totals of one stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counts {
     /// Blocks of field lines that a blank line ended.
     pub events: u64,

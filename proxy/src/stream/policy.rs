@@ -26,7 +26,8 @@ pub struct Policy {
     pub timeouts: Timeouts,
     /// Whether comments from the upstream do not restart `timeouts.idle`, so that only events do.
     pub idle_ignores_comments: bool,
-    /// TCP keep-alive on upstream connections, which detects vanished servers; `None` disables it.
+    /// TCP keep-alive on connections to peers without `tcp_keepalive` of their own. It detects vanished servers; `None`, the
+    /// default, sets none.
     pub keep_alive: Option<KeepAlive>,
     /// The largest head of a response, interim or final, in bytes; 64 KiB by default.
     pub response_head_bytes: usize,
@@ -44,32 +45,40 @@ impl Default for Policy {
     }
 }
 
-/// TCP keep-alive.
+/// TCP keep-alive. With values that the kernel refuses, no connection can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeepAlive {
-    /// Silence before the first probe, in whole seconds.
+    /// Silence before the first probe, in whole seconds, from 1 to 32767.
     pub idle: Duration,
-    /// Interval between probes, in whole seconds.
+    /// Interval between probes, in whole seconds, from 1 to 32767.
     pub interval: Duration,
-    /// Unanswered probes after which the connection has failed.
+    /// Unanswered probes after which the connection has failed, from 1 to 127.
     pub count: u32,
+}
+
+impl KeepAlive {
+    /// Probes after `idle` and then every `interval`, until `count` of them have not been answered.
+    pub fn new(idle: Duration, interval: Duration, count: u32) -> Self {
+        Self { idle, interval, count }
+    }
 }
 
 /// When a heartbeat is due, and what is written then.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HeartbeatPolicy {
-    /// Silence on the client's connection before a heartbeat is sent.
+    /// Silence on the client's connection before a heartbeat is sent, in whole milliseconds. Less than 1 ms counts as 1 ms.
     pub interval: Duration,
     /// What is sent.
     pub heartbeat: Heartbeat,
 }
 
-/// Time limits. `None` sets no limit.
+/// Time limits, in whole milliseconds. `None` sets no limit, as does one that lies beyond the clock, such as [`Duration::MAX`].
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// Establishing the upstream connection, TLS included.
+    /// Establishing the upstream connection, TLS included. Replaces the peer's own connection timeouts.
     pub connect: Option<Duration>,
     /// From the request being written to the upstream's response head.
     pub first_byte: Option<Duration>,
@@ -82,7 +91,7 @@ pub struct Timeouts {
     /// Age at which a stream is ended at its next event boundary.
     pub lifetime: Option<Duration>,
     /// The largest part of `lifetime`, between 0 and 1, by which it is shortened at random, so that streams that start
-    /// together do not end together.
+    /// together do not end together. Values outside are clamped; NaN counts as 0.
     pub lifetime_jitter: f64,
 }
 
@@ -98,7 +107,11 @@ impl Timeouts {
     ///
     /// `random` is uniform in 0..1.
     pub fn jittered_lifetime(&self, random: f64) -> Option<Duration> {
-        self.lifetime.map(|lifetime| lifetime.mul_f64(1.0 - self.lifetime_jitter.clamp(0.0, 1.0) * random))
+        let jitter = if self.lifetime_jitter.is_nan() { 0.0 } else { self.lifetime_jitter.clamp(0.0, 1.0) };
+        self.lifetime.map(|lifetime| {
+            let part = Duration::try_from_secs_f64(lifetime.as_secs_f64() * jitter * random);
+            lifetime.saturating_sub(part.unwrap_or(lifetime))
+        })
     }
 }
 
@@ -113,5 +126,25 @@ mod tests {
         assert_eq!(timeouts.jittered_lifetime(0.0), Some(Duration::from_secs(100)));
         assert_eq!(timeouts.jittered_lifetime(0.5), Some(Duration::from_secs(90)));
         assert_eq!(Timeouts::default().jittered_lifetime(0.5), None);
+    }
+
+    #[test]
+    fn every_lifetime_and_jitter_gives_a_lifetime_within_the_limit() {
+        let (second, longest) = (Duration::from_secs(1), Duration::MAX);
+        for (lifetime_jitter, of_second) in [
+            (0.0, second),
+            (f64::NAN, second),
+            (f64::NEG_INFINITY, second),
+            (-1.0, second),
+            (1.0, second / 2),
+            (f64::INFINITY, second / 2),
+            (7.0, second / 2),
+        ] {
+            let of = |lifetime| Timeouts { lifetime: Some(lifetime), lifetime_jitter, ..Timeouts::default() };
+            assert_eq!(of(second).jittered_lifetime(0.5), Some(of_second), "{lifetime_jitter}");
+            for random in [0.0, 0.5, 1.0 - f64::EPSILON] {
+                assert!(of(longest).jittered_lifetime(random) <= Some(longest), "{lifetime_jitter}");
+            }
+        }
     }
 }

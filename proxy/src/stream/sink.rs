@@ -17,6 +17,9 @@ pub(super) const FLUSH_LIMIT: Duration = Duration::from_secs(30);
 /// bytes that they have not passed on when they see the signal.
 pub(super) const BREAK_PAUSE: Duration = Duration::from_millis(500);
 
+/// The resolution of the clock.
+const MIN_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(1);
+
 /// How body bytes are framed towards the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -198,5 +201,7 @@ impl Sink {
 }
 
 fn heartbeat_due(between_events: bool, policy: &Policy, now: Millis) -> Millis {
-    now.within(policy.heartbeat.as_ref().filter(|_| between_events).map(|heartbeat| heartbeat.interval))
+    let heartbeat = policy.heartbeat.as_ref().filter(|_| between_events);
+    // With an interval of 0 it would always be due.
+    now.within(heartbeat.map(|heartbeat| heartbeat.interval.max(MIN_HEARTBEAT_INTERVAL)))
 }

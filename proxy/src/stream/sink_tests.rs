@@ -16,6 +16,17 @@ fn policy(write: Option<Duration>) -> Policy {
     policy
 }
 
+/// Invariant: a deadline lies ahead once it has been handled. Mechanism: an interval below the clock's resolution is 0. Symptom: the
+/// stream's thread writes heartbeats and does nothing else.
+#[test]
+fn a_heartbeat_interval_below_a_millisecond_counts_as_one() {
+    for interval in [Duration::ZERO, Duration::from_nanos(1)] {
+        let heartbeat = Some(HeartbeatPolicy::new(interval, Heartbeat::default()));
+        let policy = Policy { heartbeat, ..Policy::default() };
+        assert_eq!(Sink::new(Framing::Chunked, true, &policy, Millis(7)).deadline(), Millis(8), "{interval:?}");
+    }
+}
+
 #[test]
 fn a_heartbeat_is_due_only_in_silence_between_events_with_nothing_pending() {
     let policy = policy(None);

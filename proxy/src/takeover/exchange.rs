@@ -139,7 +139,7 @@ async fn connect(
         exchange.connected(true, clock::now());
         return (Some(connection), exchange.next(clock::now()));
     }
-    let dialing = dial::connect(&upstreams.connector, peer, purpose);
+    let dialing = dial::connect(&upstreams.connector, peer, purpose, exchange.policy());
     let due = exchange.deadline();
     let dialed = match due {
         Some(due) => timeout_at(clock::instant(due), dialing).await.ok(),

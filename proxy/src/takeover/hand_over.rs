@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use pingora::http::ResponseHeader;
+use pingora::modules::http::compression::ResponseCompression;
 use pingora::prelude::{Error, Result};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::date::get_cached_date;
@@ -17,6 +19,7 @@ use super::stand_in::stand_in;
 use crate::driver::{Drivers, Route, Start, StreamInfo, Transport};
 use crate::exchange::{finish_stream_head, opening, stream_framing};
 use crate::failure::Failure;
+use crate::stream::Framing;
 
 /// Afterwards the request has ended for HttpProxy, and the stream runs on its own. Returns a failure if the client does
 /// not read the head in time, or has closed the connection.
@@ -34,10 +37,7 @@ pub(super) async fn hand_over(
     let framing = stream_framing(session.req_header().version);
     let opening = opening(&route.policy, framing, stream.body_start.body, &stream.head, fastrand::f64());
     let mut response = stream.head;
-    hooks.stream_response(session, &mut response)?;
-    finish_stream_head(&mut response, framing, get_cached_date)?;
-    session.set_keepalive(None);
-    session.downstream_modules_ctx.response_header_filter(&mut response, false).await?;
+    finish_head(session, &mut response, framing, hooks).await?;
     let write = session.downstream_session.write_response_header(response.clone());
     let written = match route.policy.timeouts.write {
         Some(limit) => match timeout(limit, write).await {
@@ -67,9 +67,30 @@ pub(super) async fn hand_over(
     Ok(None)
 }
 
+/// Completes the head of a stream: hooks, the stream's own fields, downstream modules.
+///
+/// # Errors
+/// When a hook or a downstream module fails.
+pub(super) async fn finish_head(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    framing: Framing,
+    hooks: &dyn Hooks,
+) -> Result<()> {
+    hooks.stream_response(session, head)?;
+    finish_stream_head(head, framing, get_cached_date)?;
+    session.set_keepalive(None);
+    // The body does not go through the modules: it would be announced with a coding that it does not have.
+    let compression = session.downstream_modules_ctx.get_mut::<ResponseCompression>();
+    if let Some(compression) = compression.filter(|compression| compression.is_header_phase()) {
+        compression.adjust_level(0);
+        compression.adjust_decompression(false);
+    }
+    session.downstream_modules_ctx.response_header_filter(head, false).await
+}
+
 #[cfg(test)]
 mod tests {
-    use pingora::http::ResponseHeader;
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
 

@@ -4,8 +4,10 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::Result;
 use pingora::proxy::Session;
 
-/// Changes the heads of a request that [`Takeover::take_over_with`](super::Takeover::take_over_with) carries. Both methods do nothing by default; `()`
-/// changes nothing.
+/// Changes the heads of a request that [`Takeover::take_over_with`](super::Takeover::take_over_with) carries. Both methods do
+/// nothing by default; `()` changes nothing.
+///
+/// The hook for responses is for streams only; the head of any other response goes through downstream modules alone.
 ///
 /// A hook belongs to one call, so it may hold what is known of the request:
 ///
@@ -29,10 +31,12 @@ use pingora::proxy::Session;
 /// }
 /// ```
 pub trait Hooks: Send + Sync {
-    /// Called with the request as it is about to be sent: connection fields removed, forwarded fields added.
+    /// Called with the request as it is about to be sent: connection fields and what untrusted clients say about themselves
+    /// removed, forwarding fields added. What this sets is sent as it is.
     ///
     /// # Errors
-    /// An error is answered with 400 and nothing is sent.
+    /// Nothing is sent to the upstream. Pingora's `fail_to_proxy` answers the error: an
+    /// [`HTTPStatus`](pingora::ErrorType::HTTPStatus) by that status, others mostly by 500. The observer is not told.
     fn upstream_request(&self, session: &Session, request: &mut RequestHeader) -> Result<()> {
         let _ = (session, request);
         Ok(())
@@ -42,7 +46,7 @@ pub trait Hooks: Send + Sync {
     /// set by the proxy, whatever this does.
     ///
     /// # Errors
-    /// An error ends the request: the upstream's connection is closed, and the client's gets Pingora's error response.
+    /// The upstream's connection is closed, and the error is answered as that of [`Hooks::upstream_request`].
     fn stream_response(&self, session: &Session, response: &mut ResponseHeader) -> Result<()> {
         let _ = (session, response);
         Ok(())

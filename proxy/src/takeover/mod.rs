@@ -71,15 +71,18 @@ pub(crate) use client_transport::{ClientTransport, delegate_digests};
 pub(crate) use handoff::{Admission, Decided, EarlyAnswer, HandedOff, Handoff, PriorOutcome, RequestHandler};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
+///
+/// Upstreams are spoken to over HTTP/1.1. The crate's documentation lists the fields that are removed and added, and which of
+/// Pingora's hooks run.
 pub struct Takeover {
     upstreams: Upstreams,
     drivers: Drivers,
     trusted_proxies: TrustedProxies,
-    body_limit: Option<Duration>,
+    body_timeout: Option<Duration>,
 }
 
 /// How long a client may keep silent within its request's body (`client_body_timeout` in nginx).
-const BODY_LIMIT: Duration = Duration::from_secs(60);
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Default for Takeover {
     fn default() -> Self {
@@ -102,7 +105,7 @@ impl Takeover {
         // Idle connections are kept in the crate's own pool, without buffers.
         let connector = TransportConnector::new(Some(ConnectorOptions::new(1)));
         let upstreams = Upstreams { connector, pool: pool::Pool::default() };
-        Self { upstreams, drivers, trusted_proxies: TrustedProxies::default(), body_limit: Some(BODY_LIMIT) }
+        Self { upstreams, drivers, trusted_proxies: TrustedProxies::default(), body_timeout: Some(BODY_TIMEOUT) }
     }
 
     /// Trusts `X-Forwarded-For` and similar fields of these peers, in place of those on the loopback interface.
@@ -113,8 +116,8 @@ impl Takeover {
 
     /// Limits how long a client may keep silent within its request's body, in place of 60 s. `None` sets no limit.
     #[must_use]
-    pub fn with_body_limit(self, body_limit: Option<Duration>) -> Self {
-        Self { body_limit, ..self }
+    pub fn with_body_timeout(self, body_timeout: Option<Duration>) -> Self {
+        Self { body_timeout, ..self }
     }
 
     /// The peers whose forwarding fields are trusted.
@@ -130,7 +133,14 @@ impl Takeover {
     /// Ends every stream, running or new, at its next event boundary, and waits until all have ended or `limit` has
     /// passed. Streams that are left then are cut.
     ///
-    /// Call it once the listeners accept no more: streams that begin during a drain end at once.
+    /// Call it once the listeners accept no more, or refuse requests while [`Takeover::is_draining`]: streams that begin
+    /// during a drain end at their first event boundary. A `Takeover` stays drained for ever.
+    ///
+    /// Only streams count: other responses that are under way are for Pingora's shutdown. Streams with a content coding have no
+    /// events that the proxy can see, and are cut at once. Cutting takes up to a second, so this may return up to a second after
+    /// `limit`.
+    ///
+    /// Needs a Tokio runtime with timers; it need not be Pingora's.
     ///
     /// # Cancel safety
     /// Dropped before it is done, the drain continues: streams still end at their next event, or are cut when `limit` has passed.
@@ -143,6 +153,11 @@ impl Takeover {
     /// ```
     pub async fn drain(&self, limit: Duration) -> Drained {
         drain::drain(self.registry(), limit).await
+    }
+
+    /// Whether [`Takeover::drain`] has been called. Refuse new requests then, for example with 503.
+    pub fn is_draining(&self) -> bool {
+        self.registry().draining().is_some()
     }
 
     /// The running streams, and how to drain them.
@@ -166,8 +181,14 @@ impl Takeover {
     ///
     /// Returns what `proxy_upstream_filter` should: `Ok(true)` when the request cannot be taken over (see
     /// [`Takeover::can_take`]) and HttpProxy should continue with it, `Ok(false)` when it has been answered. A failure
-    /// before the response head is answered with 502 or 504 and a body that names it, and is reported to the route's
-    /// observer.
+    /// before the response head is reported to the route's observer and answered with 400, 408, 502 or 504
+    /// ([`Failure::status`]) and a body that names it. An empty `peers` is [`Failure::NoServer`], 502.
+    ///
+    /// The limits of the route's policy replace the timeouts of the peers. A peer's ALPN is ignored: upstreams are spoken to
+    /// over HTTP/1.1.
+    ///
+    /// Returns once a stream has begun, except for one that begins while its request is still being uploaded: it returns when
+    /// that stream has ended.
     ///
     /// A client that closes its connection is noticed at once, unless it has sent something behind its request: Pingora's
     /// session reads no further then, and the request ends with its response, or at [`Timeouts::first_byte`]
@@ -176,11 +197,18 @@ impl Takeover {
     /// [`Timeouts::first_byte`]: crate::stream::Timeouts::first_byte
     ///
     /// # Errors
-    /// When the client's connection fails while a response is being written, or the upstream's while a response other
-    /// than an event stream is being read.
+    /// Return it from `proxy_upstream_filter`: Pingora calls `fail_to_proxy`, whose default sends nothing where nothing can be
+    /// sent any more.
+    /// - The client closed the connection before the response ([`Failure::ClientGone`]), or read nothing of its head
+    ///   ([`Failure::WriteTimeout`]). The observer has been told.
+    /// - The client's connection failed or timed out while a response other than an event stream was written, or the
+    ///   upstream's while one was read. The observer is not told.
+    /// - The request cannot be built for the upstream, a downstream module failed, or a stream could not be started, for example
+    ///   because no descriptor is left.
     ///
     /// # Cancel safety
-    /// Dropped before it is done, it closes the upstream's connection. A stream that has begun runs on.
+    /// Dropped before it is done, it closes the upstream's connection. A stream that has begun runs on, unless its request is
+    /// still being uploaded: that one ends.
     pub async fn take_over(&self, session: &mut Session, peers: &[HttpPeer], route: &Arc<Route>) -> Result<bool> {
         self.take_over_with(session, peers, route, &()).await
     }
@@ -188,7 +216,7 @@ impl Takeover {
     /// The same, with hooks that may change the request and the stream's response head.
     ///
     /// # Errors
-    /// As [`Takeover::take_over`], and when a hook fails.
+    /// As [`Takeover::take_over`], and when a hook fails: with the hook's error, which the observer is not told.
     pub async fn take_over_with(
         &self,
         session: &mut Session,
@@ -259,7 +287,7 @@ impl Takeover {
 
         let policy = &route.policy;
         let exchange =
-            exchange::exchange(&self.upstreams, session, peers, &request, may_be_stream, policy, self.body_limit);
+            exchange::exchange(&self.upstreams, session, peers, &request, may_be_stream, policy, self.body_timeout);
         match Box::pin(exchange).await {
             Ok(answer) if answer.body_start.is_stream => {
                 drop(request);

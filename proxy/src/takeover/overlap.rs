@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pingora::prelude::Result;
-use pingora::protocols::http::date::get_cached_date;
 use pingora::proxy::Session;
 
 use super::client::{Client, ClientSocket};
 use super::connection::{UpstreamConnection, UpstreamSocket};
 use super::exchange::{Answer, WaitTimer};
+use super::hand_over::finish_head;
 use super::hooks::Hooks;
 use super::linger;
 use super::stand_in::stand_in;
 use super::upload::{Upload, WaitsFor};
 use crate::driver::{Attached, Drivers, Route, Start, StreamInfo};
-use crate::exchange::{finish_stream_head, opening, stream_framing};
+use crate::exchange::{opening, stream_framing};
 use crate::failure::Failure;
 use crate::stream::Framing;
 
@@ -40,10 +40,7 @@ pub(super) async fn run(
     // Over HTTP/1 the session adds the framing.
     let body_framing = if framing == Framing::Http2 { Framing::Http2 } else { Framing::Plain };
     let opening = opening(&route.policy, body_framing, body_start.body, &head, fastrand::f64());
-    hooks.stream_response(session, &mut head)?;
-    finish_stream_head(&mut head, framing, get_cached_date)?;
-    session.set_keepalive(None);
-    session.downstream_modules_ctx.response_header_filter(&mut head, false).await?;
+    finish_head(session, &mut head, framing, hooks).await?;
 
     let mut client = Client::new(session);
     client.bound_stream_queue(route.policy.timeouts.write);

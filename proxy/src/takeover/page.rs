@@ -318,7 +318,11 @@ impl<'s, 't> Page<'s, 't> {
                 self.full_reads = if count < READ_BYTES { 0 } else { self.full_reads.saturating_add(1) };
                 self.decode(buffer.freeze());
             }
-            Ok(_) if self.body.may_end_here() => self.phase = Phase::Ending,
+            Ok(_) if self.body.may_end_here() => {
+                // What a module such as compression still holds back.
+                self.pending = self.client.filter_body(Bytes::new(), true);
+                self.phase = Phase::Ending;
+            }
             Ok(_) => {
                 let what = "the upstream closed its connection within the response";
                 self.break_off(Error::explain(ErrorType::ConnectionClosed, what).into_up());

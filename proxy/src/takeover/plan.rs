@@ -5,14 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use pingora::prelude::HttpPeer;
-use pingora::protocols::TcpKeepalive;
 
+use super::dial::pingora_keep_alive;
 use super::refuse::Refusal;
 use crate::driver::{Endpoint, Route};
-use crate::stream::{KeepAlive, Policy};
+use crate::stream::Policy;
 
 /// What happens to a request that a reactor has read.
 #[derive(Debug)]
@@ -130,11 +129,6 @@ fn peer(endpoint: &Endpoint, policy: &Policy) -> HttpPeer {
     let mut peer = HttpPeer::new(endpoint.address, endpoint.tls, endpoint.host.to_string());
     peer.options.connection_timeout = policy.timeouts.connect;
     peer.options.total_connection_timeout = policy.timeouts.connect;
-    peer.options.tcp_keepalive = policy.keep_alive.map(|KeepAlive { idle, interval, count }| TcpKeepalive {
-        idle,
-        interval,
-        count: count as usize,
-        user_timeout: Duration::ZERO,
-    });
+    peer.options.tcp_keepalive = policy.keep_alive.map(pingora_keep_alive);
     peer
 }

@@ -61,10 +61,9 @@ pub(super) async fn answer(session: &mut Session, failure: Failure) -> Result<()
             Error::e_because(ErrorType::ConnectionClosed, "before the response head", source)
                 .map_err(|error: Box<Error>| error.into_down())
         }
-        // Part of a response head has been sent: no other response can follow it.
+        // Part of a response head has been sent: no other response can follow it. Pingora would follow `WriteTimedout` with 400.
         failure if matches!(failure, Failure::WriteTimeout { .. }) || is_writing(session) => {
-            Error::e_explain(ErrorType::WriteTimedout, failure.to_string())
-                .map_err(|error: Box<Error>| error.into_down())
+            Error::e_explain(ErrorType::WriteError, failure.to_string()).map_err(|error: Box<Error>| error.into_down())
         }
         failure => Refusal::from(&failure).write(session).await,
     }
@@ -73,4 +72,42 @@ pub(super) async fn answer(session: &mut Session, failure: Failure) -> Result<()
 /// Whether part of an interim response waits to be written.
 fn is_writing(session: &Session) -> bool {
     session.as_http1().is_some_and(|session| session.has_pending_proxy_tasks())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use pingora::prelude::{HttpPeer, ProxyHttp};
+
+    use super::*;
+
+    /// A proxy with Pingora's own answers to errors.
+    struct Embedder;
+
+    #[async_trait]
+    impl ProxyHttp for Embedder {
+        type CTX = ();
+        fn new_ctx(&self) {}
+
+        async fn upstream_peer(&self, _: &mut Session, _: &mut ()) -> Result<Box<HttpPeer>> {
+            Error::e_explain(ErrorType::InternalError, "not called")
+        }
+    }
+
+    /// Invariant: nothing follows part of a response head. Mechanism: Pingora answers an error of the client by 400, unless it is one of
+    /// writing, reading or closing. Symptom: a client that reads late finds a second head within the first.
+    #[tokio::test]
+    async fn nothing_is_sent_to_a_client_that_is_gone_or_does_not_read() {
+        let source = Error::new(ErrorType::ReadError);
+        for failure in [Failure::WriteTimeout { limit: Duration::from_secs(1) }, Failure::ClientGone { source }] {
+            let (_client, session) = tokio::io::duplex(1024);
+            let mut session = Session::new_h1(Box::new(session));
+            let what = failure.to_string();
+            let error = answer(&mut session, failure).await.expect_err("an error for Pingora");
+            let answered = Embedder.fail_to_proxy(&mut session, &error, &mut ()).await;
+            assert_eq!((answered.error_code, session.response_written().is_some()), (0, false), "{what}");
+        }
+    }
 }

@@ -204,8 +204,8 @@ fn every_metric_is_documented_and_no_other() {
 #[test]
 fn every_end_reason_and_failure_is_documented() {
     let page = read("docs/operations.md");
-    let reasons = EndReason::ALL.map(|reason| reason.as_str());
-    for name in reasons.into_iter().chain(Failure::NAMES) {
+    let reasons = EndReason::ALL.iter().map(|reason| reason.as_str());
+    for name in reasons.chain(Failure::NAMES.iter().copied()) {
         assert!(page.contains(&format!("| `{name}` |")), "docs/operations.md has no row for {name}");
     }
 }

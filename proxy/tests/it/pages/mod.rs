@@ -7,7 +7,7 @@ mod limits;
 mod uploads;
 mod upstreams;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::support::{Backend, Certificate, Proxy, contains};
@@ -103,9 +103,13 @@ fn for_each_protocol(test: impl Fn(Protocol) + Sync) {
     });
 }
 
-/// An address without a listener.
+/// An address without a listener. Its port is taken for as long as the test runs, so that no other program gets it.
 fn dead_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// Answers requests one after another on each connection, as `answer` says.

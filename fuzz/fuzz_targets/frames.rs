@@ -37,7 +37,6 @@ struct Input {
 
 /// A frame of the wire, by where it is.
 struct Placed {
-    begins: usize,
     payload: usize,
     ends: usize,
     kind: u8,
@@ -71,7 +70,7 @@ fuzz_target!(|input: Input| {
             // Long frames come alone.
             let length = usize::from(if *hundreds % 64 == 0 { *length } else { length % 16 });
             wire.extend_from_slice(&frame(kind, *flags, length));
-            placed.push(Placed { begins, payload: begins + 9, ends: begins + 9 + length, kind, flags: *flags });
+            placed.push(Placed { payload: begins + 9, ends: begins + 9 + length, kind, flags: *flags });
         }
     }
     wire.truncate(input.until as usize % (wire.len() + 1));

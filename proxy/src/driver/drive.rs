@@ -286,30 +286,42 @@ mod tests {
     use crate::stream::{Opening, Policy};
     use crate::wire::body::Body;
 
-    /// Always readable, `bytes` at a time, and writable unless it is `behind`.
-    struct Endless {
-        reads: u32,
+    /// Readable without an end, `bytes` at a time, or never if that is 0.
+    #[derive(Default)]
+    struct Peer {
         bytes: usize,
-        behind: bool,
+        reads: u32,
+        /// Whether nothing can be written.
+        is_behind: bool,
+        /// Whether what has been written stays in its buffer, as with TLS.
+        holds_back: bool,
+        flushes: u32,
     }
 
-    impl Socket for Endless {
+    impl Peer {
+        fn endless(bytes: usize) -> Self {
+            Self { bytes, ..Self::default() }
+        }
+    }
+
+    impl Socket for Peer {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             self.reads += 1;
             assert!(self.reads < 10_000, "unbounded reading");
-            Ok(self.bytes.min(buffer.len()))
+            if self.bytes == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(self.bytes.min(buffer.len())) }
         }
 
         fn has_unread(&mut self) -> bool {
-            true
+            self.bytes > 0
         }
 
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if self.behind { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(bytes.len()) }
+            if self.is_behind { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(bytes.len()) }
         }
 
         fn flush(&mut self) -> io::Result<()> {
-            Ok(())
+            self.flushes += 1;
+            if self.holds_back { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         }
 
         fn shutdown(&mut self) -> io::Result<()> {
@@ -333,8 +345,8 @@ mod tests {
     #[test]
     fn a_client_that_keeps_sending_does_not_starve_other_streams() {
         let mut stream = stream(Policy::default());
-        let mut client = Endless { reads: 0, bytes: 1, behind: false };
-        let mut upstream: Option<Endless> = None;
+        let mut client = Peer::endless(1);
+        let mut upstream: Option<Peer> = None;
         let next = scratch::with(|scratch| stream.drive(&mut client, &mut upstream, Millis(0), scratch));
         assert_eq!((next, client.reads), (DriveOutcome::Again, READS_PER_CALL));
     }
@@ -354,7 +366,7 @@ mod tests {
         ] {
             let mut stream = stream(Policy::default());
             let opened = stream.guard.opened().0;
-            let mut client = Endless { reads: 0, bytes, behind: false };
+            let mut client = Peer::endless(bytes);
             let mut input = [0; 16_384];
             for second in 0..seconds {
                 client.reads = READS_PER_CALL - 1;
@@ -380,78 +392,16 @@ mod tests {
             let mut policy = Policy::default();
             (policy.timeouts.idle, policy.timeouts.write) = (Some(Duration::from_secs(1)), write);
             let mut stream = stream(policy);
-            let mut client = Quiet(Endless { reads: 0, bytes: 1, behind: true });
-            let mut upstream = Some(Endless { reads: 0, bytes: 1, behind: false });
-            let mut drive = |client: &mut Quiet, at: u64| {
+            let mut client = Peer { is_behind: true, ..Peer::default() };
+            let mut upstream = Some(Peer::endless(1));
+            let mut drive = |client: &mut Peer, at: u64| {
                 scratch::with(|scratch| stream.drive(client, &mut upstream, Millis(at), scratch));
                 stream.pair.ended()
             };
             assert_eq!(drive(&mut client, 0), None);
-            client.0.behind = false;
+            client.is_behind = false;
             // The timers of streams are a little late.
             assert_eq!(drive(&mut client, 1030), None, "{write:?}");
-        }
-    }
-
-    /// A client that sends nothing.
-    struct Quiet(Endless);
-
-    impl Socket for Quiet {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-
-        fn has_unread(&mut self) -> bool {
-            false
-        }
-
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn shutdown(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn reset_on_close(&mut self, _: bool) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// A client over TLS: takes every write into its buffer, which is empty only after a flush.
-    struct Buffering {
-        is_full: bool,
-        flushes: u32,
-    }
-
-    impl Socket for Buffering {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-
-        fn has_unread(&mut self) -> bool {
-            false
-        }
-
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            self.flushes += 1;
-            if self.is_full { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        }
-
-        fn shutdown(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn reset_on_close(&mut self, _: bool) -> io::Result<()> {
-            Ok(())
         }
     }
 
@@ -463,9 +413,9 @@ mod tests {
         let mut policy = Policy::default();
         policy.timeouts.write = Some(Duration::from_secs(30));
         let mut stream = stream(policy);
-        let mut client = Buffering { is_full: true, flushes: 0 };
-        let mut upstream = Some(Endless { reads: 0, bytes: 1, behind: false });
-        let mut drive = |client: &mut Buffering, reads: u32| {
+        let mut client = Peer { holds_back: true, ..Peer::default() };
+        let mut upstream = Some(Peer::endless(1));
+        let mut drive = |client: &mut Peer, reads: u32| {
             scratch::with(|scratch| stream.drive(client, &mut upstream, Millis(0), scratch));
             let read = upstream.as_ref().map_or(0, |upstream| upstream.reads);
             assert_eq!(read, reads, "reads of the upstream");
@@ -475,7 +425,7 @@ mod tests {
         let flushes = client.flushes;
         assert_eq!(drive(&mut client, 1), Some(Millis(30_000)), "which repeating does not postpone");
         assert!(client.flushes > flushes);
-        client.is_full = false;
+        client.holds_back = false;
         drive(&mut client, 1 + READS_PER_CALL);
         assert!(client.flushes > 2);
     }

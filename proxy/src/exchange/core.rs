@@ -28,8 +28,7 @@ pub(crate) struct Rules {
     pub(crate) may_be_stream: bool,
     /// Whether the response to the request has no body, whatever its head says.
     pub(crate) is_head: bool,
-    /// Whether interim responses go on to the client. HTTP/1.0 does not know them (RFC 9110 §15.2), and Pingora's session
-    /// cannot send them over HTTP/2.
+    /// Whether interim responses go on to the client: [`takes_interim`](super::takes_interim).
     pub(crate) takes_interim: bool,
     /// Whether the request may be sent again, and so over a kept connection, which its server may be closing.
     pub(crate) is_repeatable: bool,

@@ -7,6 +7,8 @@
 mod clocks;
 mod core;
 #[cfg(test)]
+mod core_random_tests;
+#[cfg(test)]
 mod core_tests;
 mod head_reader;
 mod request;
@@ -17,8 +19,8 @@ mod upload;
 pub(crate) use self::core::{Action, Exchange, Rules, connect_error};
 pub(crate) use head_reader::HeadReader;
 pub(crate) use request::{ClientHop, expects_continue, request_wire, upstream_request};
-pub(crate) use response::BodyStart;
 #[cfg(feature = "fuzzing")]
 pub(crate) use response::HeadKind;
+pub(crate) use response::{BodyStart, takes_interim};
 pub(crate) use stream_head::{finish_stream_head, opening, stream_framing};
 pub(crate) use upload::{Need, Upload, WaitsFor};

@@ -1,6 +1,6 @@
 //! Classifies the response heads of an upstream, and finds where the body begins.
 
-use pingora::http::ResponseHeader;
+use pingora::http::{ResponseHeader, Version};
 
 use super::head_reader::HeadReader;
 use crate::failure::Failure;
@@ -29,6 +29,12 @@ pub(crate) struct BodyStart {
     /// Whether there is a body.
     pub(crate) has_body: bool,
     pub(crate) leftover: Vec<u8>,
+}
+
+/// Whether a client of this version gets interim responses. HTTP/1.0 does not know them (RFC 9110 §15.2), and Pingora's session
+/// cannot send them over HTTP/2.
+pub(crate) fn takes_interim(version: Version) -> bool {
+    version == Version::HTTP_11
 }
 
 impl HeadKind {

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use pingora::connectors::TransportConnector;
-use pingora::http::{Method, RequestHeader, ResponseHeader, Version};
+use pingora::http::{Method, RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::Peer;
@@ -25,7 +25,7 @@ use super::dial::{self, Purpose};
 use super::pool::Pool;
 use super::upload::Upload;
 use crate::driver::clock;
-use crate::exchange::{Action, BodyStart, Exchange, Rules, expects_continue};
+use crate::exchange::{Action, BodyStart, Exchange, Rules, expects_continue, takes_interim};
 use crate::failure::Failure;
 use crate::headers;
 use crate::stream::Policy;
@@ -83,7 +83,7 @@ pub(super) async fn exchange(
         policy: policy.clone(),
         may_be_stream: is_stream,
         is_head: downstream.method == Method::HEAD,
-        takes_interim: downstream.version == Version::HTTP_11,
+        takes_interim: takes_interim(downstream.version),
         is_repeatable: !is_stream && headers::is_repeatable(request, has_body),
     };
     let purpose = if is_stream { Purpose::Stream } else { Purpose::Page };

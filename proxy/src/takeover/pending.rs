@@ -22,7 +22,7 @@ use super::whole_request::WholeRequest;
 use crate::driver::{ConnectionHandler, Endpoint, Pending, Route, Socket, Start, Step, StreamInfo, would_block};
 use crate::exchange::{
     Action, BodyStart, ClientHop, Exchange, Need, Rules, Upload, connect_error, finish_stream_head, opening,
-    request_wire, stream_framing, upstream_request,
+    request_wire, stream_framing, takes_interim, upstream_request,
 };
 use crate::failure::Failure;
 use crate::headers;
@@ -318,7 +318,8 @@ fn start_request(
     };
     let trusted_proxies = handler.admission.trusted_proxies();
     let hop = ClientHop { address: Some(client.ip()), tls: false, trusted_proxies };
-    let (framing, method) = (stream_framing(request.version), request.method.clone());
+    let (version, method) = (request.version, request.method.clone());
+    let framing = stream_framing(version);
     let target = String::from_utf8_lossy(request.raw_path()).into();
     let upstream = upstream_request(request, true, !body.is_empty(), None, &hop).map_err(|_| None)?;
     let mut wire = request_wire(&upstream).map_err(|_| None)?;
@@ -327,7 +328,7 @@ fn start_request(
         policy: route.policy.clone(),
         may_be_stream: true,
         is_head: false,
-        takes_interim: framing == Framing::Chunked,
+        takes_interim: takes_interim(version),
         is_repeatable: false,
     };
     Ok(Box::new(RequestPhase {

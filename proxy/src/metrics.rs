@@ -20,7 +20,7 @@ use crate::driver::{Ended, Observer, Route, StreamInfo};
 use crate::failure::Failure;
 use crate::stream::EndReason;
 use crate::upstream::Upstream;
-use crate::wire::request::Refusal;
+use crate::wire::refusal::Refusal;
 
 /// Why the proxy closes HTTP/2 connections: without streams, vanished, slow, flooding, with malformed requests.
 pub const CLOSE_REASONS: [&str; 5] = ["http2_idle", "http2_vanished", "http2_slow", "http2_flood", "http2_malformed"];

@@ -13,7 +13,7 @@ use super::limits::Limits;
 use super::tls::TlsListeners;
 use crate::metrics::Metrics;
 use crate::takeover::ClientPolicy;
-use crate::wire::request::Refusal;
+use crate::wire::refusal::Refusal;
 
 /// Stands for no limit: beyond the life of any process.
 pub(super) const FOREVER: Duration = Duration::from_secs(1 << 32);

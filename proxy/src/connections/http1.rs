@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::application::{Connections, FOREVER};
 use crate::takeover::{ClientConnection, NextHead};
-use crate::wire::request::Refusal;
+use crate::wire::refusal::Refusal;
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     pub(super) async fn serve_http1(&self, client: ClientConnection, shutdown: &ShutdownWatch) {

@@ -4,7 +4,8 @@ use http::{HeaderValue, header};
 use pingora::http::{HMap, Method, RequestHeader, Version};
 use pingora::prelude::Result;
 
-use crate::wire::request::{HeadLimits, Refusal, is_host};
+use crate::wire::refusal::Refusal;
+use crate::wire::request::{HeadLimits, is_host};
 
 use super::fields::{EVENT_STREAM, INCREMENTAL, media_type, strip_request};
 use super::via;

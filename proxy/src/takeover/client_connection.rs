@@ -24,7 +24,8 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use super::client_transport::{ClientTransport, LINGER, delegate_digests, linger};
 use crate::driver::{Transport, with_read_buffer};
 use crate::sys;
-use crate::wire::request::{HeadLimits, MAX_FIELDS, Refusal, RequestHead};
+use crate::wire::refusal::Refusal;
+use crate::wire::request::{HeadLimits, MAX_FIELDS, RequestHead};
 use crate::wire::request_body::RequestBody;
 
 /// Limit on the bytes that are buffered of what a client pipelines while its request is served. The rest stays in the

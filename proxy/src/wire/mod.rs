@@ -3,6 +3,7 @@
 pub mod body;
 pub mod chunked;
 pub mod frames;
+pub mod refusal;
 pub mod request;
 pub mod request_body;
 pub mod trailers;

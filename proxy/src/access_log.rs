@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
@@ -18,7 +20,18 @@ use crate::logging::{Limits, LineFile, LineQueue, Sink};
 const LIMITS: Limits = Limits { lines: 16 * 1024, bytes: 8 * 1024 * 1024 };
 
 /// The access log. Lines that exceed the queue, or cannot be written, are counted as lost.
-pub struct AccessLog(Option<LineQueue>);
+pub struct AccessLog {
+    is_on: AtomicBool,
+    /// Started with the first file.
+    queue: OnceLock<LineQueue>,
+    file: Arc<Mutex<LineFile>>,
+    /// The file that takes the place of the other as soon as that is not being written to.
+    next: Arc<Mutex<Option<File>>>,
+    lost: Counter,
+}
+
+/// A destination that has been opened.
+pub struct Opened(Option<File>);
 
 /// One line. The field names are a stable contract, described in `docs/operations.md`.
 #[derive(Serialize)]
@@ -45,13 +58,39 @@ impl AccessLog {
     /// # Errors
     /// When the file cannot be opened for appending.
     pub fn open(to: &config::AccessLog, lost: Counter) -> io::Result<Self> {
-        let file = match to {
-            config::AccessLog::Off => return Ok(Self(None)),
-            config::AccessLog::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
-            config::AccessLog::File(path) => OpenOptions::new().create(true).append(true).open(path)?,
+        let opened = Opened::open(to)?;
+        let nowhere = LineFile::new(File::open("/dev/null")?);
+        let log = Self {
+            is_on: AtomicBool::new(false),
+            queue: OnceLock::new(),
+            file: Arc::new(Mutex::new(nowhere)),
+            next: Arc::default(),
+            lost,
         };
-        let sink = Lines { file: LineFile::new(file), lost: lost.clone() };
-        LineQueue::start("access-log", LIMITS, lost, sink).map(|queue| Self(Some(queue)))
+        log.replace(opened)?;
+        Ok(log)
+    }
+
+    /// Writes to another destination from now on, without waiting for a write to the present one.
+    ///
+    /// # Errors
+    /// When the log was off so far, and its thread cannot be started.
+    pub fn replace(&self, to: Opened) -> io::Result<()> {
+        let Some(file) = to.0 else {
+            self.is_on.store(false, Ordering::Relaxed);
+            return Ok(());
+        };
+        *lock(&self.next) = Some(file);
+        if let Ok(mut file) = self.file.try_lock() {
+            take_next(&mut file, &self.next);
+        }
+        if self.queue.get().is_none() {
+            let sink = Lines { file: self.file.clone(), next: self.next.clone(), lost: self.lost.clone() };
+            let queue = LineQueue::start("access-log", LIMITS, self.lost.clone(), sink)?;
+            let _ = self.queue.set(queue);
+        }
+        self.is_on.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Checks, without creating it, that the file could be opened.
@@ -79,15 +118,40 @@ impl AccessLog {
 
     /// Waits until every line logged so far is written, or `limit` has passed.
     pub fn flush(&self, limit: Duration) {
-        if let Some(queue) = &self.0 {
+        if let Some(queue) = self.queue.get() {
             queue.flush(limit);
         }
     }
 }
 
+impl Opened {
+    /// Opens a destination.
+    ///
+    /// # Errors
+    /// When a file cannot be opened for appending.
+    pub fn open(to: &config::AccessLog) -> io::Result<Self> {
+        Ok(Self(match to {
+            config::AccessLog::Off => None,
+            config::AccessLog::Stdout => Some(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
+            config::AccessLog::File(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
+        }))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn take_next(file: &mut LineFile, next: &Mutex<Option<File>>) {
+    if let Some(next) = lock(next).take() {
+        *file = LineFile::new(next);
+    }
+}
+
 /// The file, on the queue's thread.
 struct Lines {
-    file: LineFile,
+    file: Arc<Mutex<LineFile>>,
+    next: Arc<Mutex<Option<File>>>,
     lost: Counter,
 }
 
@@ -96,7 +160,13 @@ impl Sink for Lines {
         if dropped > 0 {
             log::error!("access log lines lost: side=internal reason=queue_full lines={dropped}");
         }
-        if let Err(lost) = self.file.write(batch) {
+        let mut file = lock(&self.file);
+        take_next(&mut file, &self.next);
+        let written = file.write(batch);
+        // It may have been replaced meanwhile: the former file is closed without waiting for the next line.
+        take_next(&mut file, &self.next);
+        drop(file);
+        if let Err(lost) = written {
             self.lost.inc_by(lost.lines);
             log::error!(
                 "access log lines lost: side=internal reason=write_failed lines={}: {}",
@@ -109,7 +179,7 @@ impl Sink for Lines {
 
 impl Observer for AccessLog {
     fn ended(&self, ended: &Ended<'_>) {
-        let Some(queue) = &self.0 else { return };
+        let Some(queue) = self.queue.get().filter(|_| self.is_on.load(Ordering::Relaxed)) else { return };
         let line = Line {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: ended.route,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use log::LevelFilter;
 
+use crate::control::remote::Target;
+
 /// A reverse proxy for Server-Sent Events.
 ///
 /// Placed in front of an existing backend, it passes event streams through unbuffered and unchanged, keeps silent ones
@@ -31,13 +33,16 @@ Examples:
       Serve what the file says; docs/configuration.md describes every key.
   sse-proxy check-config sse-proxy.yaml
       Report errors in a file, and settings that are probably not meant. With --strict, warnings exit 1: for CI.
+  sse-proxy reload --config sse-proxy.yaml
+      Let the process that runs with this file read it again, and report what has changed.
 
 Exit codes:
-  0   shut down as requested, or the file is valid
-  1   cannot serve, for example because an address is in use; or check-config --strict has warnings
+  0   shut down as requested, or the file is valid, or the process has reloaded
+  1   cannot serve, for example because an address is in use; check-config --strict has warnings; reload has failed
   64  the command line or the configuration is wrong
   70  a bug
-Signals: SIGTERM, SIGINT and SIGQUIT stop accepting and end streams between events; a second one exits at once.";
+Signals: SIGTERM, SIGINT and SIGQUIT stop accepting and end streams between events; a second one exits at once.
+SIGHUP reads the configuration again.";
 
 /// How to serve.
 #[derive(Args, Debug)]
@@ -70,4 +75,31 @@ pub enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// Let a running process read its configuration again, and report the outcome: exit 0 if it has, 1 if nothing has changed.
+    Reload(Reload),
+}
+
+/// How `reload` finds the process.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Reload {
+    /// The address of its admin listener.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub admin: Option<String>,
+    /// The configuration file that it runs with, which names its admin listener or its pid file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Its pid file. The outcome is in its log only.
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+}
+
+impl From<Reload> for Target {
+    fn from(reload: Reload) -> Self {
+        match (reload.admin, reload.config, reload.pid_file) {
+            (Some(admin), ..) => Self::Admin(admin),
+            (_, Some(config), _) => Self::Config(config),
+            (.., pid_file) => Self::PidFile(pid_file.unwrap_or_default()),
+        }
+    }
 }

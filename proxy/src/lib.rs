@@ -165,6 +165,9 @@ pub mod config;
 pub mod connections;
 #[cfg(feature = "server")]
 #[doc(hidden)]
+pub mod control;
+#[cfg(feature = "server")]
+#[doc(hidden)]
 pub mod fallback;
 #[cfg(feature = "server")]
 #[doc(hidden)]

@@ -6,24 +6,22 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::listeners::tls::{Acceptor, TlsSettings};
-use pingora::listeners::{ConnectionFilter, L4BufferSettings, ListenerConfig, TlsAccept, TlsAcceptCallbacks};
+use pingora::listeners::{TlsAccept, TlsAcceptCallbacks};
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
-use pingora::tls;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::certificate;
+use crate::certificate::{self, Served};
 use crate::config::{Admin, Listen, Problem, Tls};
-use crate::driver::{self, descriptors};
+use crate::driver;
 use crate::threads::Essential;
 use crate::wire::request::HeadLimits;
 
@@ -35,9 +33,6 @@ const H2_SEND_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Limit on the streams of one HTTP/2 connection, which the tabs of a browser share.
 const H2_STREAMS_PER_CONNECTION: u32 = 256;
-
-/// How often a service that has stopped accepting for lack of descriptors checks again.
-const SCARCITY_POLL: Duration = Duration::from_millis(100);
 
 /// An address cannot be listened on.
 #[derive(Debug, Error)]
@@ -61,6 +56,13 @@ pub enum ListenError {
     },
 }
 
+impl ListenError {
+    /// Whether a socket has the address already.
+    pub(crate) fn is_in_use(&self) -> bool {
+        matches!(self, Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::AddrInUse => {
@@ -78,38 +80,34 @@ pub struct Bound {
     pub address: SocketAddr,
     /// Whether HTTP/2 without TLS is accepted.
     pub h2c: bool,
-    tls: Option<TlsSettings>,
+    tls: Option<TlsEndpoint>,
     socket: OwnedFd,
 }
 
+/// What a listener for TLS has beside its socket.
+#[derive(Clone)]
+pub struct TlsEndpoint {
+    /// Completes handshakes.
+    pub(crate) acceptor: Arc<Acceptor>,
+    /// What handshakes are given.
+    pub(crate) certificate: Arc<Served>,
+    /// Of the files that it was read from.
+    pub(crate) fingerprint: u64,
+}
+
 impl Bound {
-    /// The protocols, for the log.
-    pub fn protocol(&self) -> &'static str {
-        match (&self.tls, self.h2c) {
-            (Some(_), _) => "https, HTTP/2 and HTTP/1.1",
-            (None, true) => "http, HTTP/2 and HTTP/1.1",
-            (None, false) => "http",
-        }
+    /// The socket, and what it has for TLS.
+    pub fn into_parts(self) -> (TcpListener, Option<TlsEndpoint>) {
+        (self.socket.into(), self.tls)
     }
+}
 
-    /// Whether the listener uses TLS.
-    pub fn is_tls(&self) -> bool {
-        self.tls.is_some()
-    }
-
-    /// The socket alone.
-    pub fn into_listener(self) -> TcpListener {
-        self.socket.into()
-    }
-
-    /// What completes TLS handshakes on its connections, if it uses TLS; `None` after the first call.
-    pub fn take_acceptor(&mut self) -> Option<Acceptor> {
-        self.tls.take().map(TlsSettings::build)
-    }
-
-    /// The endpoint for Pingora, before TLS, without its buffers of 64 KiB for each connection.
-    pub fn endpoint(&self) -> ListenerConfig {
-        ListenerConfig::tcp(self.address.to_string()).l4_buffer(L4BufferSettings::unbuffered())
+/// The protocols of a listener, for the log.
+pub(crate) fn protocol(listen: &Listen) -> &'static str {
+    match (&listen.tls, listen.h2c) {
+        (Some(_), _) => "https, HTTP/2 and HTTP/1.1",
+        (None, true) => "http, HTTP/2 and HTTP/1.1",
+        (None, false) => "http",
     }
 }
 
@@ -127,8 +125,7 @@ pub fn h2_options(limits: &HeadLimits) -> H2Options {
 /// # Errors
 /// When the certificate cannot be used, the address does not resolve, or it cannot be bound.
 pub fn bind(listen: &Listen) -> Result<Bound, ListenError> {
-    let tls = listen.tls.as_ref().map(tls_settings).transpose();
-    let tls = tls.map_err(|problem| ListenError::Tls { address: listen.address.clone(), problem })?;
+    let tls = tls_endpoint(listen)?;
     let (address, socket) =
         bind_socket(listen).map_err(|source| ListenError::Bind { address: listen.address.clone(), source })?;
     Ok(Bound { address, h2c: listen.h2c, tls, socket })
@@ -144,33 +141,57 @@ pub fn bind_admin(admin: &Admin) -> Result<Bound, ListenError> {
 
 fn bind_socket(listen: &Listen) -> io::Result<(SocketAddr, OwnedFd)> {
     let not_found = || io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    let address = listen.address.to_socket_addrs()?.next().ok_or_else(not_found)?;
+    let address = resolve(&listen.address)?.ok_or_else(not_found)?;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(listen.reuse_port)?;
     socket.set_nonblocking(true)?;
-    // Accepted connections inherit it: a vanished client is detected even if nothing is ever sent to it.
-    if let Some(keep_alive) = listen.tcp_keepalive.get() {
-        driver::keep_alive(SockRef::from(&socket), keep_alive)?;
-        // Probes are sent on silent connections only. Unacknowledged data ends a connection after the same time.
-        let patience = keep_alive.idle + keep_alive.interval * keep_alive.count;
-        socket.set_tcp_user_timeout(Some(patience))?;
-    }
+    // Accepted connections inherit both.
+    socket.set_tcp_nodelay(true)?;
+    set_keep_alive(&socket, listen)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from(socket);
     Ok((listener.local_addr()?, listener.into()))
 }
 
+/// The address that a listener binds, if its name has one.
+pub(crate) fn resolve(address: &str) -> io::Result<Option<SocketAddr>> {
+    Ok(address.to_socket_addrs()?.next())
+}
+
+/// Sets the keep-alive of connections that will be accepted: a vanished client is detected even if nothing is ever sent to it.
+pub(crate) fn set_keep_alive(socket: &impl AsFd, listen: &Listen) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let Some(keep_alive) = listen.tcp_keepalive.get() else {
+        socket.set_keepalive(false)?;
+        return socket.set_tcp_user_timeout(None);
+    };
+    driver::keep_alive(SockRef::from(&*socket), keep_alive)?;
+    // Probes are sent on silent connections only. Unacknowledged data ends a connection after the same time.
+    let patience = keep_alive.idle + keep_alive.interval * keep_alive.count;
+    socket.set_tcp_user_timeout(Some(patience))
+}
+
+/// Loads the certificate of a listener, if it uses TLS.
+///
+/// # Errors
+/// When it cannot be used.
+pub(crate) fn tls_endpoint(listen: &Listen) -> Result<Option<TlsEndpoint>, ListenError> {
+    let tls = listen.tls.as_ref().map(new_tls_endpoint).transpose();
+    tls.map_err(|problem| ListenError::Tls { address: listen.address.clone(), problem })
+}
+
 /// Loads the files here, because Pingora loads them when a service starts and panics on an error.
-fn tls_settings(config: &Tls) -> Result<TlsSettings, Problem> {
-    let certified = certificate::load(config)?.key;
+fn new_tls_endpoint(config: &Tls) -> Result<TlsEndpoint, Problem> {
+    let certificate = certificate::load(config)?;
+    let (served, fingerprint) = (Served::new(certificate.key), certificate.fingerprint);
     let no_callbacks: TlsAcceptCallbacks = Box::new(NoCallbacks);
     let mut settings = TlsSettings::with_callbacks(no_callbacks)
         .map_err(|error| Problem::new(&["cert"], format!("cannot be used: {error}"), "report this: it is a bug"))?;
-    settings.set_cert_resolver(Arc::new(tls::sign::SingleCertAndKey::from(certified)));
+    settings.set_cert_resolver(served.clone());
     settings.enable_h2();
-    Ok(settings)
+    Ok(TlsEndpoint { acceptor: Arc::new(settings.build()), certificate: served, fingerprint })
 }
 
 /// Pingora's settings without certificate files require callbacks; these do nothing.
@@ -178,20 +199,6 @@ struct NoCallbacks;
 
 #[async_trait]
 impl TlsAccept for NoCallbacks {}
-
-/// Stops Pingora's services from accepting while descriptors are scarce; connections wait in the kernel's queue.
-#[derive(Debug)]
-pub(crate) struct WhileDescriptorsLast;
-
-#[async_trait]
-impl ConnectionFilter for WhileDescriptorsLast {
-    async fn should_accept(&self, _: Option<&SocketAddr>) -> bool {
-        while descriptors::are_scarce() {
-            tokio::time::sleep(SCARCITY_POLL).await;
-        }
-        true
-    }
-}
 
 /// A service whose endpoints are already bound.
 pub struct Prebound<S> {
@@ -204,12 +211,8 @@ pub struct Prebound<S> {
 }
 
 impl<S> Prebound<S> {
-    /// Passes the sockets to `service`, whose endpoints must have exactly the bound addresses.
-    pub fn new(service: S, bound: Vec<Bound>) -> Self {
-        Self { service, bound, shutdown: None, _never: None }
-    }
-
-    /// The same for a service that runs through a drain, until the process exits.
+    /// Passes the sockets to `service`, whose endpoints must have exactly the bound addresses, and which runs through a drain,
+    /// until the process exits.
     pub fn until_exit(service: S, bound: Vec<Bound>) -> Self {
         let (never, shutdown) = watch::channel(false);
         Self { service, bound, shutdown: Some(shutdown), _never: Some(never) }

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use sse_proxy::cli::{Cli, Command, Serve};
-use sse_proxy::config::{Config, ConfigFile, Problem};
+use sse_proxy::config::Config;
+use sse_proxy::control::remote::{self, Target};
 use sse_proxy::logging::ProcessLog;
 use sse_proxy::server;
 
@@ -31,21 +32,13 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Some(Command::CheckConfig { file, strict }) => check(&file, strict),
+        Some(Command::Reload(target)) => reload(&target.into()),
         None => serve(&cli.serve),
     }
 }
 
-/// A configuration that can be served, with its warnings. On an error, the message.
-fn checked(file: &Path) -> Result<(Config, Vec<String>), String> {
-    let file = ConfigFile::load(file).map_err(|error| error.to_string())?;
-    let located = |problem: &Problem| file.location(problem);
-    let warnings = server::check(&file.config).map_err(|problem| format!("{}: {problem}", located(&problem)))?;
-    let warnings = warnings.iter().map(|problem| format!("{}: warning: {problem}", located(problem))).collect();
-    Ok((file.config, warnings))
-}
-
 fn check(file: &Path, strict: bool) -> ExitCode {
-    match checked(file) {
+    match server::read(file) {
         Ok((_, warnings)) => {
             for warning in &warnings {
                 println!("{warning}");
@@ -66,9 +59,22 @@ fn check(file: &Path, strict: bool) -> ExitCode {
     }
 }
 
+fn reload(target: &Target) -> ExitCode {
+    match remote::reload(target) {
+        Ok(outcome) => {
+            print!("{outcome}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("sse-proxy: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn serve(arguments: &Serve) -> ExitCode {
     let checked = match &arguments.config {
-        Some(file) => checked(file),
+        Some(file) => server::read(file).map(|(file, warnings)| (file.config, warnings)),
         None => {
             let upstream = arguments.upstream.as_deref().unwrap_or_default();
             Config::for_upstream(upstream, &arguments.listen, arguments.admin.as_deref())
@@ -92,7 +98,7 @@ fn serve(arguments: &Serve) -> ExitCode {
     for (number, warning) in (1..).zip(warnings) {
         log::warn!("configuration: warning={number}: {warning}");
     }
-    let code = match server::run(&config, &log) {
+    let code = match server::run(&config, arguments.config.as_deref(), &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log.print(&format!("sse-proxy: {error}"));

@@ -5,13 +5,14 @@ mod process;
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -31,7 +32,7 @@ pub const TLS_SLOW: &str = "tls_slow";
 /// Every metric of the process.
 pub struct Metrics {
     registry: Registry,
-    watched: Arc<OnceLock<Watched>>,
+    watched: Arc<Mutex<Watched>>,
     ended: Family<EndLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
     first_byte: Family<RouteLabels, Histogram>,
@@ -41,12 +42,19 @@ pub struct Metrics {
     log_lost: Counter,
     dropped_fields: Counter,
     closed_connections: Family<RefusedLabels, Counter>,
+    reloads: Family<OutcomeLabels, Counter>,
+    reload_successful: Gauge,
+    reload_seconds: Gauge,
 }
 
 /// What counts by itself.
+#[derive(Default)]
 struct Watched {
+    /// Those of the configuration, and those that a reload has removed: their streams may still run, and counters do not vanish.
     routes: Vec<Arc<Route>>,
     upstreams: Vec<Arc<Upstream>>,
+    /// Upstreams that a reload has removed, while they serve streams.
+    former: Vec<Arc<Upstream>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,6 +80,11 @@ struct RefusedLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     status: u16,
 }
@@ -85,7 +98,7 @@ impl Metrics {
     /// The same, with the counter of log lines that were dropped.
     pub fn with_log(log_dropped: Counter) -> Arc<Self> {
         let mut registry = Registry::with_prefix("sse_proxy");
-        let watched = Arc::new(OnceLock::new());
+        let watched = Arc::<Mutex<Watched>>::default();
         let ended = Family::<EndLabels, Counter>::default();
         registry.register("streams_ended", "Streams that ended, by reason", ended.clone());
         let failures = Family::<FailureLabels, Counter>::default();
@@ -123,6 +136,16 @@ impl Metrics {
         for reason in CLOSE_REASONS.into_iter().chain([TLS_SLOW]) {
             let _ = closed_connections.get_or_create(&RefusedLabels { reason });
         }
+        let reloads = Family::<OutcomeLabels, Counter>::default();
+        registry.register("reloads", "Reloads of the configuration, by outcome", reloads.clone());
+        for outcome in ["success", "failure"] {
+            let _ = reloads.get_or_create(&OutcomeLabels { outcome });
+        }
+        let (reload_successful, reload_seconds) = (Gauge::default(), Gauge::default());
+        let help = "Whether the last reload succeeded; 1 before the first";
+        registry.register("config_last_reload_successful", help, reload_successful.clone());
+        let help = "When the configuration in force was read, in seconds since 1970";
+        registry.register("config_last_reload_seconds", help, reload_seconds.clone());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);
         registry.register("build", "What is running", build);
         registry.register_collector(Box::new(WatchedCollector(watched.clone())));
@@ -139,11 +162,15 @@ impl Metrics {
             log_lost,
             dropped_fields,
             closed_connections,
+            reloads,
+            reload_successful,
+            reload_seconds,
         })
     }
 
-    /// Adds the routes and upstreams whose counters are exported, and starts each reason at zero, so that rates are right from the
-    /// first increment.
+    /// Sets the routes and upstreams whose counters are exported, in place of earlier ones, and starts each reason at zero, so
+    /// that rates are right from the first increment. A route that is not among them any more is exported to the end, and an
+    /// upstream while it serves streams.
     pub fn watch(&self, routes: Vec<Arc<Route>>, upstreams: Vec<Arc<Upstream>>) {
         for route in &routes {
             for reason in EndReason::ALL {
@@ -153,7 +180,46 @@ impl Metrics {
                 let _ = self.failures.get_or_create(&FailureLabels { route: route.name.to_string(), reason });
             }
         }
-        let _ = self.watched.set(Watched { routes, upstreams });
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let former = std::mem::replace(&mut watched.routes, routes);
+        for route in former {
+            if !watched.routes.iter().any(|known| known.name == route.name) {
+                watched.routes.push(route);
+            }
+        }
+        let former = std::mem::replace(&mut watched.upstreams, upstreams);
+        watched.former.extend(former);
+        let Watched { upstreams, former, .. } = &mut *watched;
+        former.retain(|former| !upstreams.iter().any(|known| known.name() == former.name()));
+    }
+
+    /// A route of this name whose streams have been counted before.
+    pub fn watched_route(&self, name: &str) -> Option<Arc<Route>> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.routes.iter().find(|route| &*route.name == name).cloned()
+    }
+
+    /// An upstream of this name whose streams are counted.
+    pub fn watched_upstream(&self, name: &str) -> Option<Arc<Upstream>> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.upstreams.iter().chain(&watched.former).find(|upstream| upstream.name() == name).cloned()
+    }
+
+    /// Records that the configuration is in force: the process has started with it.
+    pub fn configured(&self) {
+        self.reload_successful.set(1);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.reload_seconds.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a reload.
+    pub fn reloaded(&self, is_success: bool) {
+        let outcome = if is_success { "success" } else { "failure" };
+        self.reloads.get_or_create(&OutcomeLabels { outcome }).inc();
+        match is_success {
+            true => self.configured(),
+            false => drop(self.reload_successful.set(0)),
+        }
     }
 
     /// Counts a request that was refused before an upstream was chosen.
@@ -221,7 +287,7 @@ impl Observer for Metrics {
 }
 
 /// Exports the counters of every route and every endpoint.
-struct WatchedCollector(Arc<OnceLock<Watched>>);
+struct WatchedCollector(Arc<Mutex<Watched>>);
 
 impl fmt::Debug for WatchedCollector {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -240,11 +306,13 @@ impl Collector for WatchedCollector {
             ("heartbeats", "Heartbeats sent", |totals| totals.heartbeats.load(Ordering::Relaxed)),
             ("body_bytes", "Body bytes passed on", |totals| totals.bytes.load(Ordering::Relaxed)),
         ];
-        let Some(Watched { routes, upstreams }) = self.0.get() else { return Ok(()) };
+        let mut watched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Watched { routes, upstreams, former } = &mut *watched;
+        former.retain(|upstream| upstream.active_streams().values().any(|active| *active > 0));
         for (name, help, read) in gauges {
             let kind = prometheus_client::metrics::MetricType::Gauge;
             let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-            for route in routes {
+            for route in routes.iter() {
                 let labels = [("route", &*route.name)];
                 let value = i64::try_from(read(&route.totals)).unwrap_or(i64::MAX);
                 ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
@@ -253,7 +321,7 @@ impl Collector for WatchedCollector {
         for (name, help, read) in counters {
             let kind = prometheus_client::metrics::MetricType::Counter;
             let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-            for route in routes {
+            for route in routes.iter() {
                 let labels = [("route", &*route.name)];
                 ConstCounter::new(read(&route.totals)).encode(metric.encode_family(&labels)?)?;
             }
@@ -261,7 +329,7 @@ impl Collector for WatchedCollector {
         let (name, help) = ("upstream_streams_active", "Streams running, by the address of the server");
         let kind = prometheus_client::metrics::MetricType::Gauge;
         let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-        for upstream in upstreams {
+        for upstream in upstreams.iter().chain(former.iter()) {
             for (address, active) in upstream.active_streams() {
                 let labels = [("upstream", upstream.name().to_owned()), ("address", address.to_string())];
                 let value = i64::try_from(active).unwrap_or(i64::MAX);

@@ -1,46 +1,49 @@
 //! Builds the server from its parts and runs it until a signal.
 
-use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use http::StatusCode;
 use log::Level;
-use pingora::proxy::{HttpProxy, http_proxy};
+use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora::services::listening::Service;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::sync::mpsc::unbounded_channel;
 
 use crate::access_log::AccessLog;
-use crate::admin::Admin;
+use crate::admin::{Admin, Reload};
 use crate::certificate;
-use crate::config::{Config, DriverConfig, Problem};
-use crate::connections::{Connections, TlsListeners};
+use crate::config::{Config, ConfigFile, DriverConfig, Problem};
+use crate::connections::Connections;
+use crate::control::pid_file::{PidFile, PidFileError};
+use crate::control::remote::RELOADED;
+use crate::control::{Acceptors, BindError, Control, Parts, Reader, ReloadError};
 use crate::driver::descriptors;
-use crate::driver::{
-    BoundListener, Driver, Drivers, Ended, Observer, Route, StreamInfo, StreamRegistry, reactor_threads,
-};
+use crate::driver::{Driver, Drivers, Ended, Observer, StreamInfo, StreamRegistry, reactor_threads};
 use crate::failure::Failure;
 use crate::fallback::Fallback;
 use crate::gateway::Gateway;
-use crate::listen::{self, Bound, ListenError, Prebound};
+use crate::listen::{self, ListenError, Prebound};
 use crate::logging::ProcessLog;
 use crate::metrics::Metrics;
-use crate::routing::{RouteEntry, RouteTable, Router};
-use crate::stream::Policy;
 use crate::sys;
 use crate::takeover::{RequestHandler, Takeover};
 use crate::threads::{self, Essential};
-use crate::upstream::Upstream;
 
 /// The limit of a drain for which none is configured, so that the process always exits.
 const LONGEST_DRAIN: Duration = Duration::from_secs(3600);
+
+/// Longer than any drain.
+const GRACE_PERIOD: Duration = Duration::from_secs(2 * 366 * 86_400);
 
 /// How often a drain checks whether anything is left.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
@@ -57,9 +60,15 @@ pub const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 /// The proxy cannot start.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// An address cannot be listened on.
+    /// An address of `listen` cannot be listened on.
     #[error(transparent)]
-    Listen(#[from] ListenError),
+    Listen(#[from] BindError),
+    /// The address of `admin` cannot be listened on.
+    #[error(transparent)]
+    Admin(#[from] ListenError),
+    /// The pid file cannot be written.
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
     /// The access log cannot be opened.
     #[error("cannot open the access log: {0}; check the path at access_log and its permissions")]
     AccessLog(#[source] io::Error),
@@ -79,15 +88,28 @@ pub fn check(config: &Config) -> Result<Vec<Problem>, Problem> {
     let mut warnings = config.warnings();
     warnings.extend(certificate::check(&config.listen)?);
     AccessLog::check(&config.access_log)?;
+    config.pid_file.as_deref().map(PidFile::check).transpose()?;
     Ok(warnings)
 }
 
+/// Reads a configuration file and checks it with the files that it names; returns it with its warnings.
+///
+/// # Errors
+/// When it cannot be served: the message, with file, line and key.
+pub fn read(file: &Path) -> Result<(ConfigFile, Vec<String>), String> {
+    let file = ConfigFile::load(file).map_err(|error| error.to_string())?;
+    let located = |problem: &Problem| file.location(problem);
+    let warnings = check(&file.config).map_err(|problem| format!("{}: {problem}", located(&problem)))?;
+    let warnings = warnings.iter().map(|problem| format!("{}: warning: {problem}", located(problem))).collect();
+    Ok((file, warnings))
+}
+
 /// Binds everything, serves until SIGTERM, SIGINT or SIGQUIT, drains, and returns once nothing is left or the drain's
-/// limit has passed. A second signal cuts the drain short.
+/// limit has passed. A second signal cuts the drain short. SIGHUP reads `file` again, if there is one.
 ///
 /// # Errors
 /// When something cannot be bound or opened; nothing has been served in that case.
-pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
+pub fn run(config: &Config, file: Option<&Path>, log: &ProcessLog) -> Result<(), ServerError> {
     if !sys::tune_allocator() {
         log::warn!(
             "allocator not tuned: side=internal: it keeps its own settings and returns memory later than measured"
@@ -95,11 +117,11 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     }
     let metrics = Metrics::with_log(log.dropped());
     let access_log = AccessLog::open(&config.access_log, metrics.log_lost()).map_err(ServerError::AccessLog)?;
-    let bound = config.listen.iter().map(listen::bind).collect::<Result<Vec<_>, _>>()?;
+    let access_log = Arc::new(access_log);
     let admin_bound = config.admin.as_ref().map(listen::bind_admin).transpose()?;
     raise_descriptor_limit();
 
-    let observer = Arc::new(StreamObserver { metrics: metrics.clone(), access_log });
+    let observer = Arc::new(StreamObserver { metrics: metrics.clone(), access_log: access_log.clone() });
     let (lines, log) = (observer.clone(), log.clone());
     threads::flush_before_exit(move || {
         lines.access_log.flush(FLUSH_LIMIT);
@@ -110,130 +132,89 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
         DriverConfig::Parked => Driver::Parked,
         DriverConfig::Task => Driver::Task,
     };
-    let client = config.client.policy();
     let drivers = Drivers::new(driver, reactor_threads(threads));
-    let takeover = Arc::new(Takeover::new(drivers).trusting(config.trusted_proxies()).with_body_timeout(client.body));
-    let upstreams = upstreams(config);
-    let routes = routes(config, &upstreams, &observer);
-    metrics.watch(routes.iter().map(|route| route.streams.clone()).collect(), upstreams.into_values().collect());
-    let router = Arc::new(Router::new(RouteTable::new(routes)));
-    let gateway = Gateway::new(router.clone(), takeover.clone(), metrics.clone(), client);
+    let takeover = Arc::new(Takeover::new(drivers));
     let open_http2 = Arc::<AtomicUsize>::default();
+    let reader = file.map(Path::to_owned).map(|file| Box::new(move || read(&file)) as Reader);
+    let control = Arc::new(Control::new(
+        config,
+        Parts {
+            reader,
+            metrics: metrics.clone(),
+            observer: observer.clone(),
+            access_log,
+            open_http2: open_http2.clone(),
+        },
+    ));
+    let router = control.router().clone();
+    let gateway = Gateway::new(router.clone(), takeover.clone(), metrics.clone());
     let draining = Arc::new(AtomicBool::new(false));
 
-    let limit = config.drain.timeout.get().unwrap_or(LONGEST_DRAIN);
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(threads, limit));
-    for bound in &bound {
-        log::info!("listening on {} ({})", bound.address, bound.protocol());
-    }
-    let conf = server.configuration.clone();
-    let (mut listeners, mut handlers) = (Vec::new(), Vec::new());
-    // HTTP/2 without TLS is a setting of the service, not of the listener.
-    let (h2c, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(|bound| bound.h2c);
-    for (bound, h2c) in [(others, false), (h2c, true)] {
-        // The reactors accept plain connections; Pingora accepts TLS, and all connections when there are no reactors.
-        let by_reactors = |bound: &Bound| driver == Driver::Parked && !bound.is_tls();
-        let (plain, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(by_reactors);
-        let application = || {
-            let app = http_proxy(&conf, gateway.clone());
-            let (options, unacknowledged) = (listen::h2_options(&client.head), router.table().longest_write());
-            Connections::new(app, options, h2c, unacknowledged, client, metrics.clone(), open_http2.clone())
-        };
-        if !plain.is_empty() {
-            let (handler, handed_off) = RequestHandler::new(Arc::new(gateway.clone()), client);
-            for bound in plain {
-                listeners.push(takeover.listen(bound.into_listener(), &handler)?);
-            }
-            server.add_service(Fallback::new(application(), handed_off));
-            handlers.push(handler);
-        }
-        if !others.is_empty() {
-            server.add_service(proxy_service(application(), others));
-        }
-    }
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(threads));
+    let (handler, handed_off) = RequestHandler::new(Arc::new(gateway.clone()));
+    let (tasks, task_listeners) = unbounded_channel();
+    control.bind(Acceptors { takeover: takeover.clone(), driver, handler: handler.clone(), tasks })?;
+    let pid_file = config.pid_file.as_deref().map(PidFile::create).transpose()?;
+    let app = http_proxy(&server.configuration, gateway);
+    let application = Connections::new(app, control.connection_rules().clone(), metrics.clone());
+    server.add_service(Fallback::new(application, handed_off, task_listeners));
     if let Some(bound) = admin_bound {
         log::info!("admin on {}", bound.address);
-        let mut service = Service::new("admin".to_owned(), Admin::new(metrics, draining.clone()));
+        let pages = Admin::new(metrics, draining.clone(), reload_page(control.clone()));
+        let mut service = Service::new("admin".to_owned(), pages);
         service.add_tcp(&bound.address.to_string());
         service.threads = Some(1);
         server.add_service(Prebound::until_exit(service, vec![bound]));
     }
 
+    control.watch_certificates()?;
+    let (streams, reactors) = (takeover.registry().clone(), takeover.clone());
+    control.notifier().start(move || streams.active(), move |limit| reactors.responds(limit))?;
     let (finished, wait) = channel();
     let registry = takeover.registry().clone();
     let in_flight = router.in_flight().clone();
-    let watch = SignalWatch {
-        listeners: Mutex::new(listeners),
-        handlers,
-        draining,
-        registry,
-        limit,
-        in_flight,
-        open_http2,
-        finished,
-    };
+    let watch = SignalWatch { control, handler, draining, registry, in_flight, open_http2, finished };
     threads::spawn("server", move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
     // The signal watch sends once, at the end of the drain.
     let outcome = wait.recv().map_err(|_| ServerError::Stopped);
     observer.access_log.flush(FLUSH_LIMIT);
+    drop(pid_file);
     outcome
 }
 
-fn upstreams(config: &Config) -> BTreeMap<&str, Arc<Upstream>> {
-    let upstreams = config.upstreams.iter();
-    upstreams.map(|(name, upstream)| (name.as_str(), Arc::new(Upstream::new(name, upstream.servers.clone())))).collect()
+/// What `POST /reload` answers.
+fn reload_page(control: Arc<Control>) -> Reload {
+    Arc::new(move || match control.reload() {
+        Ok(outcome) => {
+            let nothing = ["nothing has changed".to_owned()];
+            let changes = if outcome.changes.is_empty() { &nothing[..] } else { &outcome.changes };
+            let lines = [RELOADED.to_owned()].into_iter().chain(changes.iter().cloned()).chain(outcome.warnings);
+            (StatusCode::OK, lines.map(|line| line + "\n").collect())
+        }
+        Err(error) => {
+            let status = match error {
+                ReloadError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+                ReloadError::System(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                ReloadError::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            (status, format!("not reloaded, and nothing has changed: {error}\n"))
+        }
+    })
 }
 
-fn routes(
-    config: &Config,
-    upstreams: &BTreeMap<&str, Arc<Upstream>>,
-    observer: &Arc<StreamObserver>,
-) -> Vec<RouteEntry> {
-    let routes = config.effective_routes();
-    routes
-        .iter()
-        .filter_map(|route| {
-            let name = config.upstream_of(route)?;
-            let keep_alive = config.upstreams.get(name)?.tcp_keepalive.get();
-            let policy = Policy { keep_alive, ..route.policy() };
-            Some(RouteEntry {
-                path_prefix: route.matches.path_prefix.clone(),
-                stream: route.stream,
-                upstream: upstreams.get(name)?.clone(),
-                streams: Route::new(route.display_name(), policy, observer.clone()),
-            })
-        })
-        .collect()
-}
-
-fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
+fn server_conf(threads: usize) -> ServerConf {
     ServerConf {
         threads,
         // A connection, its requests and its streams stay on one thread, without wakeups across threads.
         work_stealing: false,
         // An upgrade tries each address of its upstream once, and stops when none is left.
         max_retries: usize::MAX,
-        // Pingora sleeps through its grace period; the process exits earlier, as soon as nothing is left.
-        grace_period_seconds: Some(drain_limit.as_secs() + 2 * DRAIN_MARGIN.as_secs()),
+        // Pingora sleeps through its grace period; the process exits earlier, as soon as nothing is left or the limit of the
+        // drain has passed, which a reload may change.
+        grace_period_seconds: Some(GRACE_PERIOD.as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
     }
-}
-
-/// The application that serves the connections outside of the reactors.
-type Application = Connections<HttpProxy<Gateway>>;
-
-fn proxy_service(application: Application, mut bound: Vec<Bound>) -> Prebound<Service<Application>> {
-    let mut tls = TlsListeners::default();
-    for bound in &mut bound {
-        tls.add(bound.address, bound.take_acceptor());
-    }
-    let mut service = Service::new("proxy".to_owned(), application.with_tls(tls));
-    service.set_connection_filter(Arc::new(listen::WhileDescriptorsLast));
-    for bound in &bound {
-        service.add_listener(bound.endpoint());
-    }
-    Prebound::new(service, bound)
 }
 
 /// Raises the descriptor limit to the maximum: each stream needs two.
@@ -259,7 +240,7 @@ fn raise_descriptor_limit() {
 /// Reports streams to the metrics and the access log.
 struct StreamObserver {
     metrics: Arc<Metrics>,
-    access_log: AccessLog,
+    access_log: Arc<AccessLog>,
 }
 
 impl Observer for StreamObserver {
@@ -284,15 +265,27 @@ impl Observer for StreamObserver {
 
 /// Waits for the signal to stop, and starts the drain.
 struct SignalWatch {
-    /// Opened once the signal handlers are installed, so that a drain reaches every connection.
-    listeners: Mutex<Vec<BoundListener>>,
-    handlers: Vec<RequestHandler>,
+    control: Arc<Control>,
+    handler: RequestHandler,
     draining: Arc<AtomicBool>,
     registry: Arc<StreamRegistry>,
-    limit: Duration,
     in_flight: Arc<AtomicUsize>,
     open_http2: Arc<AtomicUsize>,
     finished: Sender<()>,
+}
+
+/// Reloads at each SIGHUP.
+async fn reload_at(mut hangup: Signals, control: Arc<Control>) {
+    // A panic would leave a process that no longer reloads.
+    let _essential = Essential::new("reload");
+    while hangup.recv().await.is_some() {
+        let control = control.clone();
+        // The outcome has been logged and counted.
+        let reload = tokio::task::spawn_blocking(move || drop(control.reload()));
+        if reload.await.is_err() {
+            log::error!("configuration not reloaded: side=internal: the reload panicked");
+        }
+    }
 }
 
 #[async_trait]
@@ -306,26 +299,30 @@ impl ShutdownSignalWatch for SignalWatch {
             log::error!("signal handlers not installed: side=internal: only SIGKILL ends this process");
             return std::future::pending().await;
         };
-        for listen in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if let Err(error) = listen.open() {
-                log::error!("listener closed: side=internal: {error}");
-            }
+        match signal(SignalKind::hangup()) {
+            Ok(hangup) => drop(tokio::spawn(reload_at(hangup, self.control.clone()))),
+            Err(error) => log::error!("signal handler not installed: side=internal: SIGHUP ends this process: {error}"),
         }
+        // Now that the signal handlers are installed, so that a drain reaches every connection.
+        self.control.open();
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = quit.recv() => {}
         }
         let streams = self.registry.active();
-        log::info!("shutting down: no new connections; {streams} streams have {:?} to end", self.limit);
+        let limit = self.control.drain_limit().unwrap_or(LONGEST_DRAIN);
+        log::info!("shutting down: no new connections; {streams} streams have {limit:?} to end");
         self.draining.store(true, Ordering::Release);
-        self.registry.drain(self.limit);
-        self.handlers.iter().for_each(RequestHandler::close);
+        self.control.refuse_reloads();
+        self.control.release_listeners();
+        self.registry.drain(limit);
+        self.handler.close();
         let drain = Drain {
             registry: self.registry.clone(),
             in_flight: self.in_flight.clone(),
             open_http2: self.open_http2.clone(),
-            until: Instant::now() + self.limit + DRAIN_MARGIN,
+            until: Instant::now() + limit + DRAIN_MARGIN,
             finished: self.finished.clone(),
         };
         tokio::spawn(async move {

@@ -13,7 +13,7 @@ const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 const MAX_KEEPALIVE_COUNT: u32 = 127;
 
 /// TCP keep-alive, which detects that the peer of a silent connection has vanished.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default, expecting = "a map, such as `tcp_keepalive: {idle: 60s}`")]
 pub struct TcpKeepalive {
     /// Silence before the first probe; 0 sends none.

@@ -1,10 +1,15 @@
 //! `listen` and `admin`: the addresses where clients and operators connect.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer};
 
 use super::error::Problem;
 use super::keepalive::TcpKeepalive;
-use super::values::{self, Network};
+use super::values::{self, Limit, Network};
+
+/// The shortest time from one look at the files of a certificate to the next.
+const SHORTEST_RELOAD: Duration = Duration::from_secs(1);
 
 /// An address to listen on.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -33,6 +38,9 @@ pub struct Tls {
     pub cert: std::path::PathBuf,
     /// PEM file with the private key.
     pub key: std::path::PathBuf,
+    /// How often to look whether the files have changed; 0: only at a reload.
+    #[serde(default = "Limit::none")]
+    pub reload: Limit,
 }
 
 /// Where operators and Prometheus connect.
@@ -64,6 +72,12 @@ pub(super) fn check(listeners: &[Listen], admin: Option<&Admin>) -> Result<(), P
             let what = "asks for HTTP/2 without TLS on a TLS listener";
             let remedy = "remove h2c: with TLS, clients negotiate HTTP/2 by themselves";
             return Err(Problem::new(&["listen", &at.to_string(), "h2c"], what, remedy));
+        }
+        let reload = listen.tls.as_ref().and_then(|tls| tls.reload.get());
+        if let Some(reload) = reload.filter(|reload| *reload < SHORTEST_RELOAD) {
+            let what = format!("is {}, and the files would be read all the time", values::show(reload));
+            let remedy = "write a duration from 1s, such as 1m, or 0 to read them at a reload only";
+            return Err(Problem::new(&["listen", &at.to_string(), "tls", "reload"], what, remedy));
         }
         listen.tcp_keepalive.check().map_err(|problem| problem.under(&["listen", &at.to_string()]))?;
     }

@@ -70,6 +70,8 @@ pub struct Config {
     /// Where the line for each ended stream goes.
     #[serde(default)]
     pub access_log: AccessLog,
+    /// Where the number of the process is written; default: nowhere.
+    pub pid_file: Option<PathBuf>,
     /// Worker threads; default: one for each core.
     pub threads: Option<usize>,
     /// The driver of streams that are plain TCP on both sides.
@@ -138,6 +140,7 @@ impl Config {
             client: Client::default(),
             drain: Drain::default(),
             access_log: AccessLog::default(),
+            pid_file: None,
             threads: None,
             driver: DriverConfig::default(),
         })

@@ -1,18 +1,14 @@
-//! The application, the protocols of its connections, and their limits.
+//! The application, and the limits of its connections.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use pingora::apps::HttpServerApp;
-use pingora::protocols::http::v2::server::H2Options;
 use tokio::time::timeout;
 
-use super::limits::Limits;
-use super::tls::TlsListeners;
+use super::rules::{ConnectionRules, SharedRules};
 use crate::metrics::Metrics;
-use crate::takeover::ClientPolicy;
 use crate::wire::refusal::Refusal;
 
 /// Stands for no limit: beyond the life of any process.
@@ -21,42 +17,30 @@ pub(super) const FOREVER: Duration = Duration::from_secs(1 << 32);
 /// An application whose connections are driven here.
 pub struct Connections<A> {
     pub(super) app: Arc<A>,
-    pub(super) options: H2Options,
-    pub(super) h2c: bool,
-    pub(super) unacknowledged: Option<Duration>,
-    pub(super) policy: ClientPolicy,
-    pub(super) http2: Arc<Limits>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) tls: TlsListeners,
+    rules: SharedRules,
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
-    /// Passes requests to `app`, whose own HTTP/2 options do not apply. `h2c` enables HTTP/2 on connections without
-    /// TLS. Data that a client does not acknowledge for `unacknowledged`, a closed receive window included, ends an
-    /// HTTP/2 connection with all its streams.
-    pub fn new(
-        app: A,
-        options: H2Options,
-        h2c: bool,
-        unacknowledged: Option<Duration>,
-        policy: ClientPolicy,
-        metrics: Arc<Metrics>,
-        open_http2: Arc<AtomicUsize>,
-    ) -> Self {
-        let http2 = Arc::new(Limits::new(&policy, unacknowledged, metrics.clone(), open_http2));
-        Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics, tls: TlsListeners::default() }
+    /// Passes requests to `app`, whose own HTTP/2 options do not apply.
+    pub fn new(app: A, rules: SharedRules, metrics: Arc<Metrics>) -> Self {
+        Self { app: Arc::new(app), metrics, rules }
     }
 
-    /// With these listeners that speak TLS.
-    #[must_use]
-    pub fn with_tls(self, tls: TlsListeners) -> Self {
-        Self { tls, ..self }
+    /// The rules in force.
+    pub(super) fn rules(&self) -> Arc<ConnectionRules> {
+        self.rules.load_full()
+    }
+
+    /// Closes idle connections.
+    pub(crate) async fn cleanup(&self) {
+        self.app.http_cleanup().await;
     }
 
     /// Runs the work before the first request within the limit on a request head.
     pub(super) async fn limited<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let late = |_| Err(io::ErrorKind::TimedOut.into());
-        timeout(self.policy.header.unwrap_or(FOREVER), work).await.unwrap_or_else(late)
+        timeout(self.rules().policy.header.unwrap_or(FOREVER), work).await.unwrap_or_else(late)
     }
 
     pub(super) fn count_refusal(&self, refusal: Refusal) {

@@ -17,7 +17,7 @@ use crate::wire::refusal::Refusal;
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     pub(super) async fn serve_http1(&self, client: ClientConnection, shutdown: &ShutdownWatch) {
         let mut client = Box::new(client);
-        let (mut limit, mut settings) = (self.policy.header, None);
+        let (mut limit, mut settings) = (self.rules().policy.header, None);
         loop {
             match self.next_request(&mut client, limit.unwrap_or(FOREVER), shutdown).await {
                 Ok(NextHead::Ready { dropped_fields }) => self.metrics.dropped_fields(dropped_fields),
@@ -37,7 +37,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
             let stream: Stream;
             (stream, settings) = reused.consume();
             let Ok(same) = stream.into_any().downcast::<ClientConnection>() else { return };
-            (client, limit) = (same, self.policy.keepalive);
+            (client, limit) = (same, self.rules().policy.keepalive);
         }
     }
 
@@ -49,10 +49,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         idle: std::time::Duration,
         shutdown: &ShutdownWatch,
     ) -> io::Result<NextHead> {
+        let policy = self.rules().policy;
         if !client.has_begun() {
             let mut shutdown = shutdown.clone();
             let begun = async {
-                while !client.has_begun() && client.received().len() < self.policy.head.head_bytes {
+                while !client.has_begun() && client.received().len() < policy.head.head_bytes {
                     if client.receive().await? == 0 {
                         return Ok(false);
                     }
@@ -69,7 +70,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
                 _ = shutdown.wait_for(|stopping| *stopping) => return Ok(NextHead::Closed),
             }
         }
-        let head = timeout(self.policy.header.unwrap_or(FOREVER), client.next_head(&self.policy.head));
+        // A connection may have been idle across a reload.
+        let policy = self.rules().policy;
+        let head = timeout(policy.header.unwrap_or(FOREVER), client.next_head(&policy.head));
         head.await.unwrap_or(Ok(NextHead::Refused(Refusal::HeadTimeout)))
     }
 }

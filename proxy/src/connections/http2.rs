@@ -39,6 +39,7 @@ const MALFORMED_REQUESTS: usize = 32;
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
     pub(super) async fn serve_http2(&self, client: ClientConnection, shutdown: &ShutdownWatch) {
         let Some((received, transport)) = client.into_parts() else { return };
+        let rules = self.rules();
         let activity = Activity::new();
         let stream: Stream = Box::new(Http2Transport::new(received, transport, activity.clone()));
         let digest = Digest {
@@ -48,13 +49,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
             socket_digest: stream.get_socket_digest(),
         };
         // Best effort, as for the sockets of streams over HTTP/1.
-        sys::with_socket(stream.id(), |socket| drop(socket.set_tcp_user_timeout(self.unacknowledged)));
+        sys::with_socket(stream.id(), |socket| drop(socket.set_tcp_user_timeout(rules.unacknowledged)));
         // The handshake allocates the buffers of the connection.
-        let handshake = sys::on_unused_pages(|| self.options.handshake(stream));
+        let handshake = sys::on_unused_pages(|| rules.options.handshake(stream));
         match self.limited(async { handshake.await.map_err(std::io::Error::other) }).await {
             Ok(mut connection) => {
                 let (app, digest, shutdown) = (self.app.clone(), Arc::new(digest), shutdown.clone());
-                let limits = self.http2.clone();
+                let limits = rules.http2.clone();
                 let watch =
                     Watch { activity, pings: connection.ping_pong(), pinged: None, idle_since: None, closing: None };
                 let open = InFlight::enter(&limits.open);

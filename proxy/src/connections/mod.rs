@@ -10,96 +10,43 @@ mod http1;
 mod http2;
 mod http2_transport;
 mod limits;
+mod rules;
 mod tls;
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
 
-use async_trait::async_trait;
-use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::{ALPN, SocketDigest, Ssl, Stream};
+use pingora::apps::HttpServerApp;
+use pingora::protocols::{ALPN, Ssl};
 use pingora::server::ShutdownWatch;
 
-use crate::driver::canonical;
-use crate::metrics::TLS_SLOW;
 use crate::takeover::ClientConnection;
 use crate::wire::frames::PREFACE;
 
 pub use application::Connections;
-pub use tls::TlsListeners;
+pub use rules::{ConnectionRules, SharedRules};
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
-    /// Serves a connection to its end, or until it has moved to its own task.
-    pub(crate) async fn serve(&self, mut client: ClientConnection, shutdown: &ShutdownWatch) {
-        match self.limited(self.speaks_http2(&mut client)).await {
+    /// Serves a connection to its end, or until it has moved to its own task. `h2c` enables HTTP/2 on a connection without
+    /// TLS.
+    pub(crate) async fn serve(&self, mut client: ClientConnection, h2c: bool, shutdown: &ShutdownWatch) {
+        match self.limited(speaks_http2(&mut client, h2c)).await {
             // On the heap, so that HTTP/1 connections do not pay for the size of this future.
             Ok(true) => Box::pin(self.serve_http2(client, shutdown)).await,
             Ok(false) => self.serve_http1(client, shutdown).await,
             Err(error) => log::debug!("connection closed: side=downstream: before its first request: {error}"),
         }
     }
+}
 
-    async fn speaks_http2(&self, client: &mut ClientConnection) -> io::Result<bool> {
-        if let Some(transport) = client.transport().filter(|transport| transport.get_ssl_digest().is_some()) {
-            return Ok(transport.selected_alpn_proto() == Some(ALPN::H2));
+async fn speaks_http2(client: &mut ClientConnection, h2c: bool) -> io::Result<bool> {
+    if let Some(transport) = client.transport().filter(|transport| transport.get_ssl_digest().is_some()) {
+        return Ok(transport.selected_alpn_proto() == Some(ALPN::H2));
+    }
+    // The first bytes of the preface differ from every HTTP/1 request; a request may be shorter than the preface.
+    while h2c && PREFACE.starts_with(client.received()) {
+        if client.receive().await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // The first bytes of the preface differ from every HTTP/1 request; a request may be shorter than the preface.
-        while self.h2c && PREFACE.starts_with(client.received()) {
-            if client.receive().await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(self.h2c && client.received().starts_with(PREFACE))
     }
-}
-
-#[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        set_canonical_address(&mut stream);
-        let client = peer_address(&stream);
-        // On the heap, and freed before the connection is served.
-        match Box::pin(self.limited(self.tls.handshake(stream))).await {
-            Ok(stream) => self.serve(ClientConnection::over(stream), shutdown).await,
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                self.metrics.closed_connection(TLS_SLOW);
-                log::debug!("connection closed: side=downstream reason={TLS_SLOW}");
-            }
-            Err(error) => {
-                let text = error.to_string();
-                let (reason, remedy) = match is_plain_http(&text) {
-                    true => ("plain_on_tls_port", "; use https:// there, or add a listener without tls"),
-                    false => ("tls_handshake", ""),
-                };
-                // Behind the fields, so that all clients share one limit on lines.
-                let client = client.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
-                log::warn!("TLS handshake failed: side=downstream reason={reason}: client {client}: {text}{remedy}");
-            }
-        }
-        None
-    }
-
-    async fn cleanup(&self) {
-        self.app.http_cleanup().await;
-    }
-}
-
-/// Whether a handshake failed because the client does not speak TLS: what rustls says about other first bytes.
-fn is_plain_http(error: &str) -> bool {
-    error.ends_with("corrupt message of type InvalidContentType")
-}
-
-fn peer_address(stream: &Stream) -> Option<SocketAddr> {
-    stream.get_socket_digest()?.peer_addr()?.as_inet().copied()
-}
-
-/// Replaces the IPv6 form of an IPv4 client's address, as a listener on `[::]` reports it.
-fn set_canonical_address(stream: &mut Stream) {
-    let Some(address) = peer_address(stream) else { return };
-    if canonical(address) != address {
-        let digest = SocketDigest::from_raw_fd(stream.id());
-        let _ = digest.peer_addr.set(Some(canonical(address).into()));
-        stream.set_socket_digest(digest);
-    }
+    Ok(h2c && client.received().starts_with(PREFACE))
 }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use socket2::SockRef;
 
@@ -16,6 +17,9 @@ use super::start::Start;
 use super::transport::Transport;
 use super::{clock, task};
 use crate::threads;
+
+/// How long a reactor may take to close a listener.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The driver for streams that can run on either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +38,7 @@ pub struct Drivers {
     registry: Arc<StreamRegistry>,
     reactors: OnceLock<Arc<[Handle]>>,
     next_reactor: AtomicUsize,
+    next_listener: AtomicU64,
 }
 
 impl Default for Drivers {
@@ -59,6 +64,7 @@ impl Drivers {
             registry: Arc::default(),
             reactors: OnceLock::new(),
             next_reactor: AtomicUsize::new(0),
+            next_listener: AtomicU64::new(0),
         }
     }
 
@@ -91,7 +97,8 @@ impl Drivers {
     }
 
     /// Registers a listener with the reactors: they accept its connections and pass them to `handler`, until a drain
-    /// closes the listener. They accept nothing before [`BoundListener::open`]. Only for the parked driver.
+    /// or [`OpenListener::close`] closes the listener. They accept nothing before [`BoundListener::open`]. Only for the
+    /// parked driver.
     ///
     /// # Errors
     /// When no reactor thread is running.
@@ -107,7 +114,18 @@ impl Drivers {
             return Err(io::Error::other("no reactor thread could be started"));
         }
         let listener = mio::net::TcpListener::from_std(listener);
-        Ok(BoundListener(ReactorListener { listener, handler, reactors }))
+        let id = self.next_listener.fetch_add(1, Ordering::Relaxed);
+        Ok(BoundListener(ReactorListener { id, listener, handler, reactors }))
+    }
+
+    /// Whether every reactor thread answers within `limit`. Blocks until then.
+    pub(crate) fn respond(&self, limit: Duration) -> bool {
+        let Some(reactors) = self.reactors.get() else { return true };
+        let (answer, answers) = channel();
+        let asked = reactors.iter().all(|reactor| reactor.send(Command::Answer(answer.clone())).is_ok());
+        let until = std::time::Instant::now() + limit;
+        let left = || until.saturating_duration_since(std::time::Instant::now());
+        asked && reactors.iter().all(|_| answers.recv_timeout(left()).is_ok())
     }
 
     fn reactors(&self) -> &[Handle] {
@@ -143,9 +161,32 @@ impl BoundListener {
     ///
     /// # Errors
     /// When the reactor's thread has ended.
-    pub(crate) fn open(self) -> io::Result<()> {
-        let reactors = self.0.reactors.clone();
-        reactors.first().map_or(Ok(()), |first| first.send(Command::Listen(self.0)))
+    pub(crate) fn open(self) -> io::Result<OpenListener> {
+        let (id, reactors) = (self.0.id, self.0.reactors.clone());
+        if let Some(first) = reactors.first() {
+            first.send(Command::Listen(self.0))?;
+        }
+        Ok(OpenListener { id, reactors })
+    }
+}
+
+/// A listener from which reactors accept.
+pub(crate) struct OpenListener {
+    id: u64,
+    reactors: Arc<[Handle]>,
+}
+
+impl OpenListener {
+    /// Accepts what is queued, closes the listener, and waits until it is closed. Its connections go on.
+    ///
+    /// # Errors
+    /// When the reactor's thread has ended or does not answer.
+    pub(crate) fn close(self) -> io::Result<()> {
+        let Some(first) = self.reactors.first() else { return Ok(()) };
+        let (closed, wait) = channel();
+        first.send(Command::Close(self.id, closed))?;
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the reactor's thread does not answer");
+        wait.recv_timeout(CLOSE_LIMIT).map_err(late)
     }
 }
 
@@ -154,7 +195,7 @@ mod tests {
     use std::net::{SocketAddr, TcpStream};
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
     use crate::driver::Pending;

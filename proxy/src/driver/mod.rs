@@ -30,8 +30,8 @@ pub use stream_info::StreamInfo;
 pub use transport::Transport;
 
 pub(crate) use attached::Attached;
-pub(crate) use drivers::BoundListener;
-pub(crate) use reactor::{ConnectionHandler, Pending, Step};
+pub(crate) use drivers::{BoundListener, OpenListener};
+pub(crate) use reactor::{ConnectionHandler, Pending, Step, is_of_the_client};
 pub(crate) use scratch::with_read_buffer;
 pub(crate) use socket::{Socket, has_readable_bytes, would_block};
 pub(crate) use task::{PendingReset, poll_send};

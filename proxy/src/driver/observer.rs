@@ -89,6 +89,12 @@ impl Route {
         Arc::new(Self { name: name.into(), policy: Arc::new(policy), totals: Arc::default(), observer })
     }
 
+    /// The same route with another policy, its counters included. Its streams keep the policy that they began with.
+    pub(crate) fn with_policy(&self, policy: Policy) -> Arc<Self> {
+        let (name, totals, observer) = (self.name.clone(), self.totals.clone(), self.observer.clone());
+        Arc::new(Self { name, policy: Arc::new(policy), totals, observer })
+    }
+
     /// The same route, its counters included, for a request whose stream has its own observer, which holds the
     /// request's context, such as the user it belongs to. Only requests that ask for it pay for it.
     ///

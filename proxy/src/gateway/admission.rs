@@ -1,10 +1,12 @@
 //! The reactors' side of the gateway.
 
+use std::sync::Arc;
+
 use pingora::http::RequestHeader;
 
 use super::Gateway;
-use crate::headers::{self, TrustedProxies};
-use crate::takeover::{Admission, Decision, InFlight};
+use crate::headers;
+use crate::takeover::{Admission, ClientRules, Decision, InFlight};
 
 impl Admission for Gateway {
     fn admit(&self, request: &mut RequestHeader) -> Decision {
@@ -12,8 +14,8 @@ impl Admission for Gateway {
         self.router.decide(request)
     }
 
-    fn trusted_proxies(&self) -> &TrustedProxies {
-        self.takeover.trusted_proxies()
+    fn client_rules(&self) -> Arc<ClientRules> {
+        self.router.client_rules()
     }
 
     fn answered(&self, status: u16) {

@@ -17,7 +17,7 @@ use crate::headers;
 use crate::metrics::Metrics;
 use crate::routing::Router;
 use crate::takeover::{
-    ClientPolicy, Decided, EarlyAnswer, InFlight, Plan, PriorOutcome, Refusal, RefuseReason, Takeover,
+    ClientRules, Decided, EarlyAnswer, InFlight, Plan, PriorOutcome, Refusal, RefuseReason, Takeover,
 };
 use errors::{describe, side};
 
@@ -27,11 +27,12 @@ pub struct Gateway {
     router: Arc<Router>,
     takeover: Arc<Takeover>,
     metrics: Arc<Metrics>,
-    client: ClientPolicy,
 }
 
 /// One request's state.
 pub struct RequestContext {
+    /// In force when it began.
+    rules: Arc<ClientRules>,
     /// Until there is a plan, which counts the request itself.
     in_flight: Option<InFlight>,
     /// Set before anything else handles the request; required for deciding on it.
@@ -43,9 +44,9 @@ pub struct RequestContext {
 }
 
 impl Gateway {
-    /// A proxy that serves what `router` decides, for clients with these limits.
-    pub fn new(router: Arc<Router>, takeover: Arc<Takeover>, metrics: Arc<Metrics>, client: ClientPolicy) -> Self {
-        Self { router, takeover, metrics, client }
+    /// A proxy that serves what `router` decides.
+    pub fn new(router: Arc<Router>, takeover: Arc<Takeover>, metrics: Arc<Metrics>) -> Self {
+        Self { router, takeover, metrics }
     }
 
     /// Decides on a request, unless a reactor has. Returns the reason to refuse it; otherwise it has a plan.
@@ -86,7 +87,13 @@ impl ProxyHttp for Gateway {
     type CTX = RequestContext;
 
     fn new_ctx(&self) -> RequestContext {
-        RequestContext { in_flight: Some(self.router.enter()), prior_outcome: None, plan: None, early_answer: None }
+        RequestContext {
+            rules: self.router.client_rules(),
+            in_flight: Some(self.router.enter()),
+            prior_outcome: None,
+            plan: None,
+            early_answer: None,
+        }
     }
 
     async fn early_request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<()> {
@@ -96,9 +103,9 @@ impl ProxyHttp for Gateway {
 
     async fn request_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
         // The session decides on keep-alive by the client's fields (RFC 9112 §9.3).
-        session.downstream_session.set_read_timeout(self.client.body);
+        session.downstream_session.set_read_timeout(context.rules.policy.body);
         if session.as_http2().is_some() {
-            match headers::check_http2_request(session.req_header_mut(), &self.client.head) {
+            match headers::check_http2_request(session.req_header_mut(), &context.rules.policy.head) {
                 Ok(dropped_fields) => self.metrics.dropped_fields(dropped_fields),
                 Err(refusal) => {
                     let (reason, status) = (refusal.as_str(), refusal.status());
@@ -121,7 +128,7 @@ impl ProxyHttp for Gateway {
         let plan = context.plan()?;
         match early_answer {
             Some(answer) => self.takeover.resume(session, answer, &plan.route).await.map(|()| false),
-            None => self.takeover.serve(session, plan).await,
+            None => self.takeover.serve(session, plan, &context.rules).await,
         }
     }
 
@@ -151,12 +158,12 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        _: &mut RequestContext,
+        context: &mut RequestContext,
     ) -> Result<()> {
         let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         headers::add_via(request, session.req_header().version)?;
-        headers::set_forwarded(request, client, tls, self.takeover.trusted_proxies())
+        headers::set_forwarded(request, client, tls, &context.rules.trusted_proxies)
     }
 
     async fn response_filter(

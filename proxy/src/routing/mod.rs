@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicUsize;
 use arc_swap::ArcSwap;
 use pingora::http::RequestHeader;
 
-use crate::takeover::{Carriage, Decision, InFlight, Permits, Plan, RefuseReason};
+use crate::takeover::{Carriage, ClientRules, Decision, InFlight, Permits, Plan, RefuseReason};
 
 pub use table::{RouteEntry, RouteTable};
 
@@ -37,6 +37,11 @@ impl Router {
     /// Decides by `table` from now on. Requests keep the plans that they have.
     pub fn replace(&self, table: RouteTable) {
         self.table.store(Arc::new(table));
+    }
+
+    /// The rules for clients in force.
+    pub fn client_rules(&self) -> Arc<ClientRules> {
+        self.table.load().rules().clone()
     }
 
     /// The number of requests whose responses have neither ended nor become streams.

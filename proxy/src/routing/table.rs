@@ -8,7 +8,7 @@ use pingora::http::{Method, RequestHeader};
 use crate::config::StreamMode;
 use crate::driver;
 use crate::headers;
-use crate::takeover::{Carriage, RefuseReason};
+use crate::takeover::{Carriage, ClientRules, RefuseReason};
 use crate::upstream::Upstream;
 
 /// A route of the configuration, ready to serve.
@@ -24,14 +24,29 @@ pub struct RouteEntry {
     pub streams: Arc<driver::Route>,
 }
 
-/// All routes, in the order of the configuration. The first that matches serves.
+/// All routes, in the order of the configuration, of which the first that matches serves; and the rules for clients, which a
+/// reload replaces with them.
 #[derive(Debug)]
-pub struct RouteTable(Vec<Arc<RouteEntry>>);
+pub struct RouteTable {
+    routes: Vec<Arc<RouteEntry>>,
+    rules: Arc<ClientRules>,
+}
 
 impl RouteTable {
-    /// A table of these routes.
+    /// A table of these routes, with the default rules for clients.
     pub fn new(routes: Vec<RouteEntry>) -> Self {
-        Self(routes.into_iter().map(Arc::new).collect())
+        Self { routes: routes.into_iter().map(Arc::new).collect(), rules: Arc::default() }
+    }
+
+    /// With these rules for clients.
+    #[must_use]
+    pub fn with_rules(self, rules: ClientRules) -> Self {
+        Self { rules: Arc::new(rules), ..self }
+    }
+
+    /// The rules for clients.
+    pub fn rules(&self) -> &Arc<ClientRules> {
+        &self.rules
     }
 
     /// Decides on a request whose head has been normalized: the only place where this happens, for both request paths.
@@ -47,14 +62,14 @@ impl RouteTable {
             b"*" => b"/",
             path => path,
         };
-        let route = self.0.iter().find(|route| path.starts_with(route.path_prefix.as_bytes()));
+        let route = self.routes.iter().find(|route| path.starts_with(route.path_prefix.as_bytes()));
         let route = route.ok_or(RefuseReason::NoRoute)?;
         Ok((route, route.carriage(request)))
     }
 
     /// The longest `timeouts.write` of all routes; `None` where one of them has no limit.
     pub fn longest_write(&self) -> Option<Duration> {
-        let limits = self.0.iter().map(|route| route.streams.policy.timeouts.write);
+        let limits = self.routes.iter().map(|route| route.streams.policy.timeouts.write);
         limits.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::headers::TrustedProxies;
 use crate::wire::request::HeadLimits;
 
 /// Limits on client connections. `None` sets no limit.
@@ -17,6 +18,15 @@ pub struct ClientPolicy {
     pub keepalive: Option<Duration>,
     /// Silence of an HTTP/2 connection before a PING is sent.
     pub ping: Option<Duration>,
+}
+
+/// What holds for a client's requests, whatever their routes are. A request keeps the rules that it began with.
+#[derive(Clone, Debug, Default)]
+pub struct ClientRules {
+    /// Limits.
+    pub policy: ClientPolicy,
+    /// The peers whose forwarding fields are trusted.
+    pub trusted_proxies: TrustedProxies,
 }
 
 impl Default for ClientPolicy {

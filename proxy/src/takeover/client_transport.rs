@@ -1,5 +1,4 @@
-//! The transport of a client connection, accepted by a reactor or by Pingora, as Pingora's sessions need it; and how it is
-//! closed behind the last response.
+//! The transport of a client connection as Pingora's sessions need it, and how it is closed behind the last response.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -10,11 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, SocketDigest, Ssl, Stream, TimingDigest, UniqueID,
-    UniqueIDType,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -25,19 +25,19 @@ use crate::driver::with_read_buffer;
 /// A client's transport.
 #[derive(Debug)]
 pub(crate) enum ClientTransport {
-    /// Accepted by a reactor.
+    /// Plain TCP.
     Tcp {
         /// The connection.
         socket: TcpStream,
         /// The address, as Pingora's sessions look it up.
         digest: Arc<SocketDigest>,
     },
-    /// Accepted by Pingora: TLS, or plain where there are no reactors.
+    /// TLS, and what another proxy's Pingora has accepted.
     Pingora(Stream),
 }
 
 impl ClientTransport {
-    pub(super) fn tcp(socket: TcpStream, address: SocketAddr) -> Self {
+    pub(crate) fn tcp(socket: TcpStream, address: SocketAddr) -> Self {
         let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
         // The digest is not shared yet, so the value cannot be set already.
         let _ = digest.peer_addr.set(Some(address.into()));
@@ -92,6 +92,17 @@ impl AsyncWrite for ClientTransport {
         match self.get_mut() {
             Self::Tcp { socket, .. } => Pin::new(socket).poll_shutdown(cx),
             Self::Pingora(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Peek for ClientTransport {}
+
+#[async_trait]
+impl Shutdown for ClientTransport {
+    async fn shutdown(&mut self) {
+        if let Err(error) = AsyncWriteExt::shutdown(self).await {
+            log::debug!("close failed: side=downstream: {error}");
         }
     }
 }

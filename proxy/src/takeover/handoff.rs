@@ -10,10 +10,9 @@ use pingora::proxy::Session;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::client_connection::ClientConnection;
-use super::client_policy::ClientPolicy;
+use super::client_policy::ClientRules;
 use super::plan::{Decision, InFlight, Plan, RefuseReason};
 use crate::failure::Failure;
-use crate::headers::TrustedProxies;
 
 /// Decides on the requests of a reactor's listener. Called on the reactor's thread, so it must not block.
 pub(crate) trait Admission: Send + Sync {
@@ -21,8 +20,8 @@ pub(crate) trait Admission: Send + Sync {
     /// to Pingora goes there as it was received.
     fn admit(&self, request: &mut RequestHeader) -> Decision;
 
-    /// The peers whose forwarding fields are trusted.
-    fn trusted_proxies(&self) -> &TrustedProxies;
+    /// The limits in force, and the peers whose forwarding fields are trusted.
+    fn client_rules(&self) -> Arc<ClientRules>;
 
     /// Counts an admitted request that does not go to Pingora: it was answered with a stream, or, for status 0, not at
     /// all.
@@ -38,7 +37,8 @@ pub(crate) trait Admission: Send + Sync {
 /// The state of a [`RequestHandler`], shared by its connections.
 pub(super) struct HandlerShared {
     pub(super) admission: Arc<dyn Admission>,
-    pub(super) policy: ClientPolicy,
+    /// Whether connections may begin with HTTP/2.
+    pub(super) h2c: bool,
     pub(super) handed_off: UnboundedSender<Handoff>,
 }
 
@@ -56,6 +56,7 @@ pub(crate) struct HandedOff {
     address: SocketAddr,
     received: Vec<u8>,
     decided: Option<Decided>,
+    h2c: bool,
 }
 
 /// What a reactor has decided for a request before it handed the request off. Pingora does not decide again: the
@@ -76,11 +77,16 @@ pub(crate) type EarlyAnswer = Result<(Vec<u8>, TcpStream), Failure>;
 pub(crate) struct RequestHandler(pub(super) Arc<HandlerShared>);
 
 impl RequestHandler {
-    /// Admits streams by `admission`, for clients within the limits of `policy`. All other connections go to the
-    /// returned queue, for Pingora to serve.
-    pub(crate) fn new(admission: Arc<dyn Admission>, policy: ClientPolicy) -> (Self, UnboundedReceiver<Handoff>) {
+    /// Admits streams by `admission`. All other connections go to the returned queue, for Pingora to serve.
+    pub(crate) fn new(admission: Arc<dyn Admission>) -> (Self, UnboundedReceiver<Handoff>) {
         let (handed_off, queue) = unbounded_channel();
-        (Self(Arc::new(HandlerShared { admission, policy, handed_off })), queue)
+        (Self(Arc::new(HandlerShared { admission, h2c: false, handed_off })), queue)
+    }
+
+    /// The same for connections that may begin with HTTP/2, with the same queue.
+    pub(crate) fn with_h2c(&self) -> Self {
+        let HandlerShared { admission, handed_off, .. } = &*self.0;
+        Self(Arc::new(HandlerShared { admission: admission.clone(), h2c: true, handed_off: handed_off.clone() }))
     }
 
     /// Reports to the service of the queue that the listeners are closed.
@@ -93,6 +99,7 @@ impl RequestHandler {
 impl HandlerShared {
     /// Hands a connection off to Pingora, and counts its request as in flight on the way, unless its plan does.
     pub(super) fn hand_off(&self, handed_off: HandedOff) {
+        let handed_off = HandedOff { h2c: self.h2c, ..handed_off };
         let has_plan = matches!(handed_off.decided, Some(Decided::Sent(..)));
         let in_flight = (!has_plan).then(|| self.admission.in_flight());
         // The receiver is gone only when the process exits: the connection is closed.
@@ -102,7 +109,12 @@ impl HandlerShared {
 
 impl HandedOff {
     pub(super) fn new(client: TcpStream, address: SocketAddr, received: Vec<u8>, decided: Option<Decided>) -> Self {
-        Self { client, address, received, decided }
+        Self { client, address, received, decided, h2c: false }
+    }
+
+    /// Whether the connection may begin with HTTP/2.
+    pub(crate) fn h2c(&self) -> bool {
+        self.h2c
     }
 
     /// Converts it for Pingora, with the bytes read so far in front. Must be called on a tokio runtime.

@@ -56,7 +56,7 @@ use crate::headers;
 pub use crate::failure::Failure;
 pub use crate::headers::{TrustedProxies, accepts_event_stream};
 
-pub use client_policy::ClientPolicy;
+pub use client_policy::{ClientPolicy, ClientRules};
 pub use drain::Drained;
 pub use hooks::Hooks;
 pub use plan::{Carriage, Decision, InFlight, Permits, Plan, RefuseReason};
@@ -229,7 +229,7 @@ impl Takeover {
         }
         // Pipelined bytes wait until the request has been served, instead of ending it.
         session.downstream_session.set_pipelining_enabled(true);
-        self.forward(session, Candidates { peers, endpoints: &[] }, route, true, hooks).await?;
+        self.forward(session, Candidates { peers, endpoints: &[] }, route, true, hooks, self.terms()).await?;
         Ok(false)
     }
 
@@ -242,15 +242,16 @@ impl Takeover {
         if !Self::can_pass(session) {
             return Ok(true);
         }
-        self.forward(session, Candidates { peers, endpoints: &[] }, route, false, &()).await?;
+        self.forward(session, Candidates { peers, endpoints: &[] }, route, false, &(), self.terms()).await?;
         Ok(false)
     }
 
-    /// Does what `plan` says. Returns `Ok(true)` for an upgrade: HttpProxy should continue with it.
+    /// Does what `plan` says, by `rules` in place of the takeover's own. Returns `Ok(true)` for an upgrade: HttpProxy
+    /// should continue with it.
     ///
     /// # Errors
     /// As [`Takeover::take_over`].
-    pub(crate) async fn serve(&self, session: &mut Session, plan: &Plan) -> Result<bool> {
+    pub(crate) async fn serve(&self, session: &mut Session, plan: &Plan, rules: &ClientRules) -> Result<bool> {
         let (may_be_stream, peers) = match plan.carriage {
             Carriage::Stream => (true, plan.peers()),
             Carriage::Page => (false, plan.peers()),
@@ -261,8 +262,13 @@ impl Takeover {
             session.downstream_session.set_pipelining_enabled(true);
         }
         let candidates = Candidates { peers: &peers, endpoints: &plan.endpoints };
-        self.forward(session, candidates, &plan.route, may_be_stream, &()).await?;
+        let terms = Terms { trusted_proxies: &rules.trusted_proxies, body_timeout: rules.policy.body };
+        self.forward(session, candidates, &plan.route, may_be_stream, &(), terms).await?;
         Ok(false)
+    }
+
+    fn terms(&self) -> Terms<'_> {
+        Terms { trusted_proxies: &self.trusted_proxies, body_timeout: self.body_timeout }
     }
 
     async fn forward(
@@ -272,6 +278,7 @@ impl Takeover {
         route: &Arc<Route>,
         may_be_stream: bool,
         hooks: &dyn Hooks,
+        terms: Terms<'_>,
     ) -> Result<()> {
         let started = Instant::now();
         let peers = candidates.peers;
@@ -280,14 +287,14 @@ impl Takeover {
         let has_body = !session.is_body_empty();
         let host = peers.first().map(host_of);
         let address = client.map(|address| address.ip());
-        let hop = ClientHop { address, tls, trusted_proxies: &self.trusted_proxies };
+        let hop = ClientHop { address, tls, trusted_proxies: terms.trusted_proxies };
         let mut request =
             upstream_request(session.req_header().clone(), may_be_stream, has_body, host.as_deref(), &hop)?;
         hooks.upstream_request(session, &mut request)?;
 
         let policy = &route.policy;
         let exchange =
-            exchange::exchange(&self.upstreams, session, peers, &request, may_be_stream, policy, self.body_timeout);
+            exchange::exchange(&self.upstreams, session, peers, &request, may_be_stream, policy, terms.body_timeout);
         match Box::pin(exchange).await {
             Ok(answer) if answer.body_start.is_stream => {
                 drop(request);
@@ -360,6 +367,11 @@ impl Takeover {
         self.drivers.listen(listener, Arc::new(handler.clone()))
     }
 
+    /// Whether every reactor thread answers within `limit`. Blocks until then.
+    pub(crate) fn responds(&self, limit: Duration) -> bool {
+        self.drivers.respond(limit)
+    }
+
     async fn pass_on(&self, session: &mut Session, answer: Answer, route: &Route) -> Result<()> {
         Box::pin(relay::relay(session, answer, &self.upstreams.pool, &route.policy.timeouts)).await
     }
@@ -370,6 +382,13 @@ impl Takeover {
         linger::linger(session).await;
         Ok(())
     }
+}
+
+/// What holds for one request beside its route.
+#[derive(Clone, Copy)]
+struct Terms<'a> {
+    trusted_proxies: &'a TrustedProxies,
+    body_timeout: Option<Duration>,
 }
 
 /// The servers of a request, in the order to try them.

@@ -74,7 +74,7 @@ impl ConnectionHandler for RequestHandler {
 
 impl PendingConnection {
     fn new(address: SocketAddr, handler: Arc<HandlerShared>, now: Millis) -> Self {
-        let header_deadline = handler.policy.header.map(|limit| now.after(limit));
+        let header_deadline = handler.admission.client_rules().policy.header.map(|limit| now.after(limit));
         Self { address, handler, header_deadline, received: Vec::new(), request: None, outcome: None }
     }
 
@@ -309,15 +309,15 @@ fn start_request(
     handler: &HandlerShared,
     now: Millis,
 ) -> Result<Box<RequestPhase>, Option<RefuseReason>> {
+    let client_rules = handler.admission.client_rules();
     let WholeRequest { head: mut request, body, dropped_fields } =
-        WholeRequest::parse(received, &handler.policy.head).ok_or(None)?;
+        WholeRequest::parse(received, &client_rules.policy.head).ok_or(None)?;
     let Plan { route, endpoints, permits, .. } = match handler.admission.admit(&mut request) {
         Decision::Serve(plan) => plan,
         Decision::Refuse(reason) => return Err(Some(reason)),
         Decision::Leave => return Err(None),
     };
-    let trusted_proxies = handler.admission.trusted_proxies();
-    let hop = ClientHop { address: Some(client.ip()), tls: false, trusted_proxies };
+    let hop = ClientHop { address: Some(client.ip()), tls: false, trusted_proxies: &client_rules.trusted_proxies };
     let (version, method) = (request.version, request.method.clone());
     let framing = stream_framing(version);
     let target = String::from_utf8_lossy(request.raw_path()).into();

@@ -7,7 +7,7 @@ mod resolve;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::config::Server;
 use crate::driver::Endpoint;
@@ -20,13 +20,36 @@ pub struct Upstream {
     name: Arc<str>,
     servers: Vec<Resolved>,
     balance: RoundRobin,
+    /// Endpoints of servers that a reload has removed, for the metrics, while they serve streams.
+    former: Mutex<Vec<Weak<Endpoint>>>,
 }
 
 impl Upstream {
     /// An upstream with these servers, whose names are resolved when they are first needed.
     pub fn new(name: &str, servers: Vec<Server>) -> Self {
         let servers = servers.into_iter().map(Resolved::new).collect();
-        Self { name: name.into(), servers, balance: RoundRobin::default() }
+        Self { name: name.into(), servers, balance: RoundRobin::default(), former: Mutex::default() }
+    }
+
+    /// The upstream of the same name with these servers, of which those that this one has keep what is known of them: addresses,
+    /// endpoints and their counts. The same servers in the same order are the same upstream.
+    #[must_use]
+    pub fn reloaded(self: &Arc<Self>, servers: Vec<Server>) -> Arc<Self> {
+        if self.servers.iter().map(Resolved::server).eq(&servers) {
+            return self.clone();
+        }
+        let known = |server: &Server| self.servers.iter().find(|known| known.server() == server).cloned();
+        let is_left = |known: &&Resolved| !servers.contains(known.server());
+        let left =
+            self.servers.iter().filter(is_left).flat_map(Resolved::in_use).map(|endpoint| Arc::downgrade(&endpoint));
+        let former = self.former().iter().cloned().chain(left).collect();
+        let servers =
+            servers.into_iter().map(|server| known(&server).unwrap_or_else(|| Resolved::new(server))).collect();
+        Arc::new(Self { name: self.name.clone(), servers, balance: RoundRobin::default(), former: Mutex::new(former) })
+    }
+
+    fn former(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Endpoint>>> {
+        self.former.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The name in the configuration.
@@ -69,6 +92,13 @@ impl Upstream {
             // Two servers may have the same address.
             *counts.entry(endpoint.address).or_default() += endpoint.state.active_streams();
         }
+        self.former().retain(|former| {
+            let Some(endpoint) = former.upgrade().filter(|endpoint| endpoint.state.active_streams() > 0) else {
+                return false;
+            };
+            *counts.entry(endpoint.address).or_default() += endpoint.state.active_streams();
+            true
+        });
         counts
     }
 
@@ -125,6 +155,22 @@ mod tests {
         assert_eq!(orders[1], [other, one, two, three]);
         assert_eq!(orders[2], [two, three, one, other]);
         assert_eq!(orders[4], [three, one, two, other]);
+    }
+
+    /// Invariant: a reload keeps what is known of a server that stays. Mechanism: each reload made its upstreams anew.
+    /// Symptom: every name was resolved again, and counts of streams began at 0 while streams ran.
+    #[test]
+    fn a_server_that_stays_keeps_its_endpoints() {
+        let server = |text: &str| text.parse::<Server>().expect("server");
+        let upstream = Arc::new(Upstream::new("app", vec![server("app.invalid:80"), server("127.0.0.1:1")]));
+        upstream.servers[0].set(&[address("192.0.2.1:80")]);
+        let before = upstream.order();
+        assert!(Arc::ptr_eq(&upstream.reloaded(vec![server("app.invalid:80"), server("127.0.0.1:1")]), &upstream));
+        let after = upstream.reloaded(vec![server("127.0.0.1:2"), server("app.invalid:80")]);
+        let order = after.order();
+        assert_eq!(addresses(&order), ["127.0.0.1:2", "192.0.2.1:80"].map(address));
+        assert!(before.iter().any(|endpoint| Arc::ptr_eq(endpoint, &order[1])), "not resolved again");
+        assert!(after.plain_candidates().is_some(), "its name is known");
     }
 
     /// The state of an endpoint survives what the name service answers meanwhile, for as long as anybody uses it.

@@ -60,6 +60,11 @@ impl Resolved {
         }
     }
 
+    /// The server as configured.
+    pub(super) fn server(&self) -> &Server {
+        &self.server
+    }
+
     /// Whether connections to the server use TLS.
     pub(super) fn needs_tls(&self) -> bool {
         self.server.tls

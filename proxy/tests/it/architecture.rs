@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["certificate", "metrics", "routing"],
     &["access_log", "admin", "connections", "gateway", "listen"],
     &["fallback"],
+    &["control"],
     &["server"],
     &["cli"],
     &["main"],

@@ -31,6 +31,7 @@ mod pages;
 mod passthrough;
 mod process_log;
 mod real_world;
+mod reload;
 mod request_heads;
 mod requests;
 mod support;

@@ -19,6 +19,10 @@ pub(in crate::driver) enum Command {
     Connection(Accepted),
     /// Accept from a listener.
     Listen(ReactorListener),
+    /// Accept what is queued at the listener of this number, and close it; report once it is closed.
+    Close(u64, Sender<()>),
+    /// Answer, to show that the thread is alive.
+    Answer(Sender<()>),
 }
 
 /// A stream that no reactor has in its table yet.
@@ -30,6 +34,8 @@ pub(in crate::driver) struct NewStream {
 
 /// A listener, and where its connections go.
 pub(in crate::driver) struct ReactorListener {
+    /// The number by which it is closed.
+    pub(in crate::driver) id: u64,
     pub(in crate::driver) listener: TcpListener,
     pub(in crate::driver) handler: Arc<dyn ConnectionHandler>,
     /// Every reactor, the accepting one first.

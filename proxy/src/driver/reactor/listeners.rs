@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use mio::{Interest, Registry, Token};
+use slab::Slab;
 
 use super::handle::{Accepted, ReactorListener};
 use crate::driver::descriptors;
@@ -24,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The listeners of one reactor.
 #[derive(Default)]
 pub(super) struct Listeners {
-    listeners: Vec<ReactorListener>,
+    listeners: Slab<ReactorListener>,
     /// The reactor that gets the next connection.
     next: usize,
     /// Listeners that may have connections to accept, in round-robin order.
@@ -49,9 +50,13 @@ impl Listeners {
     /// # Errors
     /// When it cannot be registered with the kernel.
     pub(super) fn add(&mut self, mut listener: ReactorListener, registry: &Registry) -> io::Result<()> {
-        registry.register(&mut listener.listener, Token(Self::FIRST - self.listeners.len()), Interest::READABLE)?;
-        self.ready.push_back(self.listeners.len());
-        self.listeners.push(listener);
+        let entry = self.listeners.vacant_entry();
+        let key = entry.key();
+        registry.register(&mut listener.listener, Token(Self::FIRST - key), Interest::READABLE)?;
+        entry.insert(listener);
+        if !self.ready.contains(&key) {
+            self.ready.push_back(key);
+        }
         Ok(())
     }
 
@@ -66,12 +71,22 @@ impl Listeners {
     /// Accepts what is in the queues and closes the listeners. A connection still queued when its listener closes would be
     /// reset.
     pub(super) fn close(&mut self, mut own: impl FnMut(Accepted)) {
-        for listener in std::mem::take(self).listeners {
-            for _ in 0..LONGEST_QUEUE {
-                let Ok((socket, address)) = listener.listener.accept() else { break };
-                own(Accepted { socket, address: canonical(address), handler: listener.handler.clone() });
-            }
+        for (_, listener) in std::mem::take(self).listeners {
+            accept_queued(&listener, &mut own);
         }
+    }
+
+    /// Does the same for the listener of this number, if there is one.
+    pub(super) fn close_one(&mut self, id: u64, registry: &Registry, mut own: impl FnMut(Accepted)) {
+        let Some(key) = self.listeners.iter().find_map(|(key, listener)| (listener.id == id).then_some(key)) else {
+            return;
+        };
+        let mut listener = self.listeners.remove(key);
+        // Another descriptor may keep the socket open, and the kernel would go on reporting its connections here.
+        if let Err(error) = registry.deregister(&mut listener.listener) {
+            log::error!("listener not removed from epoll: side=internal: {error}");
+        }
+        accept_queued(&listener, &mut own);
     }
 
     /// When to call [`Listeners::accept`] next; `None` when no listener is ready.
@@ -128,7 +143,15 @@ impl Listeners {
     }
 }
 
-fn is_of_the_client(error: &io::Error) -> bool {
+fn accept_queued(listener: &ReactorListener, own: &mut impl FnMut(Accepted)) {
+    for _ in 0..LONGEST_QUEUE {
+        let Ok((socket, address)) = listener.listener.accept() else { break };
+        own(Accepted { socket, address: canonical(address), handler: listener.handler.clone() });
+    }
+}
+
+/// Whether an error of `accept` concerns one connection, so that the next one can be accepted at once.
+pub(crate) fn is_of_the_client(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(
         error.kind(),

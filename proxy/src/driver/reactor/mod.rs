@@ -13,4 +13,5 @@ mod timer_queue;
 
 pub(super) use handle::{Command, Handle, NewStream, ReactorListener};
 pub(crate) use handler::{ConnectionHandler, Pending, Step};
+pub(crate) use listeners::is_of_the_client;
 pub(super) use table::Reactor;

@@ -173,6 +173,15 @@ impl Reactor {
                     log::error!("listener closed: side=internal: it cannot be registered with epoll: {error}");
                 }
             }
+            Command::Answer(answer) => drop(answer.send(())),
+            Command::Close(id, closed) => {
+                let (listeners, slots, kernel) = (&mut self.listeners, &mut self.slots, self.poll.registry());
+                listeners.close_one(id, kernel, |client| {
+                    let _ = insert_slot(slots, kernel, |slot_ref| Slot::of_connection(client, now, slot_ref));
+                });
+                // Whoever closed it may have stopped waiting.
+                let _ = closed.send(());
+            }
         }
     }
 
@@ -326,7 +335,8 @@ mod tests {
         };
         let received = FirstBytes::default();
         let listener = mio::net::TcpListener::from_std(listener);
-        let listener = ReactorListener { listener, handler: Arc::new(FirstBytesRecorder(received.clone())), reactors };
+        let listener =
+            ReactorListener { id: 0, listener, handler: Arc::new(FirstBytesRecorder(received.clone())), reactors };
         commands.send(Command::Listen(listener)).expect("an inbox");
         let nothing = Events::with_capacity(1);
         let mut run_once = || scratch::with(|scratch| reactor.run_once(&nothing, clock::now(), scratch));

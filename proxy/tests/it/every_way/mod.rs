@@ -5,5 +5,6 @@ mod drain;
 mod ends;
 mod heartbeats;
 mod passthrough;
+mod reload;
 mod routing;
 mod timeouts;

@@ -147,6 +147,15 @@ impl Client {
         self.buffered.drain(..count).collect()
     }
 
+    /// The certificate that the server has sent, in DER.
+    pub fn certificate(&mut self) -> Vec<u8> {
+        if self.tls.as_ref().is_some_and(|tls| tls.conn.is_handshaking()) {
+            self.handshake();
+        }
+        let tls = self.tls.as_ref().expect("a connection over TLS");
+        tls.conn.peer_certificates().expect("a certificate")[0].to_vec()
+    }
+
     /// Brings the TLS handshake to its end.
     pub fn handshake(&mut self) {
         let tls = self.tls.as_mut().expect("a connection over TLS");

@@ -17,7 +17,7 @@ pub struct Proxy {
     stderr: Arc<Mutex<String>>,
     stderr_is_read: Arc<AtomicBool>,
     log_lines: Receiver<String>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Proxy {
@@ -93,7 +93,7 @@ impl Proxy {
             stderr,
             stderr_is_read,
             log_lines,
-            _directory: directory,
+            directory,
         };
         proxy.address = proxy.announced("listening on ");
         proxy.admin = proxy.announced("admin on ");
@@ -106,6 +106,51 @@ impl Proxy {
             let (_, rest) = stderr.split_once(what)?;
             let (line, _) = rest.split_once('\n')?;
             line.split_whitespace().next()?.parse().ok()
+        })
+    }
+
+    /// The path of a file beside its configuration.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The path of its configuration.
+    pub fn file(&self) -> std::path::PathBuf {
+        self.path("sse-proxy.yaml")
+    }
+
+    /// Replaces a part of its configuration, which it does not read again by itself.
+    pub fn edit(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.file()).unwrap();
+        assert_eq!(text.matches(from).count(), 1, "{from:?} in {text}");
+        std::fs::write(self.file(), text.replace(from, to)).unwrap();
+    }
+
+    /// The response to `POST /reload`, with further fields.
+    pub fn post_reload(&self, fields: &str) -> (u16, String) {
+        let mut client = Client::connect(self.admin);
+        client.send(&format!(
+            "POST /reload HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Length: 0\r\n{fields}\r\n"
+        ));
+        let head = client.read_head();
+        (head.status, String::from_utf8(client.read_to_end().unwrap()).unwrap())
+    }
+
+    /// Lets it read its configuration again; what has changed.
+    pub fn reload(&self) -> String {
+        let (status, text) = self.post_reload("");
+        assert_eq!(status, 200, "{text}");
+        text
+    }
+
+    /// Sends SIGHUP and waits for the outcome. Whether it is a success.
+    pub fn hang_up(&self) -> bool {
+        let count = |outcome: &str| self.metric(&format!("sse_proxy_reloads_total{{outcome=\"{outcome}\"}}")).unwrap();
+        let before = [count("success"), count("failure")];
+        self.signal("HUP");
+        eventually("the reload", || match [count("success"), count("failure")] {
+            now if now == before => None,
+            now => Some(now[0] > before[0]),
         })
     }
 
@@ -225,7 +270,11 @@ impl Proxy {
     }
 
     pub fn terminate(&self) {
-        let status = Command::new("kill").arg(self.pid().to_string()).status().unwrap();
+        self.signal("TERM");
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name]).arg(self.pid().to_string()).status().unwrap();
         assert!(status.success());
     }
 

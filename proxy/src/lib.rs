@@ -191,10 +191,10 @@ pub mod threads;
 #[doc(hidden)]
 pub mod upstream;
 
-pub use driver::{Ended, Observer, Route, StreamInfo, Totals};
+pub use driver::{Ended, Observer, Route, RunningStream, StreamId, StreamInfo, Totals, Visitor};
 pub use failure::Failure;
 pub use headers::{FramingError, TrustedProxies, accepts_event_stream};
 pub use ipnet::IpNet;
 pub use sse::{Heartbeat, HeartbeatError, HeartbeatStyle};
-pub use stream::{Counts, EndReason, HeartbeatPolicy, KeepAlive, Policy, Side, Timeouts};
+pub use stream::{Counts, EndReason, HeartbeatPolicy, KeepAlive, Policy, RetryRange, Side, Timeouts};
 pub use takeover::{Drained, Hooks, Takeover};

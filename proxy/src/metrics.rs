@@ -11,7 +11,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -41,6 +41,9 @@ pub struct Metrics {
     log_lost: Counter,
     dropped_fields: Counter,
     closed_connections: Family<RefusedLabels, Counter>,
+    draining: Gauge,
+    drain_left: Gauge,
+    drain_cut: Counter,
 }
 
 /// What counts by itself.
@@ -123,6 +126,12 @@ impl Metrics {
         for reason in CLOSE_REASONS.into_iter().chain([TLS_SLOW]) {
             let _ = closed_connections.get_or_create(&RefusedLabels { reason });
         }
+        let (draining, drain_left, drain_cut) = (Gauge::default(), Gauge::default(), Counter::default());
+        registry.register("draining", "Whether the process drains and will exit", draining.clone());
+        let help = "Streams that a drain has not ended yet";
+        registry.register("drain_streams_left", help, drain_left.clone());
+        let help = "Streams that a drain ended without a complete response";
+        registry.register("drain_streams_cut", help, drain_cut.clone());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);
         registry.register("build", "What is running", build);
         registry.register_collector(Box::new(WatchedCollector(watched.clone())));
@@ -139,6 +148,9 @@ impl Metrics {
             log_lost,
             dropped_fields,
             closed_connections,
+            draining,
+            drain_left,
+            drain_cut,
         })
     }
 
@@ -185,6 +197,12 @@ impl Metrics {
         }
     }
 
+    /// Shows a drain that has this many streams left to end.
+    pub fn draining(&self, left: usize) {
+        self.draining.set(1);
+        self.drain_left.set(i64::try_from(left).unwrap_or(i64::MAX));
+    }
+
     /// The counter of access log lines that were lost.
     pub fn log_lost(&self) -> Counter {
         self.log_lost.clone()
@@ -209,6 +227,9 @@ impl Observer for Metrics {
     }
 
     fn ended(&self, ended: &Ended<'_>) {
+        if ended.reason == EndReason::Drain && !ended.clean {
+            self.drain_cut.inc();
+        }
         let route = ended.route.to_owned();
         self.ended.get_or_create(&EndLabels { route: route.clone(), reason: ended.reason.as_str() }).inc();
         self.duration.get_or_create(&RouteLabels { route }).observe(ended.duration.as_secs_f64());

@@ -33,17 +33,20 @@ use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::logging::ProcessLog;
 use crate::metrics::Metrics;
 use crate::routing::{RouteEntry, RouteTable, Router};
-use crate::stream::Policy;
+use crate::stream::{Policy, RetryRange};
 use crate::sys;
 use crate::takeover::{RequestHandler, Takeover};
 use crate::threads::{self, Essential};
 use crate::upstream::Upstream;
 
-/// The limit of a drain for which none is configured, so that the process always exits.
+/// The limit of a drain for which none is configured, from the close of the listeners, so that the process always exits.
 const LONGEST_DRAIN: Duration = Duration::from_secs(3600);
 
 /// How often a drain checks whether anything is left.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+/// How often a drain reports its progress.
+const DRAIN_PROGRESS: Duration = Duration::from_secs(10);
 
 /// How long streams that are being cut may take after the drain's limit.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
@@ -121,7 +124,8 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     let open_http2 = Arc::<AtomicUsize>::default();
     let draining = Arc::new(AtomicBool::new(false));
 
-    let limit = config.drain.timeout.get().unwrap_or(LONGEST_DRAIN);
+    let times = DrainTimes::new(&config.drain);
+    let limit = times.limit;
     let mut server = Server::new_with_opt_and_conf(None, server_conf(threads, limit));
     for bound in &bound {
         log::info!("listening on {} ({})", bound.address, bound.protocol());
@@ -153,7 +157,7 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     }
     if let Some(bound) = admin_bound {
         log::info!("admin on {}", bound.address);
-        let mut service = Service::new("admin".to_owned(), Admin::new(metrics, draining.clone()));
+        let mut service = Service::new("admin".to_owned(), Admin::new(metrics.clone(), draining.clone()));
         service.add_tcp(&bound.address.to_string());
         service.threads = Some(1);
         server.add_service(Prebound::until_exit(service, vec![bound]));
@@ -167,7 +171,8 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
         handlers,
         draining,
         registry,
-        limit,
+        times,
+        metrics,
         in_flight,
         open_http2,
         finished,
@@ -289,7 +294,8 @@ struct SignalWatch {
     handlers: Vec<RequestHandler>,
     draining: Arc<AtomicBool>,
     registry: Arc<StreamRegistry>,
-    limit: Duration,
+    times: DrainTimes,
+    metrics: Arc<Metrics>,
     in_flight: Arc<AtomicUsize>,
     open_http2: Arc<AtomicUsize>,
     finished: Sender<()>,
@@ -316,22 +322,37 @@ impl ShutdownSignalWatch for SignalWatch {
             _ = interrupt.recv() => {}
             _ = quit.recv() => {}
         }
-        let streams = self.registry.active();
-        log::info!("shutting down: no new connections; {streams} streams have {:?} to end", self.limit);
+        let (times, until) = (self.times, Instant::now() + self.times.limit);
         self.draining.store(true, Ordering::Release);
-        self.registry.drain(self.limit);
+        self.metrics.draining(self.registry.active());
+        let mut cut = false;
+        if !times.ready_delay.is_zero() {
+            log::info!("shutting down: /readyz answers 503, listeners accept for {:?}", times.ready_delay);
+            tokio::select! {
+                () = tokio::time::sleep(times.ready_delay) => {}
+                _ = terminate.recv() => cut = true,
+                _ = interrupt.recv() => cut = true,
+                _ = quit.recv() => cut = true,
+            }
+        }
+        let (streams, left) = (self.registry.active(), until.saturating_duration_since(Instant::now()));
+        log::info!("shutting down: no new connections; {streams} streams have {left:?} to end");
+        self.registry.drain_over(times.spread, left, times.retry);
         self.handlers.iter().for_each(RequestHandler::close);
         let drain = Drain {
             registry: self.registry.clone(),
             in_flight: self.in_flight.clone(),
             open_http2: self.open_http2.clone(),
-            until: Instant::now() + self.limit + DRAIN_MARGIN,
+            until: until + DRAIN_MARGIN,
+            metrics: self.metrics.clone(),
             finished: self.finished.clone(),
         };
         tokio::spawn(async move {
             // Only this task ends the process.
             let _essential = Essential::new("drain");
             tokio::select! {
+                biased;
+                () = std::future::ready(()), if cut => drain.report_cut("second signal"),
                 unfinished = drain.wait() => Drain::report(unfinished),
                 _ = terminate.recv() => drain.report_cut("second signal"),
                 _ = interrupt.recv() => drain.report_cut("second signal"),
@@ -344,12 +365,32 @@ impl ShutdownSignalWatch for SignalWatch {
     }
 }
 
+/// The times of a drain, from the signal.
+#[derive(Clone, Copy)]
+struct DrainTimes {
+    ready_delay: Duration,
+    spread: Duration,
+    /// Includes the two others.
+    limit: Duration,
+    retry: Option<RetryRange>,
+}
+
+impl DrainTimes {
+    fn new(config: &crate::config::Drain) -> Self {
+        let (ready_delay, spread) =
+            (config.ready_delay.get().unwrap_or_default(), config.spread.get().unwrap_or_default());
+        let limit = config.timeout.get().unwrap_or(ready_delay + spread + LONGEST_DRAIN);
+        Self { ready_delay, spread, limit, retry: config.retry.get() }
+    }
+}
+
 struct Drain {
     registry: Arc<StreamRegistry>,
     in_flight: Arc<AtomicUsize>,
     /// HTTP/2 connections that are open. They have been sent GOAWAY, and close once their streams have ended.
     open_http2: Arc<AtomicUsize>,
     until: Instant,
+    metrics: Arc<Metrics>,
     finished: Sender<()>,
 }
 
@@ -368,9 +409,15 @@ impl Drain {
         let limit = self.until - DRAIN_MARGIN;
         // Twice in a row: for an instant between the end of a request and the start of its stream, neither is counted.
         let (mut quiet, mut cut) = (0, 0);
+        let mut report_at = Instant::now() + DRAIN_PROGRESS;
         while quiet < 2 && Instant::now() < self.until {
             tokio::time::sleep(DRAIN_POLL).await;
             let left = self.left();
+            self.metrics.draining(self.registry.active());
+            if Instant::now() >= report_at {
+                report_at += DRAIN_PROGRESS;
+                self.report_progress();
+            }
             quiet = if left == 0 { quiet + 1 } else { 0 };
             if Instant::now() < limit {
                 // What is left at the limit is cut, by its own timers.
@@ -387,6 +434,12 @@ impl Drain {
             (0, connections) => Unfinished::Connections(connections),
             (cut, _) => Unfinished::Requests(cut),
         }
+    }
+
+    fn report_progress(&self) {
+        let (streams, requests) = (self.registry.active(), self.in_flight.load(Ordering::Relaxed));
+        let left = (self.until - DRAIN_MARGIN).saturating_duration_since(Instant::now()).as_secs();
+        log::info!("draining: streams={streams} requests={requests} seconds_left={left}");
     }
 
     fn report(unfinished: Unfinished) {
@@ -437,6 +490,7 @@ mod tests {
             in_flight: Arc::default(),
             open_http2: open_http2.clone(),
             until: Instant::now() + Duration::from_secs(60),
+            metrics: Metrics::new(),
             finished: channel().0,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -461,6 +515,7 @@ mod tests {
                 in_flight: Arc::new(AtomicUsize::new(requests)),
                 open_http2: Arc::new(AtomicUsize::new(connections)),
                 until: Instant::now() + 5 * DRAIN_POLL,
+                metrics: Metrics::new(),
                 finished: channel().0,
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");

@@ -8,6 +8,7 @@ mod keepalive;
 mod listen;
 mod names;
 mod process;
+mod retry;
 mod routes;
 mod streams;
 mod upstreams;
@@ -29,6 +30,7 @@ pub use error::{ConfigError, Problem};
 pub use keepalive::TcpKeepalive;
 pub use listen::{Admin, Listen, Tls};
 pub use process::{AccessLog, Drain, DriverConfig};
+pub use retry::RetryConfig;
 pub use routes::{Match, Route, RouteLimits, StreamMode};
 pub use streams::{HeartbeatConfig, TimeoutConfig};
 pub use upstreams::Upstream;
@@ -164,6 +166,7 @@ impl Config {
         listen::check(&self.listen, self.admin.as_ref())?;
         self.client.check()?;
         process::check_threads(self.threads)?;
+        self.drain.check()?;
         upstreams::check(&self.upstreams, &self.listen)?;
         routes::check(&self.routes, &self.upstreams)
     }

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::error::Problem;
+use super::retry::RetryConfig;
 use super::values::{self, Limit};
 
 /// The largest number of threads.
@@ -12,13 +13,38 @@ const MAX_THREADS: usize = 1024;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a map: `drain: {timeout: 30s}`")]
 pub struct Drain {
-    /// How long streams may take to reach the end of an event before they are cut.
+    /// How long listeners accept after `/readyz` has turned 503.
+    pub ready_delay: Limit,
+    /// The time within which each stream ends at a moment of its own.
+    pub spread: Limit,
+    /// From the signal until streams that have not ended are cut.
     pub timeout: Limit,
+    /// The `retry:` field that streams end with.
+    pub retry: RetryConfig,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { timeout: Limit::seconds(30) }
+        let timeout = Limit::seconds(30);
+        Self { ready_delay: Limit::none(), spread: Limit::none(), timeout, retry: RetryConfig::default() }
+    }
+}
+
+impl Drain {
+    /// Checks the times beside each other.
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        let (delay, spread) = (self.ready_delay.get().unwrap_or_default(), self.spread.get().unwrap_or_default());
+        let Some(timeout) = self.timeout.get().filter(|timeout| *timeout <= delay + spread) else { return Ok(()) };
+        if (delay + spread).is_zero() {
+            return Ok(());
+        }
+        let what = format!(
+            "is {}, and the streams are to end {} after the signal (ready_delay and spread)",
+            values::show(timeout),
+            values::show(delay + spread)
+        );
+        let remedy = "make it longer than both together, so that the last streams can reach the end of an event";
+        Err(Problem::new(&["drain", "timeout"], what, remedy))
     }
 }
 

@@ -102,6 +102,7 @@ impl Route {
                 write: timeouts.write.get(),
                 lifetime: timeouts.lifetime.get(),
                 lifetime_jitter: timeouts.lifetime_jitter.0 / 100.0,
+                lifetime_retry: timeouts.lifetime_retry.get(),
             },
             idle_ignores_comments: timeouts.idle_ignores_comments,
             keep_alive: None,

@@ -9,6 +9,7 @@ use super::registry::StreamRegistry;
 use super::scratch::Scratch;
 use super::socket::{Socket, would_block};
 use super::start::Start;
+use super::visit::{Changed, RunningStream, StreamId, Visit};
 use crate::stream::{EndReason, Framing, Millis, Pair};
 
 /// Reads in one call, before the stream yields to others.
@@ -77,6 +78,33 @@ impl ActiveStream {
         &mut self.guard
     }
 
+    /// Shows the stream to a visitor. `driver` and `key` name its place.
+    pub(super) fn visit(&mut self, visit: &Visit, driver: u32, key: u32, now: Millis) -> Changed {
+        let pending_bytes = self.pending.as_ref().map_or(0, |pending| pending.bytes.len() - pending.written);
+        let id = StreamId { driver, key, opened: self.guard.opened() };
+        let mut running = RunningStream {
+            pair: &mut self.pair,
+            route: self.guard.route(),
+            info: self.guard.info(),
+            id,
+            pending_bytes,
+            now,
+            changed: Changed::default(),
+        };
+        visit.call(&mut running);
+        running.changed
+    }
+
+    /// Receives the visits that are under way, for a stream that has a task.
+    pub(super) fn receive_visits(&mut self, now: Millis) -> Changed {
+        let mut changed = Changed::default();
+        for visit in self.guard.visits() {
+            let of_this = self.visit(&visit, 0, self.guard.task().unwrap_or_default(), now);
+            changed = Changed { policy: changed.policy || of_this.policy, end: changed.end || of_this.end };
+        }
+        changed
+    }
+
     /// Makes all progress that is possible now. Drops `upstream` as soon as the stream no longer needs it.
     pub(super) fn drive<C: Socket, U: Socket>(
         &mut self,
@@ -98,8 +126,8 @@ impl ActiveStream {
         now: Millis,
         scratch: &mut Scratch,
     ) -> DriveOutcome {
-        if let Some(limit) = self.guard.draining() {
-            self.pair.close(EndReason::Drain, limit, now);
+        if let Some(drain) = self.guard.draining() {
+            self.pair.drain(&drain, fastrand::f64, now);
         }
         // The upstream was not read until now if the client was behind until now.
         let suspects_idle = self.pair.suspects_idle(now);

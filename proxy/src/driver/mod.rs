@@ -20,6 +20,7 @@ mod start;
 mod stream_info;
 mod task;
 mod transport;
+mod visit;
 
 pub use drivers::{Driver, Drivers, reactor_threads};
 pub use endpoint::{Endpoint, EndpointState};
@@ -28,6 +29,7 @@ pub use registry::StreamRegistry;
 pub use start::Start;
 pub use stream_info::StreamInfo;
 pub use transport::Transport;
+pub use visit::{RunningStream, StreamId, Visitor};
 
 pub(crate) use attached::Attached;
 pub(crate) use drivers::BoundListener;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::clock;
 use super::registry::StreamRegistry;
 use super::stream_info::StreamInfo;
+use super::visit::Visit;
 use crate::failure::Failure;
-use crate::stream::{Counts, EndReason, Millis, Policy, Progress};
+use crate::stream::{Counts, Drain, EndReason, Millis, Policy, Progress};
 
 /// A group of streams that share their rules and are counted together.
 #[non_exhaustive]
@@ -168,11 +169,30 @@ impl StreamGuard {
         }
     }
 
+    /// The visits that have not come to this stream yet, if it has a task.
+    pub(super) fn visits(&self) -> Vec<Arc<Visit>> {
+        self.task.map_or_else(Vec::new, |task| self.registry.visits_of(task as usize))
+    }
+
+    /// The key in the registry of a stream that has a task.
+    pub(super) fn task(&self) -> Option<u32> {
+        self.task
+    }
+
+    pub(super) fn route(&self) -> &Arc<str> {
+        &self.route.name
+    }
+
+    pub(super) fn info(&self) -> &StreamInfo {
+        &self.info
+    }
+
     pub(super) fn opened(&self) -> Millis {
         self.opened
     }
 
-    pub(super) fn draining(&self) -> Option<Duration> {
+    #[inline]
+    pub(super) fn draining(&self) -> Option<Drain> {
         self.registry.draining()
     }
 

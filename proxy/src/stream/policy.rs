@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::drain::RetryRange;
 use crate::sse::Heartbeat;
 
 /// The rules that the streams of one route share.
@@ -93,6 +94,8 @@ pub struct Timeouts {
     /// The largest part of `lifetime`, between 0 and 1, by which it is shortened at random, so that streams that start
     /// together do not end together. Values outside are clamped; NaN counts as 0.
     pub lifetime_jitter: f64,
+    /// The `retry:` field that a stream ends with at its lifetime, if it ends at an event boundary. `None` adds none.
+    pub lifetime_retry: Option<RetryRange>,
 }
 
 impl HeartbeatPolicy {

@@ -10,6 +10,7 @@ use mio::net::{TcpListener, TcpStream};
 
 use super::handler::ConnectionHandler;
 use crate::driver::drive::ActiveStream;
+use crate::driver::visit::Visit;
 
 /// A command to a reactor.
 pub(in crate::driver) enum Command {
@@ -19,6 +20,8 @@ pub(in crate::driver) enum Command {
     Connection(Accepted),
     /// Accept from a listener.
     Listen(ReactorListener),
+    /// Show every stream to a visitor. The reactor's number, from 1, is part of their names.
+    Visit(Arc<Visit>, u32),
 }
 
 /// A stream that no reactor has in its table yet.

@@ -1,5 +1,6 @@
 //! One line of JSON for each stream, written at its end on a separate thread, so that a slow disk delays no stream.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -37,6 +38,8 @@ struct Line<'a> {
     events: u64,
     bytes: u64,
     heartbeats: u64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<&'a str, &'a str>,
 }
 
 impl AccessLog {
@@ -125,6 +128,7 @@ impl Observer for AccessLog {
             events: ended.counts.events,
             bytes: ended.counts.bytes,
             heartbeats: ended.counts.heartbeats,
+            labels: ended.info.labels().collect(),
         };
         let Ok(mut json) = serde_json::to_vec(&line) else { return };
         json.push(b'\n');

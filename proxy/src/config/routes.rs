@@ -107,6 +107,7 @@ impl Route {
             idle_ignores_comments: timeouts.idle_ignores_comments,
             keep_alive: None,
             response_head_bytes: self.limits.response_header.bytes(),
+            ..Policy::default()
         }
     }
 }

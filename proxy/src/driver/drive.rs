@@ -461,7 +461,7 @@ mod tests {
     fn stream(policy: Policy) -> ActiveStream {
         let route = Route::new("/", policy, Arc::new(NoObserver));
         let (policy, body) = (route.policy.clone(), Body::UntilClose);
-        let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0 };
+        let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0, lifetime: None };
         let info = StreamInfo::new(None, None, "GET", "/", std::time::Duration::ZERO);
         let start = Start { opening, unsent: Vec::new(), leftover: Vec::new(), route, info };
         ActiveStream::begin(start, Arc::default(), Millis(0))

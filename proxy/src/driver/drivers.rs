@@ -199,7 +199,7 @@ mod tests {
         let ((client, far_client), (upstream, far_upstream)) = (pair(), pair());
         let route = Route::new("/", Policy::default(), Arc::new(()));
         let (policy, body) = (route.policy.clone(), Body::UntilClose);
-        let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0 };
+        let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0, lifetime: None };
         let info = StreamInfo::new(None, None, "GET", target, Duration::ZERO);
         let start = Start { opening, unsent: b"head".to_vec(), leftover: Vec::new(), route, info };
         drivers.start(start, kind(client), kind(upstream)).expect("a stream");

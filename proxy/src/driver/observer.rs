@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::clock;
@@ -38,6 +38,8 @@ pub struct Totals {
     pub bytes: AtomicU64,
     /// Heartbeats sent.
     pub heartbeats: AtomicU64,
+    /// Whether a field of a backend for this proxy has been ignored, and logged.
+    pub(crate) control_ignored: AtomicBool,
 }
 
 /// Observes streams: their beginning, their end, and requests that failed before one began.

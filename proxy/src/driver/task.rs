@@ -321,7 +321,14 @@ mod tests {
             let (_open, _) = listener.accept().expect("a connection");
             let route = Route::new("/", Policy::default(), Arc::new(OnlyDropped));
             let (policy, body_framing) = (route.policy.clone(), Body::UntilClose);
-            let opening = Opening { policy, body: body_framing, framing: Framing::Http2, identity: true, random: 0.0 };
+            let opening = Opening {
+                policy,
+                body: body_framing,
+                framing: Framing::Http2,
+                identity: true,
+                random: 0.0,
+                lifetime: None,
+            };
             let info = StreamInfo::new(None, None, "GET", "/", Duration::ZERO);
             let start = Start { opening, unsent: Vec::new(), leftover: b"data: a\n\n".to_vec(), route, info };
             let stream = ActiveStream::begin(start, Arc::default(), clock::now());

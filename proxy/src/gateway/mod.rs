@@ -155,6 +155,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        headers::strip_request_control(request);
         headers::add_via(request, session.req_header().version)?;
         headers::set_forwarded(request, client, tls, self.takeover.trusted_proxies())
     }

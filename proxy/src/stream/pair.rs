@@ -33,6 +33,8 @@ pub struct Opening {
     pub identity: bool,
     /// Uniform in 0..1; selects this stream's jitter of the lifetime.
     pub random: f64,
+    /// A lifetime that holds in place of the policy's, without jitter; zero: none.
+    pub lifetime: Option<Duration>,
 }
 
 /// Totals of one stream.
@@ -97,12 +99,18 @@ pub struct Pair {
 impl Pair {
     /// Starts a stream whose response head has been written at `now`.
     pub fn new(opening: Opening, now: Millis) -> Self {
-        let Opening { policy, body, framing, identity, random } = opening;
+        let Opening { policy, body, framing, identity, random, lifetime } = opening;
         let source = Source::new(body, identity, &policy, now);
         let sink = Sink::new(framing, source.is_between_events(), &policy, now);
         let close_at = now.within(policy.timeouts.jittered_lifetime(random));
         let retry_ms = lifetime_retry(&policy, random);
-        Self { policy, source, sink, close_at, closing: None, ended: None, planned: Planned::Lifetime, retry_ms }
+        let planned = Planned::Lifetime;
+        let mut pair = Self { policy, source, sink, close_at, closing: None, ended: None, planned, retry_ms };
+        if let Some(lifetime) = lifetime {
+            pair.planned = Planned::OwnLifetime;
+            pair.close_at = now.within(Some(lifetime).filter(|lifetime| !lifetime.is_zero()));
+        }
+        pair
     }
 
     /// Takes bytes read from the upstream, framing included.
@@ -170,14 +178,6 @@ impl Pair {
         self.close_between_events(now);
     }
 
-    /// Limits the stream's life to `limit` from its beginning at `opened`, in place of the route's lifetime.
-    pub fn set_lifetime(&mut self, limit: Option<Duration>, opened: Millis) {
-        if self.ended.is_none() && self.closing.is_none() && self.planned != Planned::Drain {
-            self.close_at = opened.within(limit);
-            self.planned = Planned::OwnLifetime;
-        }
-    }
-
     /// The rules that the stream follows.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
@@ -189,6 +189,10 @@ impl Pair {
         if self.ended.is_some() {
             return;
         }
+        let policy = match self.policy.backend_heartbeat {
+            Some(interval) => Arc::new(policy.with_heartbeat_of_backend(interval)),
+            None => policy,
+        };
         let old = std::mem::replace(&mut self.policy, policy);
         let new = &*self.policy;
         self.source.set_policy(&old, new, now);

@@ -190,9 +190,43 @@ fn another_lifetime_counts_from_the_beginning_and_ends_older_streams_apart() {
     assert_eq!(at(500, Some(100), 0.2), Some(510), "overdue: within the jitter from now");
     assert_eq!(at(10, None, 0.2), None);
 
-    let mut own = Harness::plain(policy());
-    own.pair.set_lifetime(Some(secs(7)), own.now);
+    let opening = Opening {
+        policy: Arc::new(policy()),
+        body: Body::UntilClose,
+        framing: Framing::Plain,
+        identity: true,
+        random: 0.0,
+        lifetime: Some(secs(7)),
+    };
+    let mut own = Harness { pair: Pair::new(opening.clone(), Millis(0)), now: Millis(0), sent: Vec::new() };
     own.set_policy(|policy| policy.timeouts.lifetime = Some(secs(100)));
     own.pass(secs(7));
     assert_eq!(own.pair.ended(), Some(EndReason::Lifetime), "the backend's lifetime stays");
+
+    let limited = |lifetime: Duration| {
+        let mut policy = policy();
+        (policy.timeouts.lifetime, policy.timeouts.idle, policy.heartbeat) = (Some(secs(5)), None, None);
+        let opening = Opening { policy: Arc::new(policy), lifetime: Some(lifetime), ..opening.clone() };
+        Pair::new(opening, Millis(0)).next_deadline()
+    };
+    assert_eq!(limited(secs(7)), Some(Millis(7000)), "in place of the route's");
+    assert_eq!(limited(Duration::ZERO), None, "none");
+}
+
+#[test]
+fn a_heartbeat_that_the_backend_has_set_stays_when_the_rules_change() {
+    for (interval, heartbeats) in [(3, 2), (0, 0)] {
+        let mut stream = Harness::plain(policy().with_heartbeat_of_backend(secs(interval)));
+        stream.set_policy(|policy| {
+            policy.heartbeat = Some(HeartbeatPolicy::new(secs(1), Heartbeat::default()));
+            policy.backend_heartbeat = None;
+        });
+        stream.pass(secs(8));
+        assert_eq!(stream.pair.counts().heartbeats, heartbeats, "every {interval} s");
+    }
+    let mut without = policy();
+    without.heartbeat = None;
+    let mut stream = Harness::plain(without.with_heartbeat_of_backend(secs(5)));
+    stream.pass(secs(5));
+    assert_eq!(stream.sent(), ":\n\n", "a comment, where the route has none");
 }

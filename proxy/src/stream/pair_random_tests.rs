@@ -62,7 +62,7 @@ proptest! {
             heartbeat: Heartbeat::new(crate::sse::HeartbeatStyle::Comment, "HEARTBEAT").expect("valid"),
         });
         let opening = Opening {
-            policy: Arc::new(rules), body: Body::UntilClose, framing: Framing::Chunked, identity: true, random: 0.0
+            policy: Arc::new(rules), body: Body::UntilClose, framing: Framing::Chunked, identity: true, random: 0.0, lifetime: None
         };
         let mut pair = Pair::new(opening, Millis(0));
         let (mut now, mut upstream, mut client, mut pending) = (Millis(0), Vec::new(), Vec::new(), Vec::new());

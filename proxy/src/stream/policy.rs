@@ -32,6 +32,8 @@ pub struct Policy {
     pub keep_alive: Option<KeepAlive>,
     /// The largest head of a response, interim or final, in bytes; 64 KiB by default.
     pub response_head_bytes: usize,
+    /// The interval that the backend of one stream has set in place of the route's; zero: none.
+    pub(crate) backend_heartbeat: Option<Duration>,
 }
 
 impl Default for Policy {
@@ -42,7 +44,19 @@ impl Default for Policy {
             idle_ignores_comments: false,
             keep_alive: None,
             response_head_bytes: 64 * 1024,
+            backend_heartbeat: None,
         }
+    }
+}
+
+impl Policy {
+    /// The same for one stream whose backend has set the interval of its heartbeats; zero: none.
+    pub(crate) fn with_heartbeat_of_backend(&self, interval: Duration) -> Self {
+        let mut policy = self.clone();
+        policy.backend_heartbeat = Some(interval);
+        let form = policy.heartbeat.take().map_or_else(Heartbeat::default, |heartbeat| heartbeat.heartbeat);
+        policy.heartbeat = (!interval.is_zero()).then(|| HeartbeatPolicy::new(interval, form));
+        policy
     }
 }
 

@@ -16,6 +16,7 @@ mod client_connection;
 mod client_policy;
 mod client_transport;
 mod connection;
+mod control;
 mod dial;
 mod drain;
 mod exchange;

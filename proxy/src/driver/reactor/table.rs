@@ -338,7 +338,7 @@ mod tests {
     fn start(target: &str) -> Start {
         let route = Route::new("/", Policy::default(), Arc::new(()));
         let (policy, body) = (route.policy.clone(), Body::UntilClose);
-        let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0 };
+        let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0, lifetime: None };
         let info = StreamInfo::new(None, None, "GET", target, Duration::ZERO);
         Start { opening, unsent: Vec::new(), leftover: Vec::new(), route, info }
     }

@@ -6,4 +6,5 @@ mod ends;
 mod heartbeats;
 mod passthrough;
 mod routing;
+mod steering;
 mod timeouts;

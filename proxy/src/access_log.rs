@@ -1,4 +1,4 @@
-//! One line of JSON for each stream, written at its end on a separate thread, so that a slow disk delays no stream.
+//! One line of JSON for each stream, and for each page if that is asked for, written at its end on a separate thread, so that a slow disk delays no stream.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -11,15 +11,26 @@ use prometheus_client::metrics::counter::Counter;
 use rustix::fs::{Access, access};
 use serde::Serialize;
 
-use crate::config::{self, Problem};
+use crate::config::{self, LoggedRequests, Problem};
 use crate::driver::{Ended, Observer};
-use crate::logging::{Limits, LineFile, LineQueue, Sink};
+use crate::logging::{Limits, LineFile, LineQueue, Mask, Sink};
+use crate::routing::Answered;
 
 /// Limits on queued lines. A line has about 300 bytes, and a few kilobytes with the longest path that is kept.
 const LIMITS: Limits = Limits { lines: 16 * 1024, bytes: 8 * 1024 * 1024 };
 
 /// The access log. Lines that exceed the queue, or cannot be written, are counted as lost.
-pub struct AccessLog(Option<LineQueue>);
+pub struct AccessLog {
+    queue: Option<LineQueue>,
+    rules: Rules,
+}
+
+/// What has a line, and what is hidden in it.
+struct Rules {
+    mask: Mask,
+    /// The part of the pages that have a line; `None`: pages have none.
+    pages: Option<f64>,
+}
 
 /// One line. The field names are a stable contract, described in `docs/operations.md`.
 #[derive(Serialize)]
@@ -42,19 +53,45 @@ struct Line<'a> {
     labels: BTreeMap<&'a str, &'a str>,
 }
 
+/// The line of a page.
+#[derive(Serialize)]
+struct PageLine<'a> {
+    time: String,
+    route: &'a str,
+    client: Option<String>,
+    method: &'a str,
+    path: &'a str,
+    status: u16,
+    duration_ms: u128,
+    bytes: u64,
+}
+
+impl Rules {
+    fn new(config: &config::AccessLogConfig) -> Self {
+        let pages = (config.requests == LoggedRequests::All).then_some(config.sample.0 / 100.0);
+        Self { mask: Mask::new(&config.mask), pages }
+    }
+
+    /// Whether a page has a line. Failures of a server always have one.
+    fn logs_page(&self, status: u16, random: f64) -> bool {
+        self.pages.is_some_and(|part| status >= 500 || random < part)
+    }
+}
+
 impl AccessLog {
     /// Opens the log.
     ///
     /// # Errors
     /// When the file cannot be opened for appending.
-    pub fn open(to: &config::AccessLog, lost: Counter) -> io::Result<Self> {
-        let file = match to {
-            config::AccessLog::Off => return Ok(Self(None)),
+    pub fn open(config: &config::AccessLogConfig, lost: Counter) -> io::Result<Self> {
+        let rules = Rules::new(config);
+        let file = match &config.to {
+            config::AccessLog::Off => return Ok(Self { queue: None, rules }),
             config::AccessLog::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
             config::AccessLog::File(path) => OpenOptions::new().create(true).append(true).open(path)?,
         };
         let sink = Lines { file: LineFile::new(file), lost: lost.clone() };
-        LineQueue::start("access-log", LIMITS, lost, sink).map(|queue| Self(Some(queue)))
+        LineQueue::start("access-log", LIMITS, lost, sink).map(|queue| Self { queue: Some(queue), rules })
     }
 
     /// Checks, without creating it, that the file could be opened.
@@ -80,9 +117,27 @@ impl AccessLog {
         Err(Problem::new(&["access_log"], format!("is `{}`, {what}", path.display()), remedy))
     }
 
+    /// Logs a page, if pages are logged.
+    pub fn page(&self, page: &Answered<'_>) {
+        let Some(queue) = self.queue.as_ref().filter(|_| self.rules.logs_page(page.status, fastrand::f64())) else {
+            return;
+        };
+        let line = PageLine {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            route: page.route,
+            client: page.client.map(|address| address.to_string()),
+            method: page.method,
+            path: &self.rules.mask.target(page.target),
+            status: page.status,
+            duration_ms: page.duration.as_millis(),
+            bytes: page.bytes,
+        };
+        add(queue, &line);
+    }
+
     /// Waits until every line logged so far is written, or `limit` has passed.
     pub fn flush(&self, limit: Duration) {
-        if let Some(queue) = &self.0 {
+        if let Some(queue) = &self.queue {
             queue.flush(limit);
         }
     }
@@ -112,13 +167,14 @@ impl Sink for Lines {
 
 impl Observer for AccessLog {
     fn ended(&self, ended: &Ended<'_>) {
-        let Some(queue) = &self.0 else { return };
+        let Some(queue) = &self.queue else { return };
+        let path = self.rules.mask.target(ended.info.path());
         let line = Line {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: ended.route,
             client: ended.info.client().map(|address| address.to_string()),
             method: ended.info.method(),
-            path: ended.info.path(),
+            path: &path,
             upstream: ended.info.upstream().map(|address| address.to_string()),
             end: ended.reason.as_str(),
             side: ended.reason.side().as_str(),
@@ -130,8 +186,33 @@ impl Observer for AccessLog {
             heartbeats: ended.counts.heartbeats,
             labels: ended.info.labels().collect(),
         };
-        let Ok(mut json) = serde_json::to_vec(&line) else { return };
-        json.push(b'\n');
-        queue.add(&json);
+        add(queue, &line);
+    }
+}
+
+fn add(queue: &LineQueue, line: &impl Serialize) {
+    let Ok(mut json) = serde_json::to_vec(line) else { return };
+    json.push(b'\n');
+    queue.add(&json);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_logged_if_asked_for_and_sampled() {
+        let rules = |pages| Rules { mask: Mask::default(), pages };
+        for (pages, status, random, wanted) in [
+            (None, 200, 0.0, false),
+            (None, 502, 0.0, false),
+            (Some(1.0), 200, 0.999, true),
+            (Some(0.1), 200, 0.09, true),
+            (Some(0.1), 200, 0.1, false),
+            (Some(0.1), 502, 0.999, true),
+            (Some(0.0), 404, 0.0, false),
+        ] {
+            assert_eq!(rules(pages).logs_page(status, random), wanted, "{pages:?} {status} {random}");
+        }
     }
 }

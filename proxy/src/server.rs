@@ -18,9 +18,9 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access_log::AccessLog;
-use crate::admin::Admin;
+use crate::admin::{self, Admin, OnUnixSocket};
 use crate::certificate;
-use crate::config::{Config, DriverConfig, Problem};
+use crate::config::{self, Config, DriverConfig, Problem};
 use crate::connections::{Connections, TlsListeners};
 use crate::driver::descriptors;
 use crate::driver::{
@@ -30,9 +30,9 @@ use crate::failure::Failure;
 use crate::fallback::Fallback;
 use crate::gateway::Gateway;
 use crate::listen::{self, Bound, ListenError, Prebound};
-use crate::logging::ProcessLog;
+use crate::logging::{Mask, ProcessLog};
 use crate::metrics::Metrics;
-use crate::routing::{RouteEntry, RouteTable, Router};
+use crate::routing::{Answered, RequestObserver, RouteEntry, RouteTable, Router};
 use crate::stream::{Policy, RetryRange};
 use crate::sys;
 use crate::takeover::{RequestHandler, Takeover};
@@ -81,7 +81,8 @@ pub enum ServerError {
 pub fn check(config: &Config) -> Result<Vec<Problem>, Problem> {
     let mut warnings = config.warnings();
     warnings.extend(certificate::check(&config.listen)?);
-    AccessLog::check(&config.access_log)?;
+    AccessLog::check(&config.access_log.to)?;
+    Admin::check(config.admin.as_ref())?;
     Ok(warnings)
 }
 
@@ -99,7 +100,13 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     let metrics = Metrics::with_log(log.dropped());
     let access_log = AccessLog::open(&config.access_log, metrics.log_lost()).map_err(ServerError::AccessLog)?;
     let bound = config.listen.iter().map(listen::bind).collect::<Result<Vec<_>, _>>()?;
-    let admin_bound = config.admin.as_ref().map(listen::bind_admin).transpose()?;
+    let (admin_path, admin_config) = (config.admin.as_ref().and_then(config::Admin::unix_path), config.admin.as_ref());
+    let admin_bound = admin_config.filter(|_| admin_path.is_none()).map(listen::bind_admin).transpose()?;
+    let admin_socket = admin_path.map(|path| {
+        let failed = |source| ListenError::Bind { address: format!("unix:{}", path.display()), source };
+        admin::bind_unix(path).map(|socket| (socket, path)).map_err(failed)
+    });
+    let admin_socket = admin_socket.transpose()?;
     raise_descriptor_limit();
 
     let observer = Arc::new(StreamObserver { metrics: metrics.clone(), access_log });
@@ -120,7 +127,8 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     let routes = routes(config, &upstreams, &observer);
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect(), upstreams.into_values().collect());
     let router = Arc::new(Router::new(RouteTable::new(routes)));
-    let gateway = Gateway::new(router.clone(), takeover.clone(), metrics.clone(), client);
+    let gateway = Gateway::new(router.clone(), takeover.clone(), metrics.clone(), client)
+        .observed_by(observer.clone() as Arc<dyn RequestObserver>);
     let open_http2 = Arc::<AtomicUsize>::default();
     let draining = Arc::new(AtomicBool::new(false));
 
@@ -155,9 +163,17 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
             server.add_service(proxy_service(application(), others));
         }
     }
-    if let Some(bound) = admin_bound {
+    let admin_pages = |admin: &config::Admin| {
+        let mask = Mask::new(&config.access_log.mask);
+        Admin::new(metrics.clone(), draining.clone()).with_streams(takeover.clone(), admin, mask)
+    };
+    if let Some(((socket, path), admin)) = admin_socket.zip(admin_config) {
+        log::info!("admin on unix:{}", path.display());
+        server.add_service(OnUnixSocket::new(admin_pages(admin), socket, path));
+    }
+    if let Some((bound, admin)) = admin_bound.zip(admin_config) {
         log::info!("admin on {}", bound.address);
-        let mut service = Service::new("admin".to_owned(), Admin::new(metrics.clone(), draining.clone()));
+        let mut service = Service::new("admin".to_owned(), admin_pages(admin));
         service.add_tcp(&bound.address.to_string());
         service.threads = Some(1);
         server.add_service(Prebound::until_exit(service, vec![bound]));
@@ -287,6 +303,12 @@ impl Observer for StreamObserver {
     }
 }
 
+impl RequestObserver for StreamObserver {
+    fn answered(&self, page: &Answered<'_>) {
+        self.access_log.page(page);
+    }
+}
+
 /// Waits for the signal to stop, and starts the drain.
 struct SignalWatch {
     /// Opened once the signal handlers are installed, so that a drain reaches every connection.
@@ -376,7 +398,7 @@ struct DrainTimes {
 }
 
 impl DrainTimes {
-    fn new(config: &crate::config::Drain) -> Self {
+    fn new(config: &config::Drain) -> Self {
         let (ready_delay, spread) =
             (config.ready_delay.get().unwrap_or_default(), config.spread.get().unwrap_or_default());
         let limit = config.timeout.get().unwrap_or(ready_delay + spread + LONGEST_DRAIN);

@@ -2,6 +2,7 @@
 //!
 //! `docs/configuration.md` is the reference for people; the doc comments here are its source.
 
+mod access_log;
 mod client;
 mod error;
 mod keepalive;
@@ -25,11 +26,12 @@ use serde::Deserialize;
 use crate::headers::TrustedProxies;
 use listen::default_listen;
 
+pub use access_log::{AccessLog, AccessLogConfig, LoggedRequests};
 pub use client::{Client, ClientLimits, ClientTimeouts};
 pub use error::{ConfigError, Problem};
 pub use keepalive::TcpKeepalive;
 pub use listen::{Admin, Listen, Tls};
-pub use process::{AccessLog, Drain, DriverConfig};
+pub use process::{Drain, DriverConfig};
 pub use retry::RetryConfig;
 pub use routes::{Match, Route, RouteLimits, StreamMode};
 pub use streams::{HeartbeatConfig, TimeoutConfig};
@@ -69,9 +71,9 @@ pub struct Config {
     /// How a shutdown treats running streams.
     #[serde(default)]
     pub drain: Drain,
-    /// Where the line for each ended stream goes.
+    /// Where the line for each ended stream goes, and what is in it.
     #[serde(default)]
-    pub access_log: AccessLog,
+    pub access_log: AccessLogConfig,
     /// Worker threads; default: one for each core.
     pub threads: Option<usize>,
     /// The driver of streams that are plain TCP on both sides.
@@ -134,12 +136,12 @@ impl Config {
             listen: vec![Listen { address: listen.to_owned(), ..Listen::default() }],
             // Set explicitly, since the warning about the missing key applies to files only.
             trusted_proxies: Some(TrustedProxies::default().networks().iter().copied().map(Network).collect()),
-            admin: admin.map(|address| Admin { address: address.to_owned() }),
+            admin: admin.map(|address| Admin { address: address.to_owned(), token_file: None }),
             upstreams: BTreeMap::from([("upstream".to_owned(), upstream)]),
             routes: Vec::new(),
             client: Client::default(),
             drain: Drain::default(),
-            access_log: AccessLog::default(),
+            access_log: AccessLogConfig::default(),
             threads: None,
             driver: DriverConfig::default(),
         })
@@ -167,6 +169,7 @@ impl Config {
         self.client.check()?;
         process::check_threads(self.threads)?;
         self.drain.check()?;
+        self.access_log.check()?;
         upstreams::check(&self.upstreams, &self.listen)?;
         routes::check(&self.routes, &self.upstreams)
     }

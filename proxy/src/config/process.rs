@@ -1,4 +1,4 @@
-//! The settings of the whole process: `drain`, `access_log`, `threads`, `driver`.
+//! The settings of the whole process: `drain`, `threads`, `driver`.
 
 use serde::Deserialize;
 
@@ -45,39 +45,6 @@ impl Drain {
         );
         let remedy = "make it longer than both together, so that the last streams can reach the end of an event";
         Err(Problem::new(&["drain", "timeout"], what, remedy))
-    }
-}
-
-/// Where the line for each ended stream goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum AccessLog {
-    /// To standard output.
-    #[default]
-    Stdout,
-    /// Nowhere.
-    Off,
-    /// Appended to a file.
-    File(std::path::PathBuf),
-}
-
-impl std::str::FromStr for AccessLog {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "stdout" => Ok(Self::Stdout),
-            "off" => Ok(Self::Off),
-            path if path.contains('/') => Ok(Self::File(path.into())),
-            _ => Err(format!(
-                "`{text}` is not a valid destination: write stdout, off, or a path with a slash, such as ./access.log"
-            )),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for AccessLog {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        values::from_scalar(deserializer, "stdout, off, or a path")
     }
 }
 

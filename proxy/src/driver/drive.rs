@@ -99,7 +99,7 @@ impl ActiveStream {
     pub(super) fn receive_visits(&mut self, now: Millis) -> Changed {
         let mut changed = Changed::default();
         for visit in self.guard.visits() {
-            let of_this = self.visit(&visit, 0, self.guard.task().unwrap_or_default(), now);
+            let of_this = self.visit(&visit.0, 0, self.guard.task().unwrap_or_default(), now);
             changed = Changed { policy: changed.policy || of_this.policy, end: changed.end || of_this.end };
         }
         changed

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::clock;
 use super::registry::StreamRegistry;
 use super::stream_info::StreamInfo;
-use super::visit::Visit;
+use super::visit::DueVisit;
 use crate::failure::Failure;
 use crate::stream::{Counts, Drain, EndReason, Millis, Policy, Progress};
 
@@ -172,7 +172,7 @@ impl StreamGuard {
     }
 
     /// The visits that have not come to this stream yet, if it has a task.
-    pub(super) fn visits(&self) -> Vec<Arc<Visit>> {
+    pub(super) fn visits(&self) -> Vec<DueVisit> {
         self.task.map_or_else(Vec::new, |task| self.registry.visits_of(task as usize))
     }
 

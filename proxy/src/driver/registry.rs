@@ -10,7 +10,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::clock;
-use super::visit::{Visit, Visitor};
+use super::visit::{DueVisit, Visit, Visitor};
 use crate::stream::{Drain, Millis, RetryRange};
 
 /// `cut_at` while no drain is under way.
@@ -144,11 +144,11 @@ impl StreamRegistry {
     }
 
     /// The visits that have not come to this task yet.
-    pub(super) fn visits_of(&self, task: usize) -> Vec<Arc<Visit>> {
+    pub(super) fn visits_of(&self, task: usize) -> Vec<DueVisit> {
         if self.visiting.load(Ordering::Acquire) == 0 {
             return Vec::new();
         }
-        lock(&self.visits).iter().filter(|visit| visit.takes_task(task)).cloned().collect()
+        lock(&self.visits).iter().filter_map(|visit| visit.take_task(task)).collect()
     }
 
     pub(super) fn remove_task(&self, key: usize) {
@@ -156,7 +156,7 @@ impl StreamRegistry {
         let visits = lock(&self.visits);
         let mut tasks = lock(&self.tasks);
         for visit in visits.iter() {
-            visit.takes_task(key);
+            drop(visit.take_task(key));
         }
         tasks.try_remove(key);
         // Releases the memory of a burst.

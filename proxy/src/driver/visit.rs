@@ -111,7 +111,8 @@ impl RunningStream<'_> {
 
     /// Time since the upstream was active last, where its idle timeout measures that.
     pub fn silence(&self) -> Option<Duration> {
-        self.pair.silence(self.now)
+        // A clock that is read once more than the other may be a millisecond ahead.
+        self.pair.silence(self.now).map(|silence| silence.min(self.age()))
     }
 
     /// Why it ends, if its end has begun.
@@ -153,13 +154,10 @@ impl Visit {
         (self.visitor)(stream);
     }
 
-    /// Whether the task with this key has not been visited yet. It counts as visited from now on.
-    pub(super) fn takes_task(&self, key: usize) -> bool {
+    /// The visit of the task with this key, unless the task has had it.
+    pub(super) fn take_task(self: &Arc<Self>, key: usize) -> Option<DueVisit> {
         let due = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        if due {
-            self.one_finished();
-        }
-        due
+        due.then(|| DueVisit(self.clone()))
     }
 
     /// A reactor has visited all of its streams, or a task its own.
@@ -181,6 +179,15 @@ impl Visit {
             }
             finished.await;
         }
+    }
+}
+
+/// A visit that has come to a task. It counts as finished there once this is dropped, also after a panic.
+pub(super) struct DueVisit(pub(super) Arc<Visit>);
+
+impl Drop for DueVisit {
+    fn drop(&mut self) {
+        self.0.one_finished();
     }
 }
 

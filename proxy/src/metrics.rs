@@ -6,9 +6,10 @@ mod process;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -35,6 +36,7 @@ pub struct Metrics {
     ended: Family<EndLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
     first_byte: Family<RouteLabels, Histogram>,
+    first_event: Family<RouteLabels, Histogram>,
     duration: Family<RouteLabels, Histogram>,
     refused: Family<RefusedLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
@@ -100,6 +102,12 @@ impl Metrics {
         });
         let help = "From a stream's request to the upstream's response head";
         registry.register("first_byte_seconds", help, first_byte.clone());
+        let first_event = Family::<RouteLabels, Histogram>::new_with_constructor(|| {
+            // 1 ms to 262 s: a model may think for minutes.
+            Histogram::new(exponential_buckets(0.001, 4.0, 10))
+        });
+        let help = "From a stream's request to the end of its first event";
+        registry.register("time_to_first_event_seconds", help, first_event.clone());
         let duration = Family::<RouteLabels, Histogram>::new_with_constructor(|| {
             // 1 s to 18 h.
             Histogram::new(exponential_buckets(1.0, 4.0, 9))
@@ -142,6 +150,7 @@ impl Metrics {
             ended,
             failures,
             first_byte,
+            first_event,
             duration,
             refused,
             requests,
@@ -226,6 +235,10 @@ impl Observer for Metrics {
             .observe(info.first_byte().as_secs_f64());
     }
 
+    fn first_event(&self, route: &str, _: &StreamInfo, after: Duration) {
+        self.first_event.get_or_create(&RouteLabels { route: route.to_owned() }).observe(after.as_secs_f64());
+    }
+
     fn ended(&self, ended: &Ended<'_>) {
         if ended.reason == EndReason::Drain && !ended.clean {
             self.drain_cut.inc();
@@ -278,6 +291,16 @@ impl Collector for WatchedCollector {
                 let labels = [("route", &*route.name)];
                 ConstCounter::new(read(&route.totals)).encode(metric.encode_family(&labels)?)?;
             }
+        }
+        let (name, help) = ("event_gap_seconds", "Gaps between the events of a stream, on routes that measure them");
+        let kind = prometheus_client::metrics::MetricType::Histogram;
+        let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+        for route in routes {
+            let Some(gaps) = &route.totals.event_gaps else { continue };
+            let (sum, buckets) = gaps.snapshot();
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let labels = [("route", &*route.name)];
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &buckets, None)?;
         }
         let (name, help) = ("upstream_streams_active", "Streams running, by the address of the server");
         let kind = prometheus_client::metrics::MetricType::Gauge;

@@ -288,6 +288,10 @@ impl Observer for StreamObserver {
         self.metrics.opened(route, info);
     }
 
+    fn first_event(&self, route: &str, info: &StreamInfo, after: Duration) {
+        self.metrics.first_event(route, info, after);
+    }
+
     fn ended(&self, ended: &Ended<'_>) {
         self.metrics.ended(ended);
         self.access_log.ended(ended);

@@ -33,7 +33,7 @@ pub use keepalive::TcpKeepalive;
 pub use listen::{Admin, Listen, Tls};
 pub use process::{Drain, DriverConfig};
 pub use retry::RetryConfig;
-pub use routes::{Match, Route, RouteLimits, StreamMode};
+pub use routes::{Match, Route, RouteLimits, RouteMetrics, StreamMode};
 pub use streams::{HeartbeatConfig, TimeoutConfig};
 pub use upstreams::Upstream;
 pub use values::{Limit, Network, Percent, Server, Size};

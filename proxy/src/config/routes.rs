@@ -35,6 +35,9 @@ pub struct Route {
     /// Size limits.
     #[serde(default)]
     pub limits: RouteLimits,
+    /// What is measured beside what always is.
+    #[serde(default)]
+    pub metrics: RouteMetrics,
 }
 
 /// Which requests a route takes.
@@ -51,6 +54,14 @@ pub struct Match {
 pub struct RouteLimits {
     /// A response head, interim or final (`proxy_buffer_size`, `tune.bufsize`, `max_response_headers_kb`).
     pub response_header: Size,
+}
+
+/// What is measured of a route's streams beside what always is.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a map: `metrics: {event_gaps: true}`")]
+pub struct RouteMetrics {
+    /// The gaps between events.
+    pub event_gaps: bool,
 }
 
 /// Which requests of a route are carried as streams.
@@ -107,6 +118,7 @@ impl Route {
             idle_ignores_comments: timeouts.idle_ignores_comments,
             keep_alive: None,
             response_head_bytes: self.limits.response_header.bytes(),
+            event_gaps: self.metrics.event_gaps,
             ..Policy::default()
         }
     }

@@ -67,9 +67,10 @@ impl ActiveStream {
     pub(super) fn begin(start: Start, registry: Arc<StreamRegistry>, now: Millis) -> Self {
         let Start { opening, unsent: mut bytes, leftover, route, info } = start;
         let framing = opening.framing;
-        let guard = StreamGuard::open(route, registry, info);
+        let mut guard = StreamGuard::open(route, registry, info);
         let mut pair = Pair::new(opening, now);
-        guard.add(pair.upstream_data(&leftover, now, &mut bytes));
+        let progress = pair.upstream_data(&leftover, now, &mut bytes);
+        guard.add_read(progress, progress.events, now);
         let pending = (!bytes.is_empty()).then(|| Box::new(Unwritten { bytes, written: 0 }));
         Self { pair, guard, pending, phase: Phase::Running, framing, client_bytes: 0 }
     }
@@ -192,7 +193,7 @@ impl ActiveStream {
             Ok(0) => self.pair.upstream_closed(now, &mut scratch.output),
             Ok(count) => {
                 let progress = self.pair.upstream_data(&scratch.input[..count], now, &mut scratch.output);
-                self.guard.add(progress);
+                self.guard.add_read(progress, self.pair.counts().events, now);
             }
             Err(error) if would_block(&error) => return ControlFlow::Break(()),
             Err(_) => self.pair.upstream_failed(now),

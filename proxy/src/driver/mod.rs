@@ -11,6 +11,7 @@ pub(crate) mod descriptors;
 mod drive;
 mod drivers;
 mod endpoint;
+mod gaps;
 mod observer;
 mod reactor;
 mod registry;
@@ -24,6 +25,7 @@ mod visit;
 
 pub use drivers::{Driver, Drivers, reactor_threads};
 pub use endpoint::{Endpoint, EndpointState};
+pub use gaps::EventGaps;
 pub use observer::{Ended, Observer, Route, Totals};
 pub use registry::StreamRegistry;
 pub use start::Start;

@@ -32,6 +32,9 @@ pub struct Policy {
     pub keep_alive: Option<KeepAlive>,
     /// The largest head of a response, interim or final, in bytes; 64 KiB by default.
     pub response_head_bytes: usize,
+    /// Whether the gaps between events are measured, for all streams of the route; each event then costs two more atomic
+    /// additions.
+    pub event_gaps: bool,
     /// The interval that the backend of one stream has set in place of the route's; zero: none.
     pub(crate) backend_heartbeat: Option<Duration>,
 }
@@ -44,6 +47,7 @@ impl Default for Policy {
             idle_ignores_comments: false,
             keep_alive: None,
             response_head_bytes: 64 * 1024,
+            event_gaps: false,
             backend_heartbeat: None,
         }
     }

@@ -114,7 +114,7 @@ impl Model {
             Delimited::Chunked => Body::Chunked(Decoder::default()),
         };
         let framing = if input.framing { Framing::Chunked } else { Framing::Plain };
-        let opening = Opening { policy: Arc::new(policy), body, framing, identity: input.identity, random: 0.0 };
+        let opening = Opening { policy: Arc::new(policy), body, framing, identity: input.identity, random: 0.0, lifetime: None };
         let pair = Pair::new(opening, Millis(0));
         Self {
             input,

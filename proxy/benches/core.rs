@@ -74,6 +74,7 @@ fn pass(criterion: &mut Criterion) {
             framing: Framing::Chunked,
             identity: true,
             random: 0.5,
+            lifetime: None,
         };
         let mut pair = Pair::new(opening, Millis(0));
         let mut out = Vec::with_capacity(2 * wire.len());

@@ -1,5 +1,6 @@
-//! One line of JSON for each stream, written at its end on a separate thread, so that a slow disk delays no stream.
+//! One line of JSON for each stream, and for each page if that is asked for, written at its end on a separate thread, so that a slow disk delays no stream.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -8,13 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use prometheus_client::metrics::counter::Counter;
 use rustix::fs::{Access, access};
 use serde::Serialize;
 
-use crate::config::{self, Problem};
+use crate::config::{self, LoggedRequests, Problem};
 use crate::driver::{Ended, Observer};
-use crate::logging::{Limits, LineFile, LineQueue, Sink};
+use crate::logging::{Limits, LineFile, LineQueue, Mask, Sink};
+use crate::routing::Answered;
 
 /// Limits on queued lines. A line has about 300 bytes, and a few kilobytes with the longest path that is kept.
 const LIMITS: Limits = Limits { lines: 16 * 1024, bytes: 8 * 1024 * 1024 };
@@ -27,11 +30,22 @@ pub struct AccessLog {
     file: Arc<Mutex<LineFile>>,
     /// The file that takes the place of the other as soon as that is not being written to.
     next: Arc<Mutex<Option<File>>>,
+    rules: ArcSwap<Rules>,
     lost: Counter,
 }
 
-/// A destination that has been opened.
-pub struct Opened(Option<File>);
+/// What a configuration says about the log, with its destination opened.
+pub struct Opened {
+    file: Option<File>,
+    rules: Rules,
+}
+
+/// What has a line, and what is hidden in it.
+struct Rules {
+    mask: Arc<Mask>,
+    /// The part of the pages that have a line; `None`: pages have none.
+    pages: Option<f64>,
+}
 
 /// One line. The field names are a stable contract, described in `docs/operations.md`.
 #[derive(Serialize)]
@@ -50,6 +64,33 @@ struct Line<'a> {
     events: u64,
     bytes: u64,
     heartbeats: u64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<&'a str, &'a str>,
+}
+
+/// The line of a page.
+#[derive(Serialize)]
+struct PageLine<'a> {
+    time: String,
+    route: &'a str,
+    client: Option<String>,
+    method: &'a str,
+    path: &'a str,
+    status: u16,
+    duration_ms: u128,
+    bytes: u64,
+}
+
+impl Rules {
+    fn new(config: &config::AccessLogConfig) -> Self {
+        let pages = (config.requests == LoggedRequests::All).then_some(config.sample.0 / 100.0);
+        Self { mask: Arc::new(Mask::new(&config.mask)), pages }
+    }
+
+    /// Whether a page has a line. Failures of a server always have one.
+    fn logs_page(&self, status: u16, random: f64) -> bool {
+        self.pages.is_some_and(|part| status >= 500 || random < part)
+    }
 }
 
 impl AccessLog {
@@ -57,14 +98,15 @@ impl AccessLog {
     ///
     /// # Errors
     /// When the file cannot be opened for appending.
-    pub fn open(to: &config::AccessLog, lost: Counter) -> io::Result<Self> {
-        let opened = Opened::open(to)?;
+    pub fn open(config: &config::AccessLogConfig, lost: Counter) -> io::Result<Self> {
+        let opened = Opened::open(config)?;
         let nowhere = LineFile::new(File::open("/dev/null")?);
         let log = Self {
             is_on: AtomicBool::new(false),
             queue: OnceLock::new(),
             file: Arc::new(Mutex::new(nowhere)),
             next: Arc::default(),
+            rules: ArcSwap::from_pointee(Rules::new(config)),
             lost,
         };
         log.replace(opened)?;
@@ -76,21 +118,32 @@ impl AccessLog {
     /// # Errors
     /// When the log was off so far, and its thread cannot be started.
     pub fn replace(&self, to: Opened) -> io::Result<()> {
-        let Some(file) = to.0 else {
+        let Some(file) = to.file else {
             self.is_on.store(false, Ordering::Relaxed);
+            self.rules.store(Arc::new(to.rules));
             return Ok(());
         };
-        *lock(&self.next) = Some(file);
-        if let Ok(mut file) = self.file.try_lock() {
-            take_next(&mut file, &self.next);
-        }
         if self.queue.get().is_none() {
             let sink = Lines { file: self.file.clone(), next: self.next.clone(), lost: self.lost.clone() };
             let queue = LineQueue::start("access-log", LIMITS, self.lost.clone(), sink)?;
             let _ = self.queue.set(queue);
         }
+        *lock(&self.next) = Some(file);
+        if let Ok(mut file) = self.file.try_lock() {
+            take_next(&mut file, &self.next);
+        }
+        self.rules.store(Arc::new(to.rules));
         self.is_on.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What is hidden in targets.
+    pub fn mask(&self) -> Arc<Mask> {
+        self.rules.load().mask.clone()
+    }
+
+    fn queue(&self) -> Option<&LineQueue> {
+        self.queue.get().filter(|_| self.is_on.load(Ordering::Relaxed))
     }
 
     /// Checks, without creating it, that the file could be opened.
@@ -116,6 +169,23 @@ impl AccessLog {
         Err(Problem::new(&["access_log"], format!("is `{}`, {what}", path.display()), remedy))
     }
 
+    /// Logs a page, if pages are logged.
+    pub fn page(&self, page: &Answered<'_>) {
+        let rules = self.rules.load();
+        let Some(queue) = self.queue().filter(|_| rules.logs_page(page.status, fastrand::f64())) else { return };
+        let line = PageLine {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            route: page.route,
+            client: page.client.map(|address| address.to_string()),
+            method: page.method,
+            path: &rules.mask.target(page.target),
+            status: page.status,
+            duration_ms: page.duration.as_millis(),
+            bytes: page.bytes,
+        };
+        add(queue, &line);
+    }
+
     /// Waits until every line logged so far is written, or `limit` has passed.
     pub fn flush(&self, limit: Duration) {
         if let Some(queue) = self.queue.get() {
@@ -125,16 +195,17 @@ impl AccessLog {
 }
 
 impl Opened {
-    /// Opens a destination.
+    /// Opens the destination of a configuration.
     ///
     /// # Errors
     /// When a file cannot be opened for appending.
-    pub fn open(to: &config::AccessLog) -> io::Result<Self> {
-        Ok(Self(match to {
+    pub fn open(config: &config::AccessLogConfig) -> io::Result<Self> {
+        let file = match &config.to {
             config::AccessLog::Off => None,
             config::AccessLog::Stdout => Some(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
             config::AccessLog::File(path) => Some(OpenOptions::new().create(true).append(true).open(path)?),
-        }))
+        };
+        Ok(Self { file, rules: Rules::new(config) })
     }
 }
 
@@ -179,13 +250,15 @@ impl Sink for Lines {
 
 impl Observer for AccessLog {
     fn ended(&self, ended: &Ended<'_>) {
-        let Some(queue) = self.queue.get().filter(|_| self.is_on.load(Ordering::Relaxed)) else { return };
+        let Some(queue) = self.queue() else { return };
+        let rules = self.rules.load();
+        let path = rules.mask.target(ended.info.path());
         let line = Line {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: ended.route,
             client: ended.info.client().map(|address| address.to_string()),
             method: ended.info.method(),
-            path: ended.info.path(),
+            path: &path,
             upstream: ended.info.upstream().map(|address| address.to_string()),
             end: ended.reason.as_str(),
             side: ended.reason.side().as_str(),
@@ -195,9 +268,35 @@ impl Observer for AccessLog {
             events: ended.counts.events,
             bytes: ended.counts.bytes,
             heartbeats: ended.counts.heartbeats,
+            labels: ended.info.labels().collect(),
         };
-        let Ok(mut json) = serde_json::to_vec(&line) else { return };
-        json.push(b'\n');
-        queue.add(&json);
+        add(queue, &line);
+    }
+}
+
+fn add(queue: &LineQueue, line: &impl Serialize) {
+    let Ok(mut json) = serde_json::to_vec(line) else { return };
+    json.push(b'\n');
+    queue.add(&json);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_logged_if_asked_for_and_sampled() {
+        let rules = |pages| Rules { mask: Arc::default(), pages };
+        for (pages, status, random, wanted) in [
+            (None, 200, 0.0, false),
+            (None, 502, 0.0, false),
+            (Some(1.0), 200, 0.999, true),
+            (Some(0.1), 200, 0.09, true),
+            (Some(0.1), 200, 0.1, false),
+            (Some(0.1), 502, 0.999, true),
+            (Some(0.0), 404, 0.0, false),
+        ] {
+            assert_eq!(rules(pages).logs_page(status, random), wanted, "{pages:?} {status} {random}");
+        }
     }
 }

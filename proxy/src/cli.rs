@@ -81,9 +81,9 @@ pub enum Command {
 
 /// How `reload` finds the process.
 #[derive(Args, Debug)]
-#[group(required = true, multiple = false)]
+#[command(group = ArgGroup::new("process").args(["admin", "config", "pid_file"]).required(true))]
 pub struct Reload {
-    /// The address of its admin listener.
+    /// The address of its admin listener, or unix:/path.
     #[arg(long, value_name = "HOST:PORT")]
     pub admin: Option<String>,
     /// The configuration file that it runs with, which names its admin listener or its pid file.
@@ -92,12 +92,15 @@ pub struct Reload {
     /// Its pid file. The outcome is in its log only.
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
+    /// The file of the admin listener's token; --config knows it.
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    pub token_file: Option<PathBuf>,
 }
 
 impl From<Reload> for Target {
     fn from(reload: Reload) -> Self {
         match (reload.admin, reload.config, reload.pid_file) {
-            (Some(admin), ..) => Self::Admin(admin),
+            (Some(admin), ..) => Self::Admin(admin, reload.token_file),
             (_, Some(config), _) => Self::Config(config),
             (.., pid_file) => Self::PidFile(pid_file.unwrap_or_default()),
         }

@@ -70,6 +70,7 @@
 //! | failures | [`Observer::failed`], and a response with the status of [`Failure::status`] (400, 408, 502 or 504) and a sentence as body; none if the client has closed the connection or does not read ([`Failure::ClientGone`], [`Failure::WriteTimeout`]) |
 //! | request | removed: connection fields, `Expect` (the proxy answers it), `Accept-Encoding` (heartbeats cannot be added to an encoded body), and forwarding fields as [`TrustedProxies`] says; added: `Connection: close`, `Incremental`, `Via`, `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `X-Real-IP`. All this comes before [`Hooks::upstream_request`] |
 //! | response | `Via` is added. On a stream also `Cache-Control: no-cache, no-transform`, `X-Accel-Buffering: no`, `Incremental`, and over HTTP/1 `Connection: close`; `Content-Length` is removed |
+//! | set by the backend | `Sse-Proxy-Lifetime`, `Sse-Proxy-Heartbeat` and `Sse-Proxy-Label` in a stream's response head change the rules of that stream and give it [`StreamInfo::labels`]. Fields that begin with `Sse-Proxy-` are removed from all requests and responses |
 //! | never taken over | HEAD requests and upgrades, such as WebSocket ([`Takeover::can_take`]): `take_over` returns `Ok(true)`, and Pingora continues |
 //!
 //! `take_over` returns when a stream begins. A stream that begins while its request is still being uploaded is the exception: it stays
@@ -194,10 +195,10 @@ pub mod threads;
 #[doc(hidden)]
 pub mod upstream;
 
-pub use driver::{Ended, Observer, Route, StreamInfo, Totals};
+pub use driver::{Ended, Observer, Route, RunningStream, StreamId, StreamInfo, Totals, Visitor};
 pub use failure::Failure;
 pub use headers::{FramingError, TrustedProxies, accepts_event_stream};
 pub use ipnet::IpNet;
 pub use sse::{Heartbeat, HeartbeatError, HeartbeatStyle};
-pub use stream::{Counts, EndReason, HeartbeatPolicy, KeepAlive, Policy, Side, Timeouts};
+pub use stream::{Counts, EndReason, HeartbeatPolicy, KeepAlive, Policy, RetryRange, Side, Timeouts};
 pub use takeover::{Drained, Hooks, Takeover};

@@ -6,10 +6,10 @@ mod process;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -36,6 +36,7 @@ pub struct Metrics {
     ended: Family<EndLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
     first_byte: Family<RouteLabels, Histogram>,
+    first_event: Family<RouteLabels, Histogram>,
     duration: Family<RouteLabels, Histogram>,
     refused: Family<RefusedLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
@@ -45,6 +46,9 @@ pub struct Metrics {
     reloads: Family<OutcomeLabels, Counter>,
     reload_successful: Gauge,
     reload_seconds: Gauge,
+    draining: Gauge,
+    drain_left: Gauge,
+    drain_cut: Counter,
 }
 
 /// What counts by itself.
@@ -110,6 +114,12 @@ impl Metrics {
         });
         let help = "From a stream's request to the upstream's response head";
         registry.register("first_byte_seconds", help, first_byte.clone());
+        let first_event = Family::<RouteLabels, Histogram>::new_with_constructor(|| {
+            // 1 ms to 262 s: a model may think for minutes.
+            Histogram::new(exponential_buckets(0.001, 4.0, 10))
+        });
+        let help = "From a stream's request to the end of its first event";
+        registry.register("time_to_first_event_seconds", help, first_event.clone());
         let duration = Family::<RouteLabels, Histogram>::new_with_constructor(|| {
             // 1 s to 18 h.
             Histogram::new(exponential_buckets(1.0, 4.0, 9))
@@ -146,6 +156,12 @@ impl Metrics {
         registry.register("config_last_reload_successful", help, reload_successful.clone());
         let help = "When the configuration in force was read, in seconds since 1970";
         registry.register("config_last_reload_seconds", help, reload_seconds.clone());
+        let (draining, drain_left, drain_cut) = (Gauge::default(), Gauge::default(), Counter::default());
+        registry.register("draining", "Whether the process drains and will exit", draining.clone());
+        let help = "Streams that a drain has not ended yet";
+        registry.register("drain_streams_left", help, drain_left.clone());
+        let help = "Streams that a drain ended without a complete response";
+        registry.register("drain_streams_cut", help, drain_cut.clone());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);
         registry.register("build", "What is running", build);
         registry.register_collector(Box::new(WatchedCollector(watched.clone())));
@@ -156,6 +172,7 @@ impl Metrics {
             ended,
             failures,
             first_byte,
+            first_event,
             duration,
             refused,
             requests,
@@ -165,6 +182,9 @@ impl Metrics {
             reloads,
             reload_successful,
             reload_seconds,
+            draining,
+            drain_left,
+            drain_cut,
         })
     }
 
@@ -251,6 +271,12 @@ impl Metrics {
         }
     }
 
+    /// Shows a drain that has this many streams left to end.
+    pub fn draining(&self, left: usize) {
+        self.draining.set(1);
+        self.drain_left.set(i64::try_from(left).unwrap_or(i64::MAX));
+    }
+
     /// The counter of access log lines that were lost.
     pub fn log_lost(&self) -> Counter {
         self.log_lost.clone()
@@ -274,7 +300,14 @@ impl Observer for Metrics {
             .observe(info.first_byte().as_secs_f64());
     }
 
+    fn first_event(&self, route: &str, _: &StreamInfo, after: Duration) {
+        self.first_event.get_or_create(&RouteLabels { route: route.to_owned() }).observe(after.as_secs_f64());
+    }
+
     fn ended(&self, ended: &Ended<'_>) {
+        if ended.reason == EndReason::Drain && !ended.clean {
+            self.drain_cut.inc();
+        }
         let route = ended.route.to_owned();
         self.ended.get_or_create(&EndLabels { route: route.clone(), reason: ended.reason.as_str() }).inc();
         self.duration.get_or_create(&RouteLabels { route }).observe(ended.duration.as_secs_f64());
@@ -325,6 +358,16 @@ impl Collector for WatchedCollector {
                 let labels = [("route", &*route.name)];
                 ConstCounter::new(read(&route.totals)).encode(metric.encode_family(&labels)?)?;
             }
+        }
+        let (name, help) = ("event_gap_seconds", "Gaps between the events of a stream, on routes that measure them");
+        let kind = prometheus_client::metrics::MetricType::Histogram;
+        let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+        for route in routes.iter() {
+            let Some(gaps) = route.totals.event_gaps.get() else { continue };
+            let (sum, buckets) = gaps.snapshot();
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let labels = [("route", &*route.name)];
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &buckets, None)?;
         }
         let (name, help) = ("upstream_streams_active", "Streams running, by the address of the server");
         let kind = prometheus_client::metrics::MetricType::Gauge;

@@ -20,9 +20,9 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::access_log::AccessLog;
-use crate::admin::{Admin, Reload};
+use crate::admin::{self, Admin, OnUnixSocket, Reload};
 use crate::certificate;
-use crate::config::{Config, ConfigFile, DriverConfig, Problem};
+use crate::config::{self, Config, ConfigFile, DriverConfig, Problem};
 use crate::connections::Connections;
 use crate::control::pid_file::{PidFile, PidFileError};
 use crate::control::remote::RELOADED;
@@ -35,11 +35,13 @@ use crate::gateway::Gateway;
 use crate::listen::{self, ListenError, Prebound};
 use crate::logging::ProcessLog;
 use crate::metrics::Metrics;
+use crate::routing::{Answered, RequestObserver};
+use crate::stream::RetryRange;
 use crate::sys;
 use crate::takeover::{RequestHandler, Takeover};
 use crate::threads::{self, Essential};
 
-/// The limit of a drain for which none is configured, so that the process always exits.
+/// The limit of a drain for which none is configured, from the close of the listeners, so that the process always exits.
 const LONGEST_DRAIN: Duration = Duration::from_secs(3600);
 
 /// Longer than any drain.
@@ -47,6 +49,9 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2 * 366 * 86_400);
 
 /// How often a drain checks whether anything is left.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+/// How often a drain reports its progress.
+const DRAIN_PROGRESS: Duration = Duration::from_secs(10);
 
 /// How long streams that are being cut may take after the drain's limit.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
@@ -87,7 +92,8 @@ pub enum ServerError {
 pub fn check(config: &Config) -> Result<Vec<Problem>, Problem> {
     let mut warnings = config.warnings();
     warnings.extend(certificate::check(&config.listen)?);
-    AccessLog::check(&config.access_log)?;
+    AccessLog::check(&config.access_log.to)?;
+    Admin::check(config.admin.as_ref())?;
     config.pid_file.as_deref().map(PidFile::check).transpose()?;
     Ok(warnings)
 }
@@ -118,7 +124,13 @@ pub fn run(config: &Config, file: Option<&Path>, log: &ProcessLog) -> Result<(),
     let metrics = Metrics::with_log(log.dropped());
     let access_log = AccessLog::open(&config.access_log, metrics.log_lost()).map_err(ServerError::AccessLog)?;
     let access_log = Arc::new(access_log);
-    let admin_bound = config.admin.as_ref().map(listen::bind_admin).transpose()?;
+    let (admin_path, admin_config) = (config.admin.as_ref().and_then(config::Admin::unix_path), config.admin.as_ref());
+    let admin_bound = admin_config.filter(|_| admin_path.is_none()).map(listen::bind_admin).transpose()?;
+    let admin_socket = admin_path.map(|path| {
+        let failed = |source| ListenError::Bind { address: format!("unix:{}", path.display()), source };
+        admin::bind_unix(path).map(|socket| (socket, path)).map_err(failed)
+    });
+    let admin_socket = admin_socket.transpose()?;
     raise_descriptor_limit();
 
     let observer = Arc::new(StreamObserver { metrics: metrics.clone(), access_log: access_log.clone() });
@@ -142,12 +154,13 @@ pub fn run(config: &Config, file: Option<&Path>, log: &ProcessLog) -> Result<(),
             reader,
             metrics: metrics.clone(),
             observer: observer.clone(),
-            access_log,
+            access_log: access_log.clone(),
             open_http2: open_http2.clone(),
         },
     ));
     let router = control.router().clone();
-    let gateway = Gateway::new(router.clone(), takeover.clone(), metrics.clone());
+    let gateway = Gateway::new(router.clone(), takeover.clone(), metrics.clone())
+        .observed_by(observer.clone() as Arc<dyn RequestObserver>);
     let draining = Arc::new(AtomicBool::new(false));
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(threads));
@@ -158,10 +171,17 @@ pub fn run(config: &Config, file: Option<&Path>, log: &ProcessLog) -> Result<(),
     let app = http_proxy(&server.configuration, gateway);
     let application = Connections::new(app, control.connection_rules().clone(), metrics.clone());
     server.add_service(Fallback::new(application, handed_off, task_listeners));
-    if let Some(bound) = admin_bound {
+    let admin_pages = |admin: &config::Admin| {
+        let (log, pages) = (access_log.clone(), Admin::new(metrics.clone(), draining.clone()));
+        pages.for_operators(admin, takeover.clone(), Arc::new(move || log.mask()), reload_page(control.clone()))
+    };
+    if let Some(((socket, path), admin)) = admin_socket.zip(admin_config) {
+        log::info!("admin on unix:{}", path.display());
+        server.add_service(OnUnixSocket::new(admin_pages(admin), socket, path));
+    }
+    if let Some((bound, admin)) = admin_bound.zip(admin_config) {
         log::info!("admin on {}", bound.address);
-        let pages = Admin::new(metrics, draining.clone(), reload_page(control.clone()));
-        let mut service = Service::new("admin".to_owned(), pages);
+        let mut service = Service::new("admin".to_owned(), admin_pages(admin));
         service.add_tcp(&bound.address.to_string());
         service.threads = Some(1);
         server.add_service(Prebound::until_exit(service, vec![bound]));
@@ -173,7 +193,7 @@ pub fn run(config: &Config, file: Option<&Path>, log: &ProcessLog) -> Result<(),
     let (finished, wait) = channel();
     let registry = takeover.registry().clone();
     let in_flight = router.in_flight().clone();
-    let watch = SignalWatch { control, handler, draining, registry, in_flight, open_http2, finished };
+    let watch = SignalWatch { control, handler, draining, registry, metrics, in_flight, open_http2, finished };
     threads::spawn("server", move || server.run(RunArgs { shutdown_signal: Box::new(watch) }))?;
     // The signal watch sends once, at the end of the drain.
     let outcome = wait.recv().map_err(|_| ServerError::Stopped);
@@ -248,6 +268,10 @@ impl Observer for StreamObserver {
         self.metrics.opened(route, info);
     }
 
+    fn first_event(&self, route: &str, info: &StreamInfo, after: Duration) {
+        self.metrics.first_event(route, info, after);
+    }
+
     fn ended(&self, ended: &Ended<'_>) {
         self.metrics.ended(ended);
         self.access_log.ended(ended);
@@ -263,12 +287,19 @@ impl Observer for StreamObserver {
     }
 }
 
+impl RequestObserver for StreamObserver {
+    fn answered(&self, page: &Answered<'_>) {
+        self.access_log.page(page);
+    }
+}
+
 /// Waits for the signal to stop, and starts the drain.
 struct SignalWatch {
     control: Arc<Control>,
     handler: RequestHandler,
     draining: Arc<AtomicBool>,
     registry: Arc<StreamRegistry>,
+    metrics: Arc<Metrics>,
     in_flight: Arc<AtomicUsize>,
     open_http2: Arc<AtomicUsize>,
     finished: Sender<()>,
@@ -310,25 +341,40 @@ impl ShutdownSignalWatch for SignalWatch {
             _ = interrupt.recv() => {}
             _ = quit.recv() => {}
         }
-        let streams = self.registry.active();
-        let limit = self.control.drain_limit().unwrap_or(LONGEST_DRAIN);
-        log::info!("shutting down: no new connections; {streams} streams have {limit:?} to end");
+        let times = DrainTimes::new(&self.control.drain());
+        let until = Instant::now() + times.limit;
         self.draining.store(true, Ordering::Release);
         self.control.refuse_reloads();
+        self.metrics.draining(self.registry.active());
+        let mut cut = false;
+        if !times.ready_delay.is_zero() {
+            log::info!("shutting down: /readyz answers 503, listeners accept for {:?}", times.ready_delay);
+            tokio::select! {
+                () = tokio::time::sleep(times.ready_delay) => {}
+                _ = terminate.recv() => cut = true,
+                _ = interrupt.recv() => cut = true,
+                _ = quit.recv() => cut = true,
+            }
+        }
+        let (streams, left) = (self.registry.active(), until.saturating_duration_since(Instant::now()));
+        log::info!("shutting down: no new connections; {streams} streams have {left:?} to end");
         self.control.release_listeners();
-        self.registry.drain(limit);
+        self.registry.drain_over(times.spread, left, times.retry);
         self.handler.close();
         let drain = Drain {
             registry: self.registry.clone(),
             in_flight: self.in_flight.clone(),
             open_http2: self.open_http2.clone(),
-            until: Instant::now() + limit + DRAIN_MARGIN,
+            until: until + DRAIN_MARGIN,
+            metrics: self.metrics.clone(),
             finished: self.finished.clone(),
         };
         tokio::spawn(async move {
             // Only this task ends the process.
             let _essential = Essential::new("drain");
             tokio::select! {
+                biased;
+                () = std::future::ready(()), if cut => drain.report_cut("second signal"),
                 unfinished = drain.wait() => Drain::report(unfinished),
                 _ = terminate.recv() => drain.report_cut("second signal"),
                 _ = interrupt.recv() => drain.report_cut("second signal"),
@@ -341,12 +387,32 @@ impl ShutdownSignalWatch for SignalWatch {
     }
 }
 
+/// The times of a drain, from the signal.
+#[derive(Clone, Copy)]
+struct DrainTimes {
+    ready_delay: Duration,
+    spread: Duration,
+    /// Includes the two others.
+    limit: Duration,
+    retry: Option<RetryRange>,
+}
+
+impl DrainTimes {
+    fn new(config: &config::Drain) -> Self {
+        let (ready_delay, spread) =
+            (config.ready_delay.get().unwrap_or_default(), config.spread.get().unwrap_or_default());
+        let limit = config.timeout.get().unwrap_or(ready_delay + spread + LONGEST_DRAIN);
+        Self { ready_delay, spread, limit, retry: config.retry.get() }
+    }
+}
+
 struct Drain {
     registry: Arc<StreamRegistry>,
     in_flight: Arc<AtomicUsize>,
     /// HTTP/2 connections that are open. They have been sent GOAWAY, and close once their streams have ended.
     open_http2: Arc<AtomicUsize>,
     until: Instant,
+    metrics: Arc<Metrics>,
     finished: Sender<()>,
 }
 
@@ -365,9 +431,15 @@ impl Drain {
         let limit = self.until - DRAIN_MARGIN;
         // Twice in a row: for an instant between the end of a request and the start of its stream, neither is counted.
         let (mut quiet, mut cut) = (0, 0);
+        let mut report_at = Instant::now() + DRAIN_PROGRESS;
         while quiet < 2 && Instant::now() < self.until {
             tokio::time::sleep(DRAIN_POLL).await;
             let left = self.left();
+            self.metrics.draining(self.registry.active());
+            if Instant::now() >= report_at {
+                report_at += DRAIN_PROGRESS;
+                self.report_progress();
+            }
             quiet = if left == 0 { quiet + 1 } else { 0 };
             if Instant::now() < limit {
                 // What is left at the limit is cut, by its own timers.
@@ -384,6 +456,12 @@ impl Drain {
             (0, connections) => Unfinished::Connections(connections),
             (cut, _) => Unfinished::Requests(cut),
         }
+    }
+
+    fn report_progress(&self) {
+        let (streams, requests) = (self.registry.active(), self.in_flight.load(Ordering::Relaxed));
+        let left = (self.until - DRAIN_MARGIN).saturating_duration_since(Instant::now()).as_secs();
+        log::info!("draining: streams={streams} requests={requests} seconds_left={left}");
     }
 
     fn report(unfinished: Unfinished) {
@@ -434,6 +512,7 @@ mod tests {
             in_flight: Arc::default(),
             open_http2: open_http2.clone(),
             until: Instant::now() + Duration::from_secs(60),
+            metrics: Metrics::new(),
             finished: channel().0,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -458,6 +537,7 @@ mod tests {
                 in_flight: Arc::new(AtomicUsize::new(requests)),
                 open_http2: Arc::new(AtomicUsize::new(connections)),
                 until: Instant::now() + 5 * DRAIN_POLL,
+                metrics: Metrics::new(),
                 finished: channel().0,
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");

@@ -47,8 +47,21 @@ pub struct Tls {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map: `admin: {address: 127.0.0.1:9090}`")]
 pub struct Admin {
-    /// `host:port`; port 0 picks a free port.
+    /// `host:port`; port 0 picks a free port. Or `unix:/path`.
     pub address: String,
+    /// File with the token that `/streams` asks for.
+    pub token_file: Option<std::path::PathBuf>,
+}
+
+impl Admin {
+    /// The path of a unix socket.
+    pub fn unix_path(&self) -> Option<&std::path::Path> {
+        self.address.strip_prefix("unix:").map(std::path::Path::new)
+    }
+
+    pub(super) fn is_valid(&self) -> bool {
+        self.unix_path().map_or_else(|| values::is_listen_address(&self.address), std::path::Path::is_absolute)
+    }
 }
 
 pub(super) fn default_listen() -> Vec<Listen> {
@@ -81,8 +94,9 @@ pub(super) fn check(listeners: &[Listen], admin: Option<&Admin>) -> Result<(), P
         }
         listen.tcp_keepalive.check().map_err(|problem| problem.under(&["listen", &at.to_string()]))?;
     }
-    if let Some(admin) = admin.filter(|admin| !values::is_listen_address(&admin.address)) {
-        return Err(bad_address(&["admin", "address"], &admin.address));
+    if let Some(admin) = admin.filter(|admin| !admin.is_valid()) {
+        let remedy = "write host:port, such as 127.0.0.1:9090, or unix: with an absolute path, such as unix:/run/sse-proxy/admin.sock";
+        return Err(Problem::new(&["admin", "address"], format!("is `{}`", admin.address), remedy));
     }
     Ok(())
 }

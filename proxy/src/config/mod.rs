@@ -2,12 +2,14 @@
 //!
 //! `docs/configuration.md` is the reference for people; the doc comments here are its source.
 
+mod access_log;
 mod client;
 mod error;
 mod keepalive;
 mod listen;
 mod names;
 mod process;
+mod retry;
 mod routes;
 mod streams;
 mod upstreams;
@@ -24,12 +26,14 @@ use serde::Deserialize;
 use crate::headers::TrustedProxies;
 use listen::default_listen;
 
+pub use access_log::{AccessLog, AccessLogConfig, LoggedRequests};
 pub use client::{Client, ClientLimits, ClientTimeouts};
 pub use error::{ConfigError, Problem};
 pub use keepalive::TcpKeepalive;
 pub use listen::{Admin, Listen, Tls};
-pub use process::{AccessLog, Drain, DriverConfig};
-pub use routes::{Match, Route, RouteLimits, StreamMode};
+pub use process::{Drain, DriverConfig};
+pub use retry::RetryConfig;
+pub use routes::{Match, OnReload, Route, RouteLimits, RouteMetrics, StreamMode};
 pub use streams::{HeartbeatConfig, TimeoutConfig};
 pub use upstreams::Upstream;
 pub use values::{Limit, Network, Percent, Server, Size};
@@ -67,9 +71,9 @@ pub struct Config {
     /// How a shutdown treats running streams.
     #[serde(default)]
     pub drain: Drain,
-    /// Where the line for each ended stream goes.
+    /// Where the line for each ended stream goes, and what is in it.
     #[serde(default)]
-    pub access_log: AccessLog,
+    pub access_log: AccessLogConfig,
     /// Where the number of the process is written; default: nowhere.
     pub pid_file: Option<PathBuf>,
     /// Worker threads; default: one for each core.
@@ -134,12 +138,12 @@ impl Config {
             listen: vec![Listen { address: listen.to_owned(), ..Listen::default() }],
             // Set explicitly, since the warning about the missing key applies to files only.
             trusted_proxies: Some(TrustedProxies::default().networks().iter().copied().map(Network).collect()),
-            admin: admin.map(|address| Admin { address: address.to_owned() }),
+            admin: admin.map(|address| Admin { address: address.to_owned(), token_file: None }),
             upstreams: BTreeMap::from([("upstream".to_owned(), upstream)]),
             routes: Vec::new(),
             client: Client::default(),
             drain: Drain::default(),
-            access_log: AccessLog::default(),
+            access_log: AccessLogConfig::default(),
             pid_file: None,
             threads: None,
             driver: DriverConfig::default(),
@@ -167,6 +171,8 @@ impl Config {
         listen::check(&self.listen, self.admin.as_ref())?;
         self.client.check()?;
         process::check_threads(self.threads)?;
+        self.drain.check()?;
+        self.access_log.check()?;
         upstreams::check(&self.upstreams, &self.listen)?;
         routes::check(&self.routes, &self.upstreams)
     }

@@ -1,8 +1,9 @@
-//! The settings of the whole process: `drain`, `access_log`, `threads`, `driver`.
+//! The settings of the whole process: `drain`, `threads`, `driver`.
 
 use serde::Deserialize;
 
 use super::error::Problem;
+use super::retry::RetryConfig;
 use super::values::{self, Limit};
 
 /// The largest number of threads.
@@ -12,46 +13,38 @@ const MAX_THREADS: usize = 1024;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a map: `drain: {timeout: 30s}`")]
 pub struct Drain {
-    /// How long streams may take to reach the end of an event before they are cut.
+    /// How long listeners accept after `/readyz` has turned 503.
+    pub ready_delay: Limit,
+    /// The time within which each stream ends at a moment of its own.
+    pub spread: Limit,
+    /// From the signal until streams that have not ended are cut.
     pub timeout: Limit,
+    /// The `retry:` field that streams end with.
+    pub retry: RetryConfig,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { timeout: Limit::seconds(30) }
+        let timeout = Limit::seconds(30);
+        Self { ready_delay: Limit::none(), spread: Limit::none(), timeout, retry: RetryConfig::default() }
     }
 }
 
-/// Where the line for each ended stream goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum AccessLog {
-    /// To standard output.
-    #[default]
-    Stdout,
-    /// Nowhere.
-    Off,
-    /// Appended to a file.
-    File(std::path::PathBuf),
-}
-
-impl std::str::FromStr for AccessLog {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "stdout" => Ok(Self::Stdout),
-            "off" => Ok(Self::Off),
-            path if path.contains('/') => Ok(Self::File(path.into())),
-            _ => Err(format!(
-                "`{text}` is not a valid destination: write stdout, off, or a path with a slash, such as ./access.log"
-            )),
+impl Drain {
+    /// Checks the times beside each other.
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        let (delay, spread) = (self.ready_delay.get().unwrap_or_default(), self.spread.get().unwrap_or_default());
+        let Some(timeout) = self.timeout.get().filter(|timeout| *timeout <= delay + spread) else { return Ok(()) };
+        if (delay + spread).is_zero() {
+            return Ok(());
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for AccessLog {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        values::from_scalar(deserializer, "stdout, off, or a path")
+        let what = format!(
+            "is {}, and the streams are to end {} after the signal (ready_delay and spread)",
+            values::show(timeout),
+            values::show(delay + spread)
+        );
+        let remedy = "make it longer than both together, so that the last streams can reach the end of an event";
+        Err(Problem::new(&["drain", "timeout"], what, remedy))
     }
 }
 

@@ -32,9 +32,15 @@ pub struct Route {
     /// How long each kind of waiting may last.
     #[serde(default)]
     pub timeouts: TimeoutConfig,
+    /// Which rules running streams follow after a reload.
+    #[serde(default)]
+    pub on_reload: OnReload,
     /// Size limits.
     #[serde(default)]
     pub limits: RouteLimits,
+    /// What is measured beside what always is.
+    #[serde(default)]
+    pub metrics: RouteMetrics,
 }
 
 /// Which requests a route takes.
@@ -51,6 +57,25 @@ pub struct Match {
 pub struct RouteLimits {
     /// A response head, interim or final (`proxy_buffer_size`, `tune.bufsize`, `max_response_headers_kb`).
     pub response_header: Size,
+}
+
+/// What is measured of a route's streams beside what always is.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a map: `metrics: {event_gaps: true}`")]
+pub struct RouteMetrics {
+    /// The gaps between events.
+    pub event_gaps: bool,
+}
+
+/// Which rules running streams follow after a reload.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum OnReload {
+    /// Those that they began with.
+    #[default]
+    Keep,
+    /// The new ones.
+    Adopt,
 }
 
 /// Which requests of a route are carried as streams.
@@ -102,10 +127,13 @@ impl Route {
                 write: timeouts.write.get(),
                 lifetime: timeouts.lifetime.get(),
                 lifetime_jitter: timeouts.lifetime_jitter.0 / 100.0,
+                lifetime_retry: timeouts.lifetime_retry.get(),
             },
             idle_ignores_comments: timeouts.idle_ignores_comments,
             keep_alive: None,
             response_head_bytes: self.limits.response_header.bytes(),
+            event_gaps: self.metrics.event_gaps,
+            ..Policy::default()
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::retry::RetryConfig;
 use super::values::{Limit, Percent};
 use crate::sse::{Heartbeat, HeartbeatStyle};
 
@@ -37,6 +38,8 @@ pub struct TimeoutConfig {
     pub lifetime: Limit,
     /// The largest part of `lifetime` by which it is shortened at random.
     pub lifetime_jitter: Percent,
+    /// The `retry:` field that a stream ends with at its lifetime.
+    pub lifetime_retry: RetryConfig,
 }
 
 impl Default for HeartbeatConfig {
@@ -56,6 +59,7 @@ impl Default for TimeoutConfig {
             write: Limit::seconds(30),
             lifetime: Limit::none(),
             lifetime_jitter: Percent(20.0),
+            lifetime_retry: RetryConfig::default(),
         }
     }
 }

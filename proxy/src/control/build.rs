@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, OnReload};
 use crate::driver::{Observer, Route};
 use crate::metrics::Metrics;
 use crate::routing::{RouteEntry, RouteTable};
@@ -15,6 +15,8 @@ use crate::upstream::Upstream;
 pub(super) struct Built {
     pub(super) table: RouteTable,
     routes: Vec<Arc<Route>>,
+    /// Those whose running streams follow the new rules.
+    adopting: Vec<Arc<Route>>,
     upstreams: Vec<Arc<Upstream>>,
 }
 
@@ -50,15 +52,21 @@ impl Built {
             })
         };
         let entries: Vec<RouteEntry> = config.effective_routes().iter().filter_map(entry).collect();
-        let routes = entries.iter().map(|entry| entry.streams.clone()).collect();
+        let routes: Vec<_> = entries.iter().map(|entry| entry.streams.clone()).collect();
+        let effective = config.effective_routes();
+        let adopts = |route: &&Arc<Route>| {
+            let is_this = |config: &&crate::config::Route| config.display_name() == &*route.name;
+            effective.iter().find(is_this).is_some_and(|route| route.on_reload == OnReload::Adopt)
+        };
+        let adopting = routes.iter().filter(adopts).cloned().collect();
         let rules = ClientRules { policy: config.client.policy(), trusted_proxies: config.trusted_proxies() };
         let table = RouteTable::new(entries).with_rules(rules);
-        Self { table, routes, upstreams: upstreams.into_values().collect() }
+        Self { table, routes, adopting, upstreams: upstreams.into_values().collect() }
     }
 
-    /// Exports the counters, and returns the table.
-    pub(super) fn watched_by(self, metrics: &Metrics) -> RouteTable {
+    /// Exports the counters; returns the table, and the routes whose running streams follow the new rules.
+    pub(super) fn watched_by(self, metrics: &Metrics) -> (RouteTable, Vec<Arc<Route>>) {
         metrics.watch(self.routes, self.upstreams);
-        self.table
+        (self.table, self.adopting)
     }
 }

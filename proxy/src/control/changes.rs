@@ -7,11 +7,17 @@ use crate::config::{Config, Problem};
 
 /// Refuses what only a new process can change.
 pub(super) fn check(before: &Config, after: &Config) -> Result<(), Problem> {
-    let address = |config: &Config| config.admin.as_ref().map(|admin| admin.address.clone());
+    let admin = |config: &Config| {
+        let of = |admin: &crate::config::Admin| {
+            let token = admin.token_file.as_ref().map(|path| format!(" with token_file {}", path.display()));
+            format!("{}{}", admin.address, token.unwrap_or_default())
+        };
+        config.admin.as_ref().map(of)
+    };
     let cases = [
         ("threads", shown(&before.threads), shown(&after.threads)),
         ("driver", format!("{:?}", before.driver).to_lowercase(), format!("{:?}", after.driver).to_lowercase()),
-        ("admin", shown(&address(before)), shown(&address(after))),
+        ("admin", shown(&admin(before)), shown(&admin(after))),
         (
             "pid_file",
             shown(&before.pid_file.as_ref().map(|path| path.display().to_string())),

@@ -1,8 +1,10 @@
 //! Brings a configuration into force: at the start, and again at each reload.
 //!
 //! A reload reads the file, checks it, and prepares everything that can fail (files, certificates, sockets) before it
-//! changes anything. Requests use the new values from then on. Running streams keep the rules that they began with.
+//! changes anything. Requests use the new values from then on. Running streams keep the rules that they began with, unless
+//! their route says otherwise.
 
+mod adopt;
 mod build;
 mod changes;
 mod listeners;
@@ -13,13 +15,13 @@ pub mod remote;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
 
 use crate::access_log::{AccessLog, Opened};
-use crate::config::{Config, ConfigFile, Problem};
+use crate::config::{Config, ConfigFile, Drain, Problem};
 use crate::connections::{ConnectionRules, SharedRules};
 use crate::driver::Observer;
 use crate::listen;
@@ -71,6 +73,8 @@ pub struct Control {
     shuts_down: AtomicBool,
     notifier: Notifier,
     state: Mutex<State>,
+    /// Read without waiting for a reload to end.
+    drain: ArcSwap<Drain>,
     /// A listener has been opened or changed.
     changed: Condvar,
 }
@@ -101,7 +105,7 @@ impl Control {
     /// Builds what the configuration says about requests. There are no listeners yet.
     pub fn new(config: &Config, parts: Parts) -> Self {
         let Parts { reader, metrics, observer, access_log, open_http2 } = parts;
-        let table = Built::of(config, &metrics, &observer).watched_by(&metrics);
+        let (table, _) = Built::of(config, &metrics, &observer).watched_by(&metrics);
         metrics.configured();
         let rules = connection_rules(&table, &metrics, &open_http2);
         let state = State { config: config.clone(), acceptors: None, listeners: Listeners::default(), prepared: None };
@@ -115,6 +119,7 @@ impl Control {
             open_http2,
             shuts_down: AtomicBool::new(false),
             notifier: Notifier::of_environment(),
+            drain: ArcSwap::from_pointee(config.drain.clone()),
             state: Mutex::new(state),
             changed: Condvar::new(),
         }
@@ -135,9 +140,9 @@ impl Control {
         &self.notifier
     }
 
-    /// The limit of a drain in force.
-    pub fn drain_limit(&self) -> Option<Duration> {
-        self.state().config.drain.timeout.get()
+    /// How a drain goes, by the configuration in force.
+    pub fn drain(&self) -> Drain {
+        self.drain.load().as_ref().clone()
     }
 
     /// Binds the listeners. They accept nothing before [`Control::open`].
@@ -239,10 +244,16 @@ impl Control {
 
         // From here on nothing can fail.
         let mut changes = changes::list(before, config);
-        let table = Built::of(config, &self.metrics, &self.observer).watched_by(&self.metrics);
+        let (table, adopting) = Built::of(config, &self.metrics, &self.observer).watched_by(&self.metrics);
         self.connection_rules.store(Arc::new(connection_rules(&table, &self.metrics, &self.open_http2)));
         self.router.replace(table);
         changes.extend(listeners.apply(prepared, acceptors));
+        match adopt::adopt(&adopting, &acceptors.takeover) {
+            0 => {}
+            1 => changes.push("1 running stream follows the new rules".to_owned()),
+            count => changes.push(format!("{count} running streams follow the new rules")),
+        }
+        self.drain.store(Arc::new(config.drain.clone()));
         *before = config.clone();
         Ok(Outcome { changes, warnings })
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,8 +27,8 @@ pub const RELOADED: &str = "reloaded";
 /// How to find the process.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// By the address or the URL of its admin listener.
-    Admin(String),
+    /// By the address or the URL of its admin listener, with the file of its token.
+    Admin(String, Option<PathBuf>),
     /// By its configuration: `admin`, or else `pid_file`.
     Config(PathBuf),
     /// By its pid file.
@@ -54,8 +55,16 @@ pub enum RemoteError {
         /// The system's error.
         source: io::Error,
     },
+    /// The token cannot be read.
+    #[error("token file {}: {source}; name the file at admin.token_file, and run this as a user who may read it", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// The address is not one.
-    #[error("`{0}` is not the address of an admin listener; write host:port or http://host:port")]
+    #[error("`{0}` is not the address of an admin listener; write host:port, http://host:port or unix:/path")]
     Address(String),
     /// No answer.
     #[error("admin listener {address}: {source}; check that sse-proxy runs and that this is its admin.address")]
@@ -76,12 +85,12 @@ pub enum RemoteError {
 /// When the process cannot be found, or its reload has failed.
 pub fn reload(target: &Target) -> Result<String, RemoteError> {
     match target {
-        Target::Admin(address) => ask(address),
+        Target::Admin(address, token_file) => ask(address, token_file.as_deref()),
         Target::PidFile(path) => signal(path),
         Target::Config(path) => {
             let config = ConfigFile::load(path)?.config;
             match (config.admin, config.pid_file) {
-                (Some(admin), _) => ask(&admin.address),
+                (Some(admin), _) => ask(&admin.address, admin.token_file.as_deref()),
                 (None, Some(pid_file)) => signal(&pid_file),
                 (None, None) => Err(RemoteError::NoTarget(path.clone())),
             }
@@ -97,29 +106,51 @@ fn signal(path: &Path) -> Result<String, RemoteError> {
     Ok(format!("SIGHUP sent to process {pid}: its log has the outcome, which --admin would show here\n"))
 }
 
-fn ask(address: &str) -> Result<String, RemoteError> {
-    let host = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
-    if host.contains('/') || !host.contains(':') {
-        return Err(RemoteError::Address(address.to_owned()));
-    }
-    let response = request(host).map_err(|source| RemoteError::Unreachable { address: host.to_owned(), source })?;
+fn ask(address: &str, token_file: Option<&Path>) -> Result<String, RemoteError> {
+    let token = token_file.map(|path| {
+        let failed = |source| RemoteError::Token { path: path.to_owned(), source };
+        std::fs::read_to_string(path).map_err(failed)
+    });
+    let token = token.transpose()?;
+    let authorization = token.map(|token| format!("Authorization: Bearer {}\r\n", token.trim())).unwrap_or_default();
+    let unreachable = |source| RemoteError::Unreachable { address: address.to_owned(), source };
+    let response = match address.strip_prefix("unix:") {
+        Some(path) => UnixStream::connect(path).and_then(|socket| {
+            socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+            exchange(socket, "localhost", &authorization)
+        }),
+        None => {
+            let host = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+            if host.contains('/') || !host.contains(':') {
+                return Err(RemoteError::Address(address.to_owned()));
+            }
+            connect(host).and_then(|socket| exchange(socket, host, &authorization))
+        }
+    };
+    let response = response.map_err(unreachable)?;
     let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
     match head.split(' ').nth(1) {
         Some("200") if body.starts_with(RELOADED) => Ok(body.to_owned()),
-        Some("403" | "422" | "500" | "503") if !body.trim().is_empty() => {
+        Some("401" | "403" | "422" | "500" | "503") if !body.trim().is_empty() => {
             Err(RemoteError::Refused(body.trim().to_owned()))
         }
-        _ => Err(RemoteError::Refused(format!("admin listener {host}: unexpected response {head:?}"))),
+        _ => Err(RemoteError::Refused(format!("admin listener {address}: unexpected response {head:?}"))),
     }
 }
 
-fn request(host: &str) -> io::Result<String> {
+fn connect(host: &str) -> io::Result<TcpStream> {
     let no_address = || io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     let address = host.to_socket_addrs()?.next().ok_or_else(no_address)?;
-    let mut socket = TcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
+    let socket = TcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
     socket.set_read_timeout(Some(ANSWER_LIMIT))?;
     socket.set_write_timeout(Some(ANSWER_LIMIT))?;
-    write!(socket, "POST /reload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    Ok(socket)
+}
+
+fn exchange(mut socket: impl Read + Write, host: &str, fields: &str) -> io::Result<String> {
+    let request =
+        format!("POST /reload HTTP/1.1\r\nHost: {host}\r\n{fields}Content-Length: 0\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes())?;
     let mut response = Vec::new();
     socket.take(MAX_RESPONSE_BYTES).read_to_end(&mut response)?;
     Ok(String::from_utf8_lossy(&response).into_owned())

@@ -39,6 +39,7 @@ impl Attached {
         upstream: &mut Option<U>,
     ) -> Poll<()> {
         self.stream.guard().register(cx.waker());
+        let _ = self.stream.receive_visits(clock::now());
         let next = scratch::with(|scratch| self.stream.drive(client, upstream, clock::now(), scratch));
         match next {
             DriveOutcome::Done => return Poll::Ready(()),

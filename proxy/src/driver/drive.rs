@@ -9,6 +9,7 @@ use super::registry::StreamRegistry;
 use super::scratch::Scratch;
 use super::socket::{Socket, would_block};
 use super::start::Start;
+use super::visit::{Changed, RunningStream, StreamId, Visit};
 use crate::stream::{EndReason, Framing, Millis, Pair};
 
 /// Reads in one call, before the stream yields to others.
@@ -66,15 +67,43 @@ impl ActiveStream {
     pub(super) fn begin(start: Start, registry: Arc<StreamRegistry>, now: Millis) -> Self {
         let Start { opening, unsent: mut bytes, leftover, route, info } = start;
         let framing = opening.framing;
-        let guard = StreamGuard::open(route, registry, info);
+        let mut guard = StreamGuard::open(route, registry, info);
         let mut pair = Pair::new(opening, now);
-        guard.add(pair.upstream_data(&leftover, now, &mut bytes));
+        let progress = pair.upstream_data(&leftover, now, &mut bytes);
+        guard.add_read(progress, progress.events, now);
         let pending = (!bytes.is_empty()).then(|| Box::new(Unwritten { bytes, written: 0 }));
         Self { pair, guard, pending, phase: Phase::Running, framing, client_bytes: 0 }
     }
 
     pub(super) fn guard(&mut self) -> &mut StreamGuard {
         &mut self.guard
+    }
+
+    /// Shows the stream to a visitor. `driver` and `key` name its place.
+    pub(super) fn visit(&mut self, visit: &Visit, driver: u32, key: u32, now: Millis) -> Changed {
+        let pending_bytes = self.pending.as_ref().map_or(0, |pending| pending.bytes.len() - pending.written);
+        let id = StreamId { driver, key, opened: self.guard.opened() };
+        let mut running = RunningStream {
+            pair: &mut self.pair,
+            route: self.guard.route(),
+            info: self.guard.info(),
+            id,
+            pending_bytes,
+            now,
+            changed: Changed::default(),
+        };
+        visit.call(&mut running);
+        running.changed
+    }
+
+    /// Receives the visits that are under way, for a stream that has a task.
+    pub(super) fn receive_visits(&mut self, now: Millis) -> Changed {
+        let mut changed = Changed::default();
+        for visit in self.guard.visits() {
+            let of_this = self.visit(&visit.0, 0, self.guard.task().unwrap_or_default(), now);
+            changed = Changed { policy: changed.policy || of_this.policy, end: changed.end || of_this.end };
+        }
+        changed
     }
 
     /// Makes all progress that is possible now. Drops `upstream` as soon as the stream no longer needs it.
@@ -98,8 +127,8 @@ impl ActiveStream {
         now: Millis,
         scratch: &mut Scratch,
     ) -> DriveOutcome {
-        if let Some(limit) = self.guard.draining() {
-            self.pair.close(EndReason::Drain, limit, now);
+        if let Some(drain) = self.guard.draining() {
+            self.pair.drain(&drain, fastrand::f64, now);
         }
         // The upstream was not read until now if the client was behind until now.
         let suspects_idle = self.pair.suspects_idle(now);
@@ -164,7 +193,7 @@ impl ActiveStream {
             Ok(0) => self.pair.upstream_closed(now, &mut scratch.output),
             Ok(count) => {
                 let progress = self.pair.upstream_data(&scratch.input[..count], now, &mut scratch.output);
-                self.guard.add(progress);
+                self.guard.add_read(progress, self.pair.counts().events, now);
             }
             Err(error) if would_block(&error) => return ControlFlow::Break(()),
             Err(_) => self.pair.upstream_failed(now),
@@ -433,7 +462,7 @@ mod tests {
     fn stream(policy: Policy) -> ActiveStream {
         let route = Route::new("/", policy, Arc::new(NoObserver));
         let (policy, body) = (route.policy.clone(), Body::UntilClose);
-        let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0 };
+        let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0, lifetime: None };
         let info = StreamInfo::new(None, None, "GET", "/", std::time::Duration::ZERO);
         let start = Start { opening, unsent: Vec::new(), leftover: Vec::new(), route, info };
         ActiveStream::begin(start, Arc::default(), Millis(0))

@@ -15,6 +15,7 @@ use super::reactor::{Command, ConnectionHandler, Handle, NewStream, Reactor, Rea
 use super::registry::StreamRegistry;
 use super::start::Start;
 use super::transport::Transport;
+use super::visit::Visitor;
 use super::{clock, task};
 use crate::threads;
 
@@ -128,6 +129,27 @@ impl Drivers {
         asked && reactors.iter().all(|_| answers.recv_timeout(left()).is_ok())
     }
 
+    /// Shows every stream that runs now to `visitor`, on the thread that runs it. Returns whether all have been visited
+    /// within `limit`. Needs a runtime with timers.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, some streams are not visited.
+    pub async fn visit(&self, visitor: Arc<Visitor>, limit: Duration) -> bool {
+        let reactors = self.reactors.get().map_or(&[][..], |reactors| reactors);
+        let under_way = self.registry.begin_visit(visitor, reactors.len());
+        for (number, reactor) in (1..).zip(reactors) {
+            if let Err(error) = reactor.send(Command::Visit(under_way.visit.clone(), number)) {
+                log::error!("streams not visited: side=internal: {error}");
+                under_way.visit.one_finished();
+            }
+        }
+        let all = async {
+            under_way.wake_tasks().await;
+            under_way.visit.finished().await;
+        };
+        tokio::time::timeout(limit, all).await.is_ok()
+    }
+
     fn reactors(&self) -> &[Handle] {
         self.reactors.get_or_init(|| self.start_reactors())
     }
@@ -195,11 +217,93 @@ mod tests {
     use std::net::{SocketAddr, TcpStream};
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
+    use std::sync::Mutex;
     use std::time::Instant;
 
     use super::*;
-    use crate::driver::Pending;
-    use crate::stream::Millis;
+    use crate::driver::{Pending, Route, RunningStream, StreamInfo};
+    use crate::sse::Heartbeat;
+    use crate::stream::{EndReason, Framing, HeartbeatPolicy, Millis, Opening, Policy};
+    use crate::wire::body::Body;
+
+    /// A running stream with a client to read from and an upstream to write to.
+    fn started(drivers: &Drivers, target: &str, kind: fn(TcpStream) -> Transport) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let pair = || {
+            let near = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+            near.set_nonblocking(true).expect("an option");
+            let (far, _) = listener.accept().expect("a connection");
+            far.set_read_timeout(Some(Duration::from_secs(20))).expect("an option");
+            (near, far)
+        };
+        let ((client, far_client), (upstream, far_upstream)) = (pair(), pair());
+        let route = Route::new("/", Policy::default(), Arc::new(()));
+        let (policy, body) = (route.policy.clone(), Body::UntilClose);
+        let opening = Opening { policy, body, framing: Framing::Plain, identity: true, random: 0.0, lifetime: None };
+        let info = StreamInfo::new(None, None, "GET", target, Duration::ZERO);
+        let start = Start { opening, unsent: b"head".to_vec(), leftover: Vec::new(), route, info };
+        drivers.start(start, kind(client), kind(upstream)).expect("a stream");
+        (far_client, far_upstream)
+    }
+
+    /// A visitor that ends the streams with this target, gives the others short heartbeats, and keeps their names.
+    fn visit(drivers: &Drivers, ends: &'static str, heartbeats: bool) -> (bool, Vec<String>) {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let names = seen.clone();
+        let visitor: Arc<Visitor> = Arc::new(move |stream: &mut RunningStream<'_>| {
+            names.lock().expect("a list").push(stream.id().to_string());
+            assert_eq!((&**stream.route(), stream.counts().events, stream.pending_bytes()), ("/", 0, 0));
+            if stream.info().path() == ends {
+                stream.end(EndReason::Admin, Duration::from_secs(1));
+            } else if heartbeats {
+                let mut policy = Policy::clone(stream.policy());
+                policy.heartbeat = Some(HeartbeatPolicy::new(Duration::from_millis(20), Heartbeat::default()));
+                stream.set_policy(Arc::new(policy));
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let complete = runtime.block_on(drivers.visit(visitor, Duration::from_secs(20)));
+        let mut names = seen.lock().expect("a list").clone();
+        names.sort();
+        names.dedup();
+        (complete, names)
+    }
+
+    #[test]
+    fn every_running_stream_can_be_seen_changed_and_ended_on_its_own_thread() {
+        use std::io::Read;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let _entered = runtime.enter();
+        for driver in [Driver::Parked, Driver::Task] {
+            let drivers = Drivers::new(driver, 2);
+            let targets = ["/ends", "/stays", "/ends", "/stays", "/stays"];
+            let mut peers: Vec<_> =
+                targets.map(|target| (target, started(&drivers, target, Transport::Tcp))).into_iter().collect();
+            // Each has been driven: only then it has its place.
+            for (_, (client, _)) in &mut peers {
+                let mut head = [0; 4];
+                client.read_exact(&mut head).expect("the head");
+            }
+            let (complete, names) = visit(&drivers, "/ends", true);
+            assert!(complete, "{driver:?}");
+            assert_eq!(names.len(), targets.len(), "{driver:?}: {names:?}");
+            for (target, (client, _upstream)) in &mut peers {
+                let mut bytes = [0; 3];
+                match *target {
+                    "/ends" => assert_eq!(client.read(&mut bytes).expect("an end"), 0, "{driver:?}"),
+                    _ => {
+                        client.read_exact(&mut bytes).expect("a heartbeat");
+                        assert_eq!(&bytes, b":\n\n", "{driver:?}");
+                    }
+                }
+            }
+            let left = visit(&drivers, "", false).1;
+            assert_eq!(left.len(), 3, "{driver:?}");
+            assert!(left.iter().all(|name| names.contains(name)), "names stay: {left:?} of {names:?}");
+            assert_eq!(drivers.registry().active(), 3, "{driver:?}");
+        }
+    }
 
     /// Set in the child process, in which this test runs again and panics.
     const CHILD: &str = "SSE_PROXY_TEST_PANIC";

@@ -11,6 +11,7 @@ pub(crate) mod descriptors;
 mod drive;
 mod drivers;
 mod endpoint;
+mod gaps;
 mod observer;
 mod reactor;
 mod registry;
@@ -20,14 +21,17 @@ mod start;
 mod stream_info;
 mod task;
 mod transport;
+mod visit;
 
 pub use drivers::{Driver, Drivers, reactor_threads};
 pub use endpoint::{Endpoint, EndpointState};
+pub use gaps::EventGaps;
 pub use observer::{Ended, Observer, Route, Totals};
 pub use registry::StreamRegistry;
 pub use start::Start;
 pub use stream_info::StreamInfo;
 pub use transport::Transport;
+pub use visit::{RunningStream, StreamId, Visitor};
 
 pub(crate) use attached::Attached;
 pub(crate) use drivers::{BoundListener, OpenListener};

@@ -1,15 +1,18 @@
 //! What is counted while a stream runs, and what is reported when it ends.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::clock;
+use super::gaps::EventGaps;
 use super::registry::StreamRegistry;
 use super::stream_info::StreamInfo;
+use super::visit::DueVisit;
 use crate::failure::Failure;
-use crate::stream::{Counts, EndReason, Millis, Policy, Progress};
+use crate::stream::{Counts, Drain, EndReason, Millis, Policy, Progress};
 
 /// A group of streams that share their rules and are counted together.
 #[non_exhaustive]
@@ -37,6 +40,10 @@ pub struct Totals {
     pub bytes: AtomicU64,
     /// Heartbeats sent.
     pub heartbeats: AtomicU64,
+    /// Gaps between the events of a stream, if the policy asks for them.
+    pub event_gaps: OnceLock<Box<EventGaps>>,
+    /// Whether a field of a backend for this proxy has been ignored, and logged.
+    pub(crate) control_ignored: AtomicBool,
 }
 
 /// Observes streams: their beginning, their end, and requests that failed before one began.
@@ -52,6 +59,11 @@ pub trait Observer: Send + Sync {
     /// A stream begins. The counters do not include it yet.
     fn opened(&self, route: &str, info: &StreamInfo) {
         let _ = (route, info);
+    }
+
+    /// The first event of a stream has been read, this long after its request. Not called for streams with a content coding.
+    fn first_event(&self, route: &str, info: &StreamInfo, after: Duration) {
+        let _ = (route, info, after);
     }
 
     /// A request that was taken over got no response head from the upstream, or the head could not be written. Not called for an
@@ -86,12 +98,18 @@ impl Observer for () {
 impl Route {
     /// A route with nothing counted yet.
     pub fn new(name: impl Into<Arc<str>>, policy: Policy, observer: Arc<dyn Observer>) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), policy: Arc::new(policy), totals: Arc::default(), observer })
+        Self::with_totals(name.into(), policy, Arc::default(), observer)
     }
 
     /// The same route with another policy, its counters included. Its streams keep the policy that they began with.
     pub(crate) fn with_policy(&self, policy: Policy) -> Arc<Self> {
-        let (name, totals, observer) = (self.name.clone(), self.totals.clone(), self.observer.clone());
+        Self::with_totals(self.name.clone(), policy, self.totals.clone(), self.observer.clone())
+    }
+
+    fn with_totals(name: Arc<str>, policy: Policy, totals: Arc<Totals>, observer: Arc<dyn Observer>) -> Arc<Self> {
+        if policy.event_gaps {
+            totals.event_gaps.get_or_init(Box::default);
+        }
         Arc::new(Self { name, policy: Arc::new(policy), totals, observer })
     }
 
@@ -149,10 +167,18 @@ pub(super) struct StreamGuard {
     route: Arc<Route>,
     registry: Arc<StreamRegistry>,
     info: StreamInfo,
-    /// The key in the registry of a stream that has a task.
-    task: Option<u32>,
+    /// One more than the key in the registry of a stream that has a task.
+    task: Option<NonZeroU32>,
+    /// When the last event was read, in milliseconds of the clock that fit; or what is to be done with the next one.
+    event_clock: u32,
     opened: Millis,
 }
+
+/// The `event_clock` before the first event.
+const NO_EVENT: u32 = u32::MAX;
+
+/// The `event_clock` of a stream whose events are not timed any more.
+const NOT_TIMED: u32 = u32::MAX - 1;
 
 impl StreamGuard {
     pub(super) fn open(route: Arc<Route>, registry: Arc<StreamRegistry>, info: StreamInfo) -> Self {
@@ -164,26 +190,79 @@ impl StreamGuard {
             endpoint.state.stream_opened();
         }
         registry.stream_opened();
-        Self { route, registry, info, task: None, opened: clock::now() }
+        Self { route, registry, info, task: None, event_clock: NO_EVENT, opened: clock::now() }
     }
 
     /// Registers the waker of a stream that has a task, on the first call.
     pub(super) fn register(&mut self, waker: &std::task::Waker) {
         if self.task.is_none() {
-            self.task = u32::try_from(self.registry.insert_task(waker.clone())).ok();
+            let key = self.registry.insert_task(waker.clone());
+            self.task = u32::try_from(key + 1).ok().and_then(NonZeroU32::new);
         }
+    }
+
+    /// The visits that have not come to this stream yet, if it has a task.
+    pub(super) fn visits(&self) -> Vec<DueVisit> {
+        self.task().map_or_else(Vec::new, |task| self.registry.visits_of(task as usize))
+    }
+
+    /// The key in the registry of a stream that has a task.
+    pub(super) fn task(&self) -> Option<u32> {
+        self.task.map(|task| task.get() - 1)
+    }
+
+    pub(super) fn route(&self) -> &Arc<str> {
+        &self.route.name
+    }
+
+    pub(super) fn info(&self) -> &StreamInfo {
+        &self.info
     }
 
     pub(super) fn opened(&self) -> Millis {
         self.opened
     }
 
-    pub(super) fn draining(&self) -> Option<Duration> {
+    #[inline]
+    pub(super) fn draining(&self) -> Option<Drain> {
         self.registry.draining()
     }
 
     pub(super) fn add(&self, progress: Progress) {
         self.route.totals.add(progress);
+    }
+
+    /// Counts what has been read by `now`; `total` events in all.
+    #[inline]
+    pub(super) fn add_read(&mut self, progress: Progress, total: u64, now: Millis) {
+        self.route.totals.add(progress);
+        if progress.events > 0 && self.event_clock != NOT_TIMED {
+            self.time_events(progress.events, total, now);
+        }
+    }
+
+    /// Reports the first event; measures the gaps, if that is asked for.
+    #[inline(never)]
+    fn time_events(&mut self, events: u64, total: u64, now: Millis) {
+        // The lower bits are enough for gaps of up to 49 days.
+        let clock = (now.0 as u32).min(NOT_TIMED - 1);
+        let (route, info) = (&self.route, &self.info);
+        let mut measured = events;
+        if total == events {
+            let after = info.first_byte() + Duration::from_millis(now.0.saturating_sub(self.opened.0));
+            route.observer.first_event(&route.name, info, after);
+            measured -= 1;
+        }
+        let Some(gaps) = route.totals.event_gaps.get().filter(|_| route.policy.event_gaps) else {
+            self.event_clock = NOT_TIMED;
+            return;
+        };
+        if self.event_clock != NO_EVENT {
+            gaps.add(u64::from(clock.wrapping_sub(self.event_clock)), events);
+        } else if measured > 0 {
+            gaps.add(0, measured);
+        }
+        self.event_clock = clock;
     }
 
     /// Counts and reports the stream as ended. Must be called once.
@@ -205,9 +284,9 @@ struct Left<'a>(&'a StreamGuard);
 
 impl Drop for Left<'_> {
     fn drop(&mut self) {
-        let StreamGuard { registry, task, .. } = self.0;
-        if let Some(task) = task {
-            registry.remove_task(*task as usize);
+        let registry = &self.0.registry;
+        if let Some(task) = self.0.task() {
+            registry.remove_task(task as usize);
         }
         registry.stream_ended();
     }

@@ -19,7 +19,7 @@ pub struct StreamInfo {
     client: Option<Address>,
     upstream: Server,
     first_byte_ms: u32,
-    /// Method and target with a space between them: one allocation.
+    /// Method and target with a space between them, then each label behind a line feed: one allocation.
     request: Box<str>,
 }
 
@@ -56,6 +56,16 @@ impl StreamInfo {
             first_byte_ms: u32::try_from(first_byte.as_millis()).unwrap_or(u32::MAX),
             request: format!("{method} {kept}{cut}").into_boxed_str(),
         }
+    }
+
+    /// The same with labels, `user=42`, one on each line.
+    #[must_use]
+    pub(crate) fn labelled(self, labels: &str) -> Self {
+        if labels.is_empty() {
+            return self;
+        }
+        let request = format!("{}\n{labels}", self.request).into_boxed_str();
+        Self { request, ..self }
     }
 
     /// The same for a stream of this endpoint, which counts it while it runs.
@@ -96,7 +106,13 @@ impl StreamInfo {
 
     /// The request's target, path and query; one that is longer than a kilobyte is cut and ends with `…`.
     pub fn path(&self) -> &str {
-        self.request.split_once(' ').map_or("", |(_, target)| target)
+        let target = self.request.split_once(' ').map_or("", |(_, target)| target);
+        target.split_once('\n').map_or(target, |(target, _)| target)
+    }
+
+    /// What its backend has labelled it with in `Sse-Proxy-Label`: names and values.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.request.lines().skip(1).filter_map(|label| label.split_once('='))
     }
 
     /// From the request to the upstream's response head, to the millisecond.
@@ -122,6 +138,15 @@ mod tests {
         assert_eq!((label.client(), label.upstream()), (client, None));
         assert_eq!((label.method(), label.path()), ("POST", "/chat?q=a b"));
         assert_eq!(label.first_byte(), Duration::from_millis(1));
+    }
+
+    #[test]
+    fn labels_are_kept_behind_the_request() {
+        let info = StreamInfo::new(None, None, "GET", "/events?a=b", Duration::ZERO);
+        assert_eq!(info.labels().next(), None);
+        let info = info.labelled("").labelled("user=42\norg=a=b");
+        assert_eq!((info.method(), info.path()), ("GET", "/events?a=b"));
+        assert_eq!(info.labels().collect::<Vec<_>>(), [("user", "42"), ("org", "a=b")]);
     }
 
     #[test]

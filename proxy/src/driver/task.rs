@@ -20,7 +20,7 @@ use tokio::time::Sleep;
 
 use super::drive::{ActiveStream, DriveOutcome};
 use super::socket::{Socket, has_readable_bytes, reset};
-use super::transport::Transport;
+use super::transport::{Transport, bound_queue_of, bound_send_queue};
 use super::{clock, scratch};
 use crate::stream::Millis;
 use crate::sys;
@@ -78,6 +78,9 @@ impl Future for StreamTask {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         this.stream.guard().register(cx.waker());
+        if this.stream.receive_visits(clock::now()).policy {
+            this.client.bound_send_queue(this.stream.pair.policy().timeouts.write);
+        }
         let mut client = Polled { connection: this.client, cx };
         // The waker is the same for both sides; each context needs its own borrow.
         let waker = client.cx.waker().clone();
@@ -127,6 +130,14 @@ impl AsyncTransport {
             Transport::Other(stream) => Self::Other(stream),
             Transport::H2(body) => Self::H2(body, None),
         })
+    }
+
+    fn bound_send_queue(&self, limit: Option<Duration>) {
+        match self {
+            Self::Tcp(socket) => bound_queue_of(SockRef::from(socket), limit),
+            Self::Other(stream) => bound_send_queue(stream, limit),
+            Self::H2(..) => {}
+        }
     }
 
     /// Resets the connection, or the stream over HTTP/2.
@@ -310,7 +321,14 @@ mod tests {
             let (_open, _) = listener.accept().expect("a connection");
             let route = Route::new("/", Policy::default(), Arc::new(OnlyDropped));
             let (policy, body_framing) = (route.policy.clone(), Body::UntilClose);
-            let opening = Opening { policy, body: body_framing, framing: Framing::Http2, identity: true, random: 0.0 };
+            let opening = Opening {
+                policy,
+                body: body_framing,
+                framing: Framing::Http2,
+                identity: true,
+                random: 0.0,
+                lifetime: None,
+            };
             let info = StreamInfo::new(None, None, "GET", "/", Duration::ZERO);
             let start = Start { opening, unsent: Vec::new(), leftover: b"data: a\n\n".to_vec(), route, info };
             let stream = ActiveStream::begin(start, Arc::default(), clock::now());

@@ -27,7 +27,7 @@ pub(crate) fn opening(
     head: &ResponseHeader,
     random: f64,
 ) -> Opening {
-    Opening { policy: policy.clone(), body, framing, identity: headers::is_identity(head), random }
+    Opening { policy: policy.clone(), body, framing, identity: headers::is_identity(head), random, lifetime: None }
 }
 
 /// Completes a stream's head for a client of this framing. "An origin server with a clock … MUST generate a Date header

@@ -5,6 +5,7 @@ mod admission;
 mod errors;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -15,9 +16,9 @@ use pingora::{BError, ErrorSource, ErrorType};
 use crate::driver::descriptors;
 use crate::headers;
 use crate::metrics::Metrics;
-use crate::routing::Router;
+use crate::routing::{Answered, RequestObserver, Router};
 use crate::takeover::{
-    ClientRules, Decided, EarlyAnswer, InFlight, Plan, PriorOutcome, Refusal, RefuseReason, Takeover,
+    Carriage, ClientRules, Decided, EarlyAnswer, InFlight, Plan, PriorOutcome, Refusal, RefuseReason, Takeover,
 };
 use errors::{describe, side};
 
@@ -27,6 +28,7 @@ pub struct Gateway {
     router: Arc<Router>,
     takeover: Arc<Takeover>,
     metrics: Arc<Metrics>,
+    observer: Option<Arc<dyn RequestObserver>>,
 }
 
 /// One request's state.
@@ -41,12 +43,38 @@ pub struct RequestContext {
     plan: Option<Plan>,
     /// The upstream's answer to a request that a reactor has sent.
     early_answer: Option<EarlyAnswer>,
+    started: Instant,
 }
 
 impl Gateway {
     /// A proxy that serves what `router` decides.
     pub fn new(router: Arc<Router>, takeover: Arc<Takeover>, metrics: Arc<Metrics>) -> Self {
-        Self { router, takeover, metrics }
+        Self { router, takeover, metrics, observer: None }
+    }
+
+    /// Reports requests that do not become streams.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn RequestObserver>) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    /// Reports a request that has ended, unless it has become a stream.
+    fn report(&self, session: &Session, context: &RequestContext, status: u16) {
+        let Some(observer) = &self.observer else { return };
+        let may_be_stream = context.plan.as_ref().is_some_and(|plan| plan.carriage == Carriage::Stream);
+        if may_be_stream && session.response_written().is_some_and(headers::is_event_stream) {
+            return;
+        }
+        let request = session.req_header();
+        observer.answered(&Answered {
+            route: context.plan.as_ref().map_or("", |plan| &plan.route.name),
+            client: session.client_addr().and_then(|address| address.as_inet()).copied(),
+            method: request.method.as_str(),
+            target: &String::from_utf8_lossy(request.raw_path()),
+            status,
+            bytes: session.body_bytes_sent() as u64,
+            duration: context.started.elapsed(),
+        });
     }
 
     /// Decides on a request, unless a reactor has. Returns the reason to refuse it; otherwise it has a plan.
@@ -93,6 +121,7 @@ impl ProxyHttp for Gateway {
             prior_outcome: None,
             plan: None,
             early_answer: None,
+            started: Instant::now(),
         }
     }
 
@@ -162,6 +191,7 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let client = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip());
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        headers::strip_request_control(request);
         headers::add_via(request, session.req_header().version)?;
         headers::set_forwarded(request, client, tls, &context.rules.trusted_proxies)
     }
@@ -198,6 +228,7 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut RequestContext) {
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
         self.metrics.request(status);
+        self.report(session, context, status);
         if let Some(error) = error {
             // A client that closes its connection is not an error.
             let is_client_close = *error.esource() == ErrorSource::Downstream;

@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue, header};
 use pingora::http::{HMap, RequestHeader, ResponseHeader};
 
+use super::control::{strip_request_control, strip_response_control};
 use super::forwarded::is_forwarding_field;
 
 /// The media type of an event stream (WHATWG HTML §9.2.5).
@@ -24,18 +25,20 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// Removes a response's connection fields.
+/// Removes a response's connection fields, and those that are for this proxy.
 pub fn strip_response(response: &mut ResponseHeader) {
     let (present, named) = (hop_by_hop(&response.headers), named_by_connection(&response.headers));
     present.for_each(|name| drop(response.remove_header(name)));
     named.iter().for_each(|name| drop(response.remove_header(name.as_str())));
+    strip_response_control(response);
 }
 
-/// Removes a request's connection fields.
+/// Removes a request's connection fields, and those that only a backend may send to this proxy.
 pub(super) fn strip_request(request: &mut RequestHeader) {
     let (present, named) = (hop_by_hop(&request.headers), named_by_connection(&request.headers));
     present.for_each(|name| drop(request.remove_header(name)));
     named.iter().for_each(|name| drop(request.remove_header(name.as_str())));
+    strip_request_control(request);
 }
 
 /// The connection fields that are present, found in one pass: most heads have one or two.

@@ -2,12 +2,14 @@
 //!
 //! Everything that is not named here passes unchanged: `Last-Event-ID`, `traceparent`, cookies, CORS, authorization.
 
+mod control;
 mod fields;
 mod forwarded;
 mod request;
 mod response;
 mod via;
 
+pub use control::{StreamControl, stream_control, strip_request_control, strip_response_control};
 pub use forwarded::{TrustedProxies, set_forwarded};
 pub use request::{
     accepts_event_stream, add_via, asks_upgrade, check_http2_request, drop_ignored_upgrade, is_repeatable,

@@ -5,6 +5,7 @@ use pingora::http::{HMap, ResponseHeader, Version};
 use pingora::prelude::Result;
 use thiserror::Error;
 
+use super::control::strip_response_control;
 use super::fields::{EVENT_STREAM, INCREMENTAL, media_type, strip_response};
 use super::via;
 use crate::wire::body::Body;
@@ -203,6 +204,7 @@ pub fn stream_response(response: &mut ResponseHeader, chunked: bool) -> Result<(
 /// # Errors
 /// When a header cannot be built.
 pub fn upgrade_response(response: &mut ResponseHeader) -> Result<()> {
+    strip_response_control(response);
     if response.status != 101 {
         let coding = response.headers.get("transfer-encoding").cloned();
         let required = response.headers.get("upgrade").filter(|_| response.status == 426).cloned();

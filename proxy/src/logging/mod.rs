@@ -7,10 +7,12 @@
 mod limiter;
 mod line_file;
 mod line_queue;
+mod mask;
 mod process_log;
 mod record;
 
 pub use line_queue::LineQueue;
+pub use mask::Mask;
 pub use process_log::ProcessLog;
 
 pub(crate) use line_file::LineFile;

@@ -4,6 +4,7 @@
 //! Both request paths ask here, with the same rules. A reactor cannot wait, so it may get the answer that the request is
 //! left to Pingora, which can.
 
+mod answered;
 mod table;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use pingora::http::RequestHeader;
 
 use crate::takeover::{Carriage, ClientRules, Decision, InFlight, Permits, Plan, RefuseReason};
 
+pub use answered::{Answered, RequestObserver};
 pub use table::{RouteEntry, RouteTable};
 
 /// The table in force, and what is counted over all requests.

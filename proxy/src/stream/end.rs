@@ -22,6 +22,8 @@ pub enum EndReason {
     Lifetime,
     /// The proxy is shutting down.
     Drain,
+    /// It was ended through the admin listener.
+    Admin,
     /// The stream was dropped without an end: the process stopped, or its driver failed.
     Dropped,
 }
@@ -50,6 +52,7 @@ impl EndReason {
         Self::WriteTimeout,
         Self::Lifetime,
         Self::Drain,
+        Self::Admin,
         Self::Dropped,
     ];
 
@@ -65,6 +68,7 @@ impl EndReason {
             Self::WriteTimeout => "write_timeout",
             Self::Lifetime => "lifetime",
             Self::Drain => "drain",
+            Self::Admin => "admin",
             Self::Dropped => "dropped",
         }
     }
@@ -74,7 +78,7 @@ impl EndReason {
         match self {
             Self::UpstreamEnd | Self::UpstreamBroken | Self::UpstreamProtocol | Self::IdleTimeout => Side::Upstream,
             Self::ClientGone | Self::ClientFlood | Self::WriteTimeout => Side::Downstream,
-            Self::Lifetime | Self::Drain | Self::Dropped => Side::Internal,
+            Self::Lifetime | Self::Drain | Self::Admin | Self::Dropped => Side::Internal,
         }
     }
 }

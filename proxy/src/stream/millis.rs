@@ -16,6 +16,11 @@ impl Millis {
         Self(self.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// This time less `by`, to the millisecond; saturates.
+    pub(super) fn before(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// The deadline `limit` from this time; not set where there is no limit.
     pub(super) fn within(self, limit: Option<Duration>) -> Self {
         limit.map_or(Self::NEVER, |limit| self.after(limit))

@@ -1,9 +1,12 @@
 //! The rules of one proxied stream, as a pure state machine: bytes, times and events go in, bytes to write and
 //! deadlines come out. It opens no socket and reads no clock; the drivers in [`crate::driver`] do.
 
+mod drain;
 mod end;
 mod millis;
 mod pair;
+#[cfg(test)]
+mod pair_change_tests;
 #[cfg(test)]
 mod pair_end_tests;
 #[cfg(test)]
@@ -18,6 +21,7 @@ mod source;
 #[cfg(test)]
 mod source_tests;
 
+pub use self::drain::{Drain, RetryRange};
 pub use self::end::{EndReason, Side};
 pub use self::millis::Millis;
 pub use self::pair::{Counts, Opening, Pair, Progress};

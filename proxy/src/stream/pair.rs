@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::drain::Drain;
 use super::end::EndReason;
 use super::millis::Millis;
 use super::policy::Policy;
@@ -32,6 +33,8 @@ pub struct Opening {
     pub identity: bool,
     /// Uniform in 0..1; selects this stream's jitter of the lifetime.
     pub random: f64,
+    /// A lifetime that holds in place of the policy's, without jitter; zero: none.
+    pub lifetime: Option<Duration>,
 }
 
 /// Totals of one stream.
@@ -66,6 +69,17 @@ enum Expired {
     Break,
 }
 
+/// What `close_at` stands for while the stream is not closing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Planned {
+    /// The lifetime of the route.
+    Lifetime,
+    /// A lifetime that the backend has set: no other policy replaces it.
+    OwnLifetime,
+    /// The stream's moment in a drain.
+    Drain,
+}
+
 /// One stream's state. Holds no bytes of the stream, except trailers.
 #[derive(Debug)]
 pub struct Pair {
@@ -77,16 +91,26 @@ pub struct Pair {
     /// The stream ends at its next event boundary, for this reason.
     closing: Option<EndReason>,
     ended: Option<EndReason>,
+    planned: Planned,
+    /// The `retry:` field that the stream ends with at its lifetime or in a drain; 0 for none.
+    retry_ms: u32,
 }
 
 impl Pair {
     /// Starts a stream whose response head has been written at `now`.
     pub fn new(opening: Opening, now: Millis) -> Self {
-        let Opening { policy, body, framing, identity, random } = opening;
+        let Opening { policy, body, framing, identity, random, lifetime } = opening;
         let source = Source::new(body, identity, &policy, now);
         let sink = Sink::new(framing, source.is_between_events(), &policy, now);
         let close_at = now.within(policy.timeouts.jittered_lifetime(random));
-        Self { policy, source, sink, close_at, closing: None, ended: None }
+        let retry_ms = lifetime_retry(&policy, random);
+        let planned = Planned::Lifetime;
+        let mut pair = Self { policy, source, sink, close_at, closing: None, ended: None, planned, retry_ms };
+        if let Some(lifetime) = lifetime {
+            pair.planned = Planned::OwnLifetime;
+            pair.close_at = now.within(Some(lifetime).filter(|lifetime| !lifetime.is_zero()));
+        }
+        pair
     }
 
     /// Takes bytes read from the upstream, framing included.
@@ -154,6 +178,62 @@ impl Pair {
         self.close_between_events(now);
     }
 
+    /// The rules that the stream follows.
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// Follows another policy from `now` on. What has been waited for already counts. A lifetime that has passed ends the stream
+    /// within the time by which jitter may shorten it. `random` is uniform in 0..1.
+    pub fn set_policy(&mut self, policy: Arc<Policy>, opened: Millis, random: f64, now: Millis) {
+        if self.ended.is_some() {
+            return;
+        }
+        let policy = match self.policy.backend_heartbeat {
+            Some(interval) => Arc::new(policy.with_heartbeat_of_backend(interval)),
+            None => policy,
+        };
+        let old = std::mem::replace(&mut self.policy, policy);
+        let new = &*self.policy;
+        self.source.set_policy(&old, new, now);
+        self.sink.set_policy(&old, new, self.source.is_between_events(), now);
+        let lifetime = |policy: &Policy| (policy.timeouts.lifetime, policy.timeouts.lifetime_jitter);
+        if self.closing.is_none() && self.planned == Planned::Lifetime && lifetime(&old) != lifetime(new) {
+            let jittered = new.timeouts.jittered_lifetime(random);
+            let jitter = new.timeouts.lifetime.zip(jittered).map_or(Duration::ZERO, |(whole, part)| whole - part);
+            self.close_at = opened.within(jittered);
+            if self.close_at <= now {
+                self.close_at = now.after(jitter);
+            }
+        }
+        if self.planned != Planned::Drain {
+            self.retry_ms = lifetime_retry(new, random);
+        }
+    }
+
+    /// The time since the upstream was active last, where the idle timeout knows it.
+    pub fn silence(&self, now: Millis) -> Option<Duration> {
+        self.source.last_active(&self.policy).map(|at| Duration::from_millis(now.0.saturating_sub(at.0)))
+    }
+
+    /// Obeys a drain: gives the stream its moment on the first call, and ends it at its next event boundary from then on. To be
+    /// called before each [`Pair::tick`] during a drain. `random` is uniform in 0..1.
+    #[cold]
+    pub fn drain(&mut self, drain: &Drain, random: impl FnOnce() -> f64, now: Millis) {
+        if self.ended.is_some() {
+            return;
+        }
+        if self.planned != Planned::Drain && self.closing.is_none() {
+            let random = random();
+            self.planned = Planned::Drain;
+            self.close_at = self.close_at.min(drain.moment(random, now));
+            self.retry_ms = drain.retry.map_or(0, |retry| retry.pick(other_random(random)));
+        }
+        if self.closing.is_some() || self.close_at <= now || drain.spread_until <= now {
+            self.close(EndReason::Drain, Duration::from_millis(drain.cut_at.0.saturating_sub(now.0)), now);
+        }
+    }
+
     /// Whether the idle timeout has expired while the upstream was not read because the client is behind. Ask before writing
     /// what is pending: afterwards the client may not be behind any more. A driver that finds unread bytes reports them with
     /// [`Pair::upstream_waits`] before the next [`Pair::tick`].
@@ -176,10 +256,10 @@ impl Pair {
                 Expired::Write => self.abandon(EndReason::WriteTimeout),
                 // The client is behind, and there is no time left to wait for it.
                 Expired::Close if self.sink.is_blocked() => self.abandon(self.closing_reason()),
-                Expired::Close if self.source.is_between_events() => self.end_clean(self.closing_reason(), now, out),
+                Expired::Close if self.source.is_between_events() => self.end_between_events(now, out),
                 Expired::Close => self.end_broken(self.closing_reason(), now),
                 Expired::Idle => self.end_broken(EndReason::IdleTimeout, now),
-                Expired::Lifetime => self.close(EndReason::Lifetime, CLOSE_LIMIT, now),
+                Expired::Lifetime => self.close(self.planned_reason(), CLOSE_LIMIT, now),
                 Expired::Heartbeat => self.heartbeat(out),
                 Expired::Break => self.sink.signal_break(out),
             }
@@ -254,6 +334,22 @@ impl Pair {
         self.closing.unwrap_or(EndReason::Lifetime)
     }
 
+    fn planned_reason(&self) -> EndReason {
+        match self.planned {
+            Planned::Lifetime | Planned::OwnLifetime => EndReason::Lifetime,
+            Planned::Drain => EndReason::Drain,
+        }
+    }
+
+    /// Ends a closing stream in order, with a `retry:` field where there is one to add.
+    fn end_between_events(&mut self, now: Millis, out: &mut Vec<u8>) {
+        let reason = self.closing_reason();
+        if self.ended.is_none() && self.retry_ms > 0 && matches!(reason, EndReason::Lifetime | EndReason::Drain) {
+            self.sink.encode(format!("retry: {}\n\n", self.retry_ms).as_bytes(), out);
+        }
+        self.end_clean(reason, now, out);
+    }
+
     fn heartbeat(&mut self, out: &mut Vec<u8>) {
         if self.sink.heartbeat(self.source.is_between_events(), &self.policy, out) {
             self.source.heartbeat_inserted();
@@ -263,7 +359,7 @@ impl Pair {
     fn source_ended(&mut self, end: SourceEnd, now: Millis, out: &mut Vec<u8>) {
         match end {
             SourceEnd::Complete => self.end_clean(EndReason::UpstreamEnd, now, out),
-            SourceEnd::Boundary => self.end_clean(self.closing_reason(), now, out),
+            SourceEnd::Boundary => self.end_between_events(now, out),
             SourceEnd::Broken => self.end_broken(EndReason::UpstreamBroken, now),
             SourceEnd::Malformed => self.end_broken(EndReason::UpstreamProtocol, now),
         }
@@ -300,4 +396,13 @@ impl Pair {
         self.close_at = Millis::NEVER;
         self.source.stop();
     }
+}
+
+fn lifetime_retry(policy: &Policy, random: f64) -> u32 {
+    policy.timeouts.lifetime_retry.map_or(0, |retry| retry.pick(other_random(random)))
+}
+
+/// Another random number, from the lower digits of one: streams that end together get different delays.
+fn other_random(random: f64) -> f64 {
+    (random * 4096.0).fract()
 }

@@ -1,6 +1,7 @@
 //! A pair under random operations, against an oracle that knows the whole stream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -16,6 +17,10 @@ enum Operation {
     Writable(usize),
     Pass(u64),
     Drain,
+    /// In milliseconds from now, and where in the spread its moment lies.
+    SpreadDrain(u64, f64),
+    /// Other rules, with this interval of heartbeats in milliseconds.
+    Rules(u64),
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -25,6 +30,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => (0usize..40).prop_map(Operation::Writable),
         3 => (0u64..40_000).prop_map(Operation::Pass),
         1 => Just(Operation::Drain),
+        1 => (0u64..40_000, 0.0..1.0).prop_map(|(spread, random)| Operation::SpreadDrain(spread, random)),
+        1 => (1u64..40_000).prop_map(Operation::Rules),
     ]
 }
 
@@ -55,7 +62,7 @@ proptest! {
             heartbeat: Heartbeat::new(crate::sse::HeartbeatStyle::Comment, "HEARTBEAT").expect("valid"),
         });
         let opening = Opening {
-            policy: Arc::new(rules), body: Body::UntilClose, framing: Framing::Chunked, identity: true, random: 0.0
+            policy: Arc::new(rules), body: Body::UntilClose, framing: Framing::Chunked, identity: true, random: 0.0, lifetime: None
         };
         let mut pair = Pair::new(opening, Millis(0));
         let (mut now, mut upstream, mut client, mut pending) = (Millis(0), Vec::new(), Vec::new(), Vec::new());
@@ -77,6 +84,17 @@ proptest! {
                     pair.tick(now, &mut pending);
                 }
                 Operation::Drain => pair.close(EndReason::Drain, secs(5), now),
+                Operation::SpreadDrain(spread, random) => {
+                    let drain = Drain { spread_until: Millis(now.0 + spread), cut_at: Millis(now.0 + 50_000), retry: None };
+                    pair.drain(&drain, || random, now);
+                }
+                Operation::Rules(millis) => {
+                    let mut rules = Policy::clone(pair.policy());
+                    if let Some(heartbeat) = &mut rules.heartbeat {
+                        heartbeat.interval = Duration::from_millis(millis);
+                    }
+                    pair.set_policy(Arc::new(rules), Millis(0), 0.5, now);
+                }
             }
             if pending.len() > before {
                 pair.wrote(false, true, now);

@@ -28,7 +28,7 @@ pub(super) struct Harness {
 
 impl Harness {
     pub(super) fn with(policy: Policy, framing: Framing, body: Body, identity: bool) -> Self {
-        let opening = Opening { policy: Arc::new(policy), body, framing, identity, random: 0.0 };
+        let opening = Opening { policy: Arc::new(policy), body, framing, identity, random: 0.0, lifetime: None };
         Self { pair: Pair::new(opening, Millis(0)), now: Millis(0), sent: Vec::new() }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::drain::RetryRange;
 use crate::sse::Heartbeat;
 
 /// The rules that the streams of one route share.
@@ -31,6 +32,11 @@ pub struct Policy {
     pub keep_alive: Option<KeepAlive>,
     /// The largest head of a response, interim or final, in bytes; 64 KiB by default.
     pub response_head_bytes: usize,
+    /// Whether the gaps between events are measured, for all streams of the route; each event then costs two more atomic
+    /// additions.
+    pub event_gaps: bool,
+    /// The interval that the backend of one stream has set in place of the route's; zero: none.
+    pub(crate) backend_heartbeat: Option<Duration>,
 }
 
 impl Default for Policy {
@@ -41,7 +47,20 @@ impl Default for Policy {
             idle_ignores_comments: false,
             keep_alive: None,
             response_head_bytes: 64 * 1024,
+            event_gaps: false,
+            backend_heartbeat: None,
         }
+    }
+}
+
+impl Policy {
+    /// The same for one stream whose backend has set the interval of its heartbeats; zero: none.
+    pub(crate) fn with_heartbeat_of_backend(&self, interval: Duration) -> Self {
+        let mut policy = self.clone();
+        policy.backend_heartbeat = Some(interval);
+        let form = policy.heartbeat.take().map_or_else(Heartbeat::default, |heartbeat| heartbeat.heartbeat);
+        policy.heartbeat = (!interval.is_zero()).then(|| HeartbeatPolicy::new(interval, form));
+        policy
     }
 }
 
@@ -93,6 +112,8 @@ pub struct Timeouts {
     /// The largest part of `lifetime`, between 0 and 1, by which it is shortened at random, so that streams that start
     /// together do not end together. Values outside are clamped; NaN counts as 0.
     pub lifetime_jitter: f64,
+    /// The `retry:` field that a stream ends with at its lifetime, if it ends at an event boundary. `None` adds none.
+    pub lifetime_retry: Option<RetryRange>,
 }
 
 impl HeartbeatPolicy {

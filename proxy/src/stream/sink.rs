@@ -103,6 +103,22 @@ impl Sink {
         self.blocked = rest;
     }
 
+    /// Follows another policy from `now` on: the time without progress, or without a write, counts.
+    pub(super) fn set_policy(&mut self, old: &Policy, new: &Policy, between_events: bool, now: Millis) {
+        if self.state != State::Open {
+            return;
+        }
+        let since = |due: Millis, limit: Option<Duration>| {
+            due.if_set().zip(limit).map_or(now, |(due, limit)| due.before(limit))
+        };
+        if self.blocked {
+            self.write_limit = since(self.write_limit, old.timeouts.write).within(new.timeouts.write);
+        } else {
+            let interval = old.heartbeat.as_ref().map(|heartbeat| heartbeat.interval);
+            self.due = heartbeat_due(between_events, new, since(self.due, interval));
+        }
+    }
+
     /// Appends a heartbeat, if one may stand here. Returns whether it did.
     pub(super) fn heartbeat(&mut self, between_events: bool, policy: &Policy, out: &mut Vec<u8>) -> bool {
         self.due = Millis::NEVER;

@@ -120,6 +120,16 @@ impl Source {
         self.idle_limit = now.within(policy.timeouts.idle);
     }
 
+    /// Follows another policy from `now` on: the silence so far counts.
+    pub(super) fn set_policy(&mut self, old: &Policy, new: &Policy, now: Millis) {
+        self.idle_limit = self.last_active(old).unwrap_or(now).within(new.timeouts.idle);
+    }
+
+    /// When the upstream was active last, where the idle timeout knows it.
+    pub(super) fn last_active(&self, policy: &Policy) -> Option<Millis> {
+        self.idle_limit.if_set().zip(policy.timeouts.idle).map(|(due, limit)| due.before(limit))
+    }
+
     /// The upstream need not be active any more.
     pub(super) fn stop(&mut self) {
         self.idle_limit = Millis::NEVER;

@@ -13,11 +13,12 @@ use pingora::{ErrorType, OrErr};
 use tokio::time::timeout;
 
 use super::client_connection::ClientConnection;
+use super::control::opening;
 use super::exchange::Answer;
 use super::hooks::Hooks;
 use super::stand_in::stand_in;
 use crate::driver::{Drivers, Route, Start, StreamInfo, Transport};
-use crate::exchange::{finish_stream_head, opening, stream_framing};
+use crate::exchange::{finish_stream_head, stream_framing};
 use crate::failure::Failure;
 use crate::stream::Framing;
 
@@ -35,7 +36,7 @@ pub(super) async fn hand_over(
     hooks: &dyn Hooks,
 ) -> Result<Option<Failure>> {
     let framing = stream_framing(session.req_header().version);
-    let opening = opening(&route.policy, framing, stream.body_start.body, &stream.head, fastrand::f64());
+    let (opening, info) = opening(&route, framing, stream.body_start.body, &stream.head, info);
     let mut response = stream.head;
     finish_head(session, &mut response, framing, hooks).await?;
     let write = session.downstream_session.write_response_header(response.clone());

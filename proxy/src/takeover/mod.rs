@@ -16,6 +16,7 @@ mod client_connection;
 mod client_policy;
 mod client_transport;
 mod connection;
+mod control;
 mod dial;
 mod drain;
 mod exchange;
@@ -50,7 +51,7 @@ use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
 use pingora::upstreams::peer::Peer;
 
-use crate::driver::{BoundListener, Driver, Drivers, Endpoint, Route, StreamInfo, StreamRegistry};
+use crate::driver::{BoundListener, Driver, Drivers, Endpoint, Route, StreamInfo, StreamRegistry, Visitor};
 use crate::headers;
 
 pub use crate::failure::Failure;
@@ -163,6 +164,34 @@ impl Takeover {
     /// The running streams, and how to drain them.
     pub(crate) fn registry(&self) -> &Arc<StreamRegistry> {
         self.drivers.registry()
+    }
+
+    /// Shows every stream that runs now to `visitor`, on the thread that runs it, and waits for at most `limit`. Returns
+    /// whether all have been visited. The visitor may read a stream, give it another policy, or end it at its next event boundary.
+    ///
+    /// Needs a Tokio runtime with timers; it need not be Pingora's.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, some streams are not visited. The visitor may still be called for a moment.
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    /// use std::time::Duration;
+    ///
+    /// use sse_proxy::{EndReason, RunningStream, Takeover};
+    ///
+    /// # async fn log_out(takeover: &Takeover) {
+    /// let second = Duration::from_secs(1);
+    /// let visitor = |stream: &mut RunningStream<'_>| {
+    ///     if stream.info().path().starts_with("/users/42/") {
+    ///         stream.end(EndReason::Admin, second);
+    ///     }
+    /// };
+    /// takeover.visit(Arc::new(visitor), second).await;
+    /// # }
+    /// ```
+    pub async fn visit(&self, visitor: Arc<Visitor>, limit: Duration) -> bool {
+        self.drivers.visit(visitor, limit).await
     }
 
     /// Whether a request can become a stream: one over HTTP/1 or HTTP/2 that has a body to answer with and does not

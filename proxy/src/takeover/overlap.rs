@@ -12,6 +12,7 @@ use pingora::proxy::Session;
 
 use super::client::{Client, ClientSocket};
 use super::connection::{UpstreamConnection, UpstreamSocket};
+use super::control::opening;
 use super::exchange::{Answer, WaitTimer};
 use super::hand_over::finish_head;
 use super::hooks::Hooks;
@@ -19,7 +20,7 @@ use super::linger;
 use super::stand_in::stand_in;
 use super::upload::{Upload, WaitsFor};
 use crate::driver::{Attached, Drivers, Route, Start, StreamInfo};
-use crate::exchange::{opening, stream_framing};
+use crate::exchange::stream_framing;
 use crate::failure::Failure;
 use crate::stream::Framing;
 
@@ -39,7 +40,7 @@ pub(super) async fn run(
     let framing = stream_framing(session.req_header().version);
     // Over HTTP/1 the session adds the framing.
     let body_framing = if framing == Framing::Http2 { Framing::Http2 } else { Framing::Plain };
-    let opening = opening(&route.policy, body_framing, body_start.body, &head, fastrand::f64());
+    let (opening, info) = opening(&route, body_framing, body_start.body, &head, info);
     finish_head(session, &mut head, framing, hooks).await?;
 
     let mut client = Client::new(session);

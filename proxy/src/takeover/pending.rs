@@ -15,14 +15,15 @@ use pingora::prelude::Error;
 use pingora::protocols::http::date::get_cached_date;
 
 use super::client_connection::MAX_PIPELINED_BYTES;
+use super::control::opening;
 use super::dial;
 use super::handoff::{Decided, EarlyAnswer, HandedOff, HandlerShared, RequestHandler};
 use super::plan::{Carriage, Decision, Permits, Plan, RefuseReason};
 use super::whole_request::WholeRequest;
 use crate::driver::{ConnectionHandler, Endpoint, Pending, Route, Socket, Start, Step, StreamInfo, would_block};
 use crate::exchange::{
-    Action, BodyStart, ClientHop, Exchange, Need, Rules, Upload, connect_error, finish_stream_head, opening,
-    request_wire, stream_framing, takes_interim, upstream_request,
+    Action, BodyStart, ClientHop, Exchange, Need, Rules, Upload, connect_error, finish_stream_head, request_wire,
+    stream_framing, takes_interim, upstream_request,
 };
 use crate::failure::Failure;
 use crate::headers;
@@ -120,15 +121,15 @@ impl PendingConnection {
         let Some(request) = &mut self.request else { return Step::Close };
         let BodyStart { body, leftover, .. } = body_start;
         let route = request.route.clone();
-        let opening = opening(&route.policy, request.framing, body, &response, fastrand::f64());
+        let first_byte = Duration::from_millis(now.0.saturating_sub(request.since.0));
+        let info = StreamInfo::new(Some(self.address), None, request.method.as_str(), &request.target, first_byte)
+            .at(request.exchange.server().cloned());
+        let (opening, info) = opening(&route, request.framing, body, &response, info);
         if let Err(source) = finish_stream_head(&mut response, request.framing, get_cached_date) {
             return self.fail(Failure::Broken { source });
         }
         let mut unsent = Vec::new();
         headers::write_response(&response, &mut unsent);
-        let first_byte = Duration::from_millis(now.0.saturating_sub(request.since.0));
-        let info = StreamInfo::new(Some(self.address), None, request.method.as_str(), &request.target, first_byte)
-            .at(request.exchange.server().cloned());
         self.handler.admission.answered(response.status.as_u16());
         self.handler.admission.dropped_fields(request.dropped_fields);
         Step::Stream(Box::new(Start { opening, unsent, leftover, route, info }))

@@ -27,6 +27,7 @@ fn events_and_heartbeats_allocate_nothing() {
         framing: Framing::Chunked,
         identity: true,
         random: 0.5,
+        lifetime: None,
     };
     let mut pair = Pair::new(opening, Millis(0));
     let mut wire = Vec::new();

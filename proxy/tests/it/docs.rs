@@ -166,7 +166,7 @@ fn every_key_is_documented_and_no_other() {
 
 #[test]
 fn every_metric_is_documented_and_no_other() {
-    let backend = Backend::answering(vec![CHUNKED.into(), b"0\r\n\r\n".to_vec()]);
+    let backend = Backend::answering(vec![CHUNKED.into(), b"9\r\ndata: a\n\n\r\n0\r\n\r\n".to_vec()]);
     let proxy = Proxy::start(backend.address, "");
     // Most of them show once they have counted something: a stream from its beginning to its end, and a refusal.
     proxy.stream("/events").read_to_end().unwrap();

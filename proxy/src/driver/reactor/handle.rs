@@ -10,6 +10,7 @@ use mio::net::{TcpListener, TcpStream};
 
 use super::handler::ConnectionHandler;
 use crate::driver::drive::ActiveStream;
+use crate::driver::visit::Visit;
 
 /// A command to a reactor.
 pub(in crate::driver) enum Command {
@@ -23,6 +24,8 @@ pub(in crate::driver) enum Command {
     Close(u64, Sender<()>),
     /// Answer, to show that the thread is alive.
     Answer(Sender<()>),
+    /// Show every stream to a visitor. The reactor's number, from 1, is part of their names.
+    Visit(Arc<Visit>, u32),
 }
 
 /// A stream that no reactor has in its table yet.

@@ -14,6 +14,7 @@ use crate::driver::registry::StreamRegistry;
 use crate::driver::scratch::Scratch;
 use crate::driver::socket::{Socket, reset};
 use crate::driver::transport::bound_queue_of;
+use crate::driver::visit::Visit;
 use crate::stream::Millis;
 
 /// A connection or a stream with its sockets and their readiness.
@@ -191,6 +192,16 @@ impl Slot {
             DriveOutcome::Again => Action::Again,
             DriveOutcome::Done => Action::Remove,
         }
+    }
+
+    /// Shows the slot's stream to a visitor. Returns whether it has to be driven afterwards.
+    pub(super) fn visit(&mut self, visit: &Visit, reactor: u32, index: usize, now: Millis) -> bool {
+        let State::Stream(stream) = &mut self.state else { return false };
+        let changed = stream.visit(visit, reactor, u32::try_from(index).unwrap_or(u32::MAX), now);
+        if changed.policy {
+            bound_queue_of(SockRef::from(&self.client), stream.pair.policy().timeouts.write);
+        }
+        changed.any()
     }
 
     /// Makes the client see that its response is incomplete.

@@ -127,3 +127,65 @@ fn streams_cut_by_a_second_signal_are_logged_and_their_clients_can_tell() {
         assert_eq!(case.proxy.exited().code(), Some(0));
     });
 }
+
+/// Invariant: a shutdown loses no connection and sends clients back at different moments. Mechanism: listeners closed and all streams
+/// ended at once. Symptom: connections are refused until the load balancer has noticed, and the next server gets all clients at once.
+#[test]
+fn a_drain_announces_itself_and_ends_streams_one_by_one_with_a_retry_field() {
+    let setup = Setup::new(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: a\n\n"));
+        connection.hang();
+    });
+    setup.rest("drain: {ready_delay: 1500ms, spread: 1s, timeout: 1m, retry: 2s-4s}\n").check(|case| {
+        let mut streams: Vec<_> = (0..8).map(|_| case.stream("/events")).collect();
+        streams.iter().for_each(|stream| drop(stream.until_has("data: a\n\n")));
+        case.proxy.terminate();
+        eventually("it is not ready", || (case.proxy.admin_status("/readyz") == Some(503)).then_some(()));
+        // The listeners accept, and nothing has ended.
+        streams.extend((0..2).map(|_| case.stream("/events")));
+        streams.iter().skip(8).for_each(|stream| drop(stream.until_has("data: a\n\n")));
+        assert_eq!(case.metric("sse_proxy_streams_active", ""), Some(10.0));
+        assert_eq!(case.proxy.metric("sse_proxy_draining"), Some(1.0));
+        let mut delays = Vec::new();
+        for stream in streams {
+            let text = String::from_utf8(stream.whole()).unwrap();
+            let delay = text.strip_prefix("data: a\n\nretry: ").and_then(|rest| rest.strip_suffix("\n\n"));
+            delays.push(delay.and_then(|delay| delay.parse::<u32>().ok()).unwrap_or_else(|| panic!("{text:?}")));
+        }
+        assert!(delays.iter().all(|delay| (2000..=4000).contains(delay)), "{delays:?}");
+        delays.sort_unstable();
+        delays.dedup();
+        assert!(delays.len() > 1, "all the same: {delays:?}");
+        let mut ends: Vec<_> = (0..10)
+            .map(|_| {
+                let line = case.logs_end("drain");
+                assert_eq!(line["clean"], true, "{line}");
+                humantime::parse_rfc3339(line["time"].as_str().unwrap()).unwrap()
+            })
+            .collect();
+        ends.sort_unstable();
+        let spread = ends[9].duration_since(ends[0]).unwrap();
+        assert!(spread >= Duration::from_millis(100), "all within {spread:?}");
+        assert_eq!(case.proxy.exited().code(), Some(0));
+    });
+}
+
+#[test]
+fn a_second_signal_cuts_a_drain_short_while_listeners_still_accept() {
+    let setup = Setup::new(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: half"));
+        connection.hang();
+    });
+    setup.rest("drain: {ready_delay: 10m, spread: 10m, timeout: 1h}\n").check(|case| {
+        let stream = case.stream("/events");
+        stream.until_has("data: half");
+        case.proxy.terminate();
+        eventually("the first signal is seen", || (case.proxy.admin_status("/readyz") == Some(503)).then_some(()));
+        case.proxy.terminate();
+        stream.broken();
+        case.logs_end("drain");
+        assert_eq!(case.proxy.exited().code(), Some(0));
+    });
+}

@@ -7,4 +7,5 @@ mod heartbeats;
 mod passthrough;
 mod reload;
 mod routing;
+mod steering;
 mod timeouts;

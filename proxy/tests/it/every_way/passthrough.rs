@@ -191,3 +191,45 @@ fn streams_are_counted_while_they_run_and_logged_once_they_have_ended() {
         assert_eq!(case.proxy.metric(&of_endpoint), Some(0.0));
     });
 }
+
+#[test]
+fn the_time_to_the_first_event_and_the_gaps_between_events_are_measured() {
+    let setup = || {
+        Setup::new(|mut connection| {
+            connection.send(CHUNKED);
+            // A comment is no event.
+            connection.send(chunk(b": hello\n\n"));
+            std::thread::sleep(Duration::from_millis(30));
+            connection.send(chunk(b"data: a\n\n"));
+            connection.wait_for_test();
+            std::thread::sleep(Duration::from_millis(50));
+            connection.send(chunk(b"data: b\n\ndata: c\n\n: bye\n\n"));
+            connection.send("0\r\n\r\n");
+        })
+    };
+    for measured in [true, false] {
+        let gaps = format!("{QUIET}, metrics: {{event_gaps: {measured}}}");
+        setup().route(&gaps).check(|case| {
+            let stream = case.stream("/events");
+            stream.until_has("data: a\n\n");
+            case.backend.proceed(1);
+            stream.whole();
+            case.logs_end("upstream_end");
+            assert_eq!(case.metric("sse_proxy_time_to_first_event_seconds_count", ""), Some(1.0));
+            let sum = case.metric("sse_proxy_time_to_first_event_seconds_sum", "").unwrap();
+            assert!((0.02..20.0).contains(&sum), "{sum}");
+            let gaps =
+                |suffix: &str, labels: &str| case.metric(&format!("sse_proxy_event_gap_seconds_{suffix}"), labels);
+            if !measured {
+                assert_eq!(gaps("count", ""), None);
+                return;
+            }
+            assert_eq!(gaps("count", ""), Some(2.0));
+            assert!(gaps("sum", "").unwrap() >= 0.04, "{:?}", gaps("sum", ""));
+            let bucket =
+                |le: &str| case.proxy.metric(&format!("sse_proxy_event_gap_seconds_bucket{{le=\"{le}\",route=\"/\"}}"));
+            assert_eq!(bucket("0.01"), Some(1.0), "two events came together");
+            assert_eq!(bucket("+Inf"), Some(2.0));
+        });
+    }
+}

@@ -70,3 +70,29 @@ fn limits_and_trusted_proxies_of_a_reload_hold_for_the_next_request() {
         assert_eq!(case.send(fields(40)).head().status, 431);
     });
 }
+
+/// Invariant: `on_reload: adopt` reaches every running stream, silent ones too. Mechanism: a stream holds the policy that it began
+/// with, and a silent one is not looked at before its next deadline. Symptom: a shorter heartbeat that no stream sends.
+#[test]
+fn with_adopt_running_streams_get_the_new_heartbeat_and_timeouts() {
+    let setup = Setup::new(|mut connection| {
+        connection.send(CHUNKED);
+        connection.send(chunk(b"data: a\n\n"));
+        connection.hang();
+    });
+    setup.route("heartbeat: {interval: 0}, on_reload: keep").check(|case| {
+        let streams: Vec<_> = (0..4).map(|_| case.stream("/events")).collect();
+        streams.iter().for_each(|stream| drop(stream.until_has("data: a\n\n")));
+        case.proxy.edit("interval: 0}, on_reload: keep", "interval: 20ms}, on_reload: adopt");
+        let changes = case.proxy.reload();
+        assert!(changes.ends_with("routes: changed /\n4 running streams follow the new rules\n"), "{changes}");
+        streams.iter().for_each(|stream| drop(stream.until_has("data: a\n\n:\n\n:\n\n")));
+        // Silent for longer than this already.
+        case.proxy.edit("on_reload: adopt", "on_reload: adopt, timeouts: {idle: 30ms}");
+        assert!(case.proxy.hang_up());
+        for stream in streams {
+            stream.broken();
+            case.logs_end("idle_timeout");
+        }
+    });
+}

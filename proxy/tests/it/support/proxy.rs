@@ -45,11 +45,20 @@ impl Proxy {
         Self::start_on(if on_tasks { "task" } else { "parked" }, environment, listener, config)
     }
 
+    /// With the keys of `admin`, and a whole configuration otherwise.
+    pub fn start_with_admin(admin: &str, config: &str) -> Self {
+        Self::start_all("parked", &[], "{address: 127.0.0.1:0}", admin, config)
+    }
+
     /// The same, on a driver of the test's choice.
     pub fn start_on(driver: &str, environment: &[(&str, &str)], listener: &str, config: &str) -> Self {
+        Self::start_all(driver, environment, listener, "{address: 127.0.0.1:0}", config)
+    }
+
+    fn start_all(driver: &str, environment: &[(&str, &str)], listener: &str, admin: &str, config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sse-proxy.yaml");
-        let listeners = format!("listen: [{listener}]\nadmin: {{address: 127.0.0.1:0}}\ndriver: {driver}\n");
+        let listeners = format!("listen: [{listener}]\nadmin: {admin}\ndriver: {driver}\n");
         std::fs::write(&file, format!("{listeners}{config}")).unwrap();
         let program = env!("CARGO_BIN_EXE_sse-proxy");
         // A limit on descriptors has to be there before the program starts.
@@ -96,7 +105,9 @@ impl Proxy {
             directory,
         };
         proxy.address = proxy.announced("listening on ");
-        proxy.admin = proxy.announced("admin on ");
+        if !admin.contains("unix:") {
+            proxy.admin = proxy.announced("admin on ");
+        }
         proxy
     }
 
@@ -130,7 +141,8 @@ impl Proxy {
     pub fn post_reload(&self, fields: &str) -> (u16, String) {
         let mut client = Client::connect(self.admin);
         client.send(&format!(
-            "POST /reload HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Length: 0\r\n{fields}\r\n"
+            "POST /reload HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: 0\r\n{fields}\r\n",
+            self.admin
         ));
         let head = client.read_head();
         (head.status, String::from_utf8(client.read_to_end().unwrap()).unwrap())
@@ -244,6 +256,15 @@ impl Proxy {
         client.send(&format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"));
         let head = client.read_head();
         (head.status, String::from_utf8(client.read_to_end().unwrap()).unwrap())
+    }
+
+    /// The answer of the admin listener to any request: status, and body as JSON where it is.
+    pub fn admin_request(&self, request: &str, fields: &str) -> (u16, serde_json::Value) {
+        let mut client = Client::connect(self.admin);
+        client.send(&format!("{request} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{fields}\r\n", self.admin));
+        let head = client.read_head();
+        let body = client.read_to_end().unwrap();
+        (head.status, serde_json::from_slice(&body).unwrap_or_default())
     }
 
     /// The status of a page of the admin listener; none once it does not answer any more.

@@ -50,6 +50,9 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2 * 366 * 86_400);
 /// How often a drain checks whether anything is left.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 
+/// How often the streams are counted while a drain waits for its load balancer.
+const READY_POLL: Duration = Duration::from_millis(250);
+
 /// How often a drain reports its progress.
 const DRAIN_PROGRESS: Duration = Duration::from_secs(10);
 
@@ -350,7 +353,7 @@ impl ShutdownSignalWatch for SignalWatch {
         if !times.ready_delay.is_zero() {
             log::info!("shutting down: /readyz answers 503, listeners accept for {:?}", times.ready_delay);
             tokio::select! {
-                () = tokio::time::sleep(times.ready_delay) => {}
+                () = self.wait_ready_delay(times.ready_delay) => {}
                 _ = terminate.recv() => cut = true,
                 _ = interrupt.recv() => cut = true,
                 _ = quit.recv() => cut = true,
@@ -384,6 +387,17 @@ impl ShutdownSignalWatch for SignalWatch {
             let _ = drain.finished.send(());
         });
         ShutdownSignal::GracefulTerminate
+    }
+}
+
+impl SignalWatch {
+    /// Waits while listeners still accept; streams come and go meanwhile.
+    async fn wait_ready_delay(&self, ready_delay: Duration) {
+        let until = Instant::now() + ready_delay;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            self.metrics.draining(self.registry.active());
+            tokio::time::sleep(left.min(READY_POLL)).await;
+        }
     }
 }
 

@@ -39,8 +39,9 @@ impl Attached {
         upstream: &mut Option<U>,
     ) -> Poll<()> {
         self.stream.guard().register(cx.waker());
-        let _ = self.stream.receive_visits(clock::now());
-        let next = scratch::with(|scratch| self.stream.drive(client, upstream, clock::now(), scratch));
+        let now = clock::now();
+        let _ = self.stream.receive_visits(now);
+        let next = scratch::with(|scratch| self.stream.drive(client, upstream, now, scratch));
         match next {
             DriveOutcome::Done => return Poll::Ready(()),
             DriveOutcome::Again => cx.waker().wake_by_ref(),

@@ -78,7 +78,8 @@ impl Future for StreamTask {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         this.stream.guard().register(cx.waker());
-        if this.stream.receive_visits(clock::now()).policy {
+        let now = clock::now();
+        if this.stream.receive_visits(now).policy {
             this.client.bound_send_queue(this.stream.pair.policy().timeouts.write);
         }
         let mut client = Polled { connection: this.client, cx };
@@ -86,7 +87,7 @@ impl Future for StreamTask {
         let waker = client.cx.waker().clone();
         let mut second = Context::from_waker(&waker);
         let mut upstream = this.upstream.as_mut().map(|connection| Polled { connection, cx: &mut second });
-        let next = scratch::with(|scratch| this.stream.drive(&mut client, &mut upstream, clock::now(), scratch));
+        let next = scratch::with(|scratch| this.stream.drive(&mut client, &mut upstream, now, scratch));
         if upstream.is_none() {
             *this.upstream = None;
         }

@@ -74,7 +74,9 @@ fn check(came: &Response<'_>, head: &[u8], is_stream: bool) -> Result<(), String
         (100..=199 | 204, _) => made.framing == Framing::None && no_framing(&made),
         (205, _) => made.framing == Framing::Length(0),
         // The length that the body would have, or nothing: no reader takes it for one.
-        (304, _) => all(&made.fields, "transfer-encoding").is_empty() && lengths_of(came).contains(&lengths_of(&made)[0]),
+        (304, _) => {
+            all(&made.fields, "transfer-encoding").is_empty() && lengths_of(came).contains(&lengths_of(&made)[0])
+        }
         (_, Framing::Length(_)) if is_page => made.framing == came.framing,
         _ => made.framing == Framing::Chunked,
     };
@@ -93,7 +95,9 @@ fn check(came: &Response<'_>, head: &[u8], is_stream: bool) -> Result<(), String
         if HOP_BY_HOP.contains(&name.as_str()) && !is_framing {
             return Err(format!("of the upstream's connection: {shown}"));
         }
-        if name == "content-length" || if is_page { PAGES_OWN.contains(&name.as_str()) } else { OWN.contains(&name.as_str()) } {
+        if name == "content-length"
+            || if is_page { PAGES_OWN.contains(&name.as_str()) } else { OWN.contains(&name.as_str()) }
+        {
             continue;
         }
         if named.contains(name) {

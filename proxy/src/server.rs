@@ -63,7 +63,7 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 const HTTP2_END_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long flushing each log may take when the process exits.
-pub const FLUSH_LIMIT: Duration = Duration::from_millis(500);
+pub const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
 /// The proxy cannot start.
 #[derive(Debug, Error)]

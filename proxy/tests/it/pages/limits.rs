@@ -269,3 +269,40 @@ fn the_memory_of_a_client_that_takes_nothing_of_a_page_is_that_of_its_session() 
     eprintln!("{silent} bytes for each client that waits, {flooded} for each that reads nothing");
     assert!(flooded < silent + 6 * 1024, "{flooded} bytes for each, where a session takes {silent}");
 }
+
+/// Invariant: `timeouts.write` ends a client that takes nothing. Mechanism: each byte of its upload counted as progress of its
+/// page. Symptom: a client that gave no window and uploaded a byte now and then kept both connections without a limit.
+#[test]
+fn an_upload_does_not_excuse_a_client_from_taking_its_page() {
+    let backend = Backend::start(|mut connection| {
+        connection.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n");
+        connection.try_send([b'x'; 100_000]);
+        connection.hang();
+    });
+    let config = format!(
+        "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{stream: never, timeouts: {{write: 500ms, read: 0}}}}]\n",
+        backend.address
+    );
+    let proxy = Proxy::start_listening("{address: 127.0.0.1:0, h2c: true}", &config);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        let (mut requests, connection) =
+            builder.initial_window_size(0).handshake::<_, bytes::Bytes>(socket).await.unwrap();
+        let driven = tokio::spawn(connection);
+        let request = http::Request::post(format!("http://{}/page", proxy.address)).body(()).unwrap();
+        let (response, mut body) = requests.send_request(request, false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+        let until = Instant::now() + DEADLINE;
+        let cut = loop {
+            assert!(Instant::now() < until, "it has never been cut");
+            if body.send_data("x".into(), false).is_err() {
+                break std::future::poll_fn(|cx| body.poll_reset(cx)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(cut.unwrap(), h2::Reason::INTERNAL_ERROR);
+        driven.abort();
+    });
+}

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Setup, WAYS, backend};
-use crate::support::{Backend, CHUNKED, chunk, eventually};
+use super::{Setup, WAYS, Way, backend};
+use crate::support::{Backend, CHUNKED, chunk, contains, eventually};
 
 /// Invariant: a client that closes its connection releases everything that its request holds, whatever it has
 /// pipelined. Mechanism: Pingora stashed a pipelined byte and then did not read from the client any more; the end of
@@ -150,6 +150,41 @@ fn a_client_that_sends_on_after_a_refusal_is_disconnected_after_five_seconds() {
             }
         }
     });
+}
+
+/// Invariant: a stream holds two descriptors. Mechanism: the one that notices the client's end while an upload waits was kept
+/// after the upload had gone on. Symptom: a third descriptor for each such stream, until it ended.
+#[test]
+fn a_stream_whose_upload_has_waited_holds_two_descriptors() {
+    const LENGTH: usize = 20_000_000;
+    let backend = Backend::start(|mut connection| {
+        connection.send([CHUNKED.as_bytes(), &chunk(b"data: early\n\n")].concat());
+        connection.wait_for_test();
+        connection.read_body();
+        connection.send(chunk(b"data: uploaded\n\n"));
+        connection.hang();
+    });
+    for way in [Way::Reactor, Way::Task] {
+        let setup = Setup::new(way, &backend, "{}");
+        let before = eventually("a stable count", || {
+            let count = setup.proxy.descriptors();
+            thread::sleep(Duration::from_millis(300));
+            (count == setup.proxy.descriptors()).then_some(count)
+        });
+        let mut client = setup.connect();
+        client.send(&format!("POST /events HTTP/1.1\r\nHost: test\r\nContent-Length: {LENGTH}\r\n\r\n"));
+        client.read_until(|received| contains(received, b"early"));
+        let mut upload = client.socket.try_clone().unwrap();
+        let uploading = thread::spawn(move || upload.write_all(&vec![b'x'; LENGTH]));
+        let held = |count: usize, what: &str| {
+            eventually(&format!("{way:?}: {what}"), || (setup.proxy.descriptors() == before + count).then_some(()));
+        };
+        held(3, "the upload waits, and the client's end is watched for");
+        backend.proceed(1);
+        uploading.join().unwrap().unwrap();
+        client.read_until(|received| contains(received, b"uploaded"));
+        held(2, "two descriptors once the upload is complete");
+    }
 }
 
 /// Sets its flag, also when a test fails.

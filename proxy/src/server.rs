@@ -32,7 +32,7 @@ use crate::gateway::Gateway;
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::logging::ProcessLog;
 use crate::metrics::Metrics;
-use crate::routing::{RouteEntry, RouteTable, Router};
+use crate::routing::{Matcher, RouteEntry, RouteTable, Router};
 use crate::stream::Policy;
 use crate::sys;
 use crate::takeover::{RequestHandler, Takeover};
@@ -197,7 +197,7 @@ fn routes(
             let keep_alive = config.upstreams.get(name)?.tcp_keepalive.get();
             let policy = Policy { keep_alive, ..route.policy() };
             Some(RouteEntry {
-                path_prefix: route.matches.path_prefix.clone(),
+                matcher: Matcher::new(&route.matches),
                 stream: route.stream,
                 upstream: upstreams.get(name)?.clone(),
                 streams: Route::new(route.display_name(), policy, observer.clone()),

@@ -4,8 +4,11 @@
 
 mod client;
 mod error;
+mod fields;
+mod heads;
 mod keepalive;
 mod listen;
+mod matching;
 mod names;
 mod process;
 mod routes;
@@ -26,10 +29,13 @@ use listen::default_listen;
 
 pub use client::{Client, ClientLimits, ClientTimeouts};
 pub use error::{ConfigError, Problem};
+pub use fields::{FieldName, FieldValue, HostPattern, MethodName, PathText};
+pub use heads::{ChangesConfig, HeadersConfig, Values};
 pub use keepalive::TcpKeepalive;
 pub use listen::{Admin, Listen, Tls};
+pub use matching::{HeaderMatch, Match, PathMatch};
 pub use process::{AccessLog, Drain, DriverConfig};
-pub use routes::{Match, Route, RouteLimits, StreamMode};
+pub use routes::{Route, RouteLimits, StreamMode};
 pub use streams::{HeartbeatConfig, TimeoutConfig};
 pub use upstreams::Upstream;
 pub use values::{Limit, Network, Percent, Server, Size};

@@ -4,6 +4,7 @@
 //! Both request paths ask here, with the same rules. A reactor cannot wait, so it may get the answer that the request is
 //! left to Pingora, which can.
 
+mod matcher;
 mod table;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use pingora::http::RequestHeader;
 
 use crate::takeover::{Carriage, Decision, InFlight, Permits, Plan, RefuseReason};
 
+pub use matcher::Matcher;
 pub use table::{RouteEntry, RouteTable};
 
 /// The table in force, and what is counted over all requests.
@@ -97,7 +99,7 @@ mod tests {
     /// Each route is named for its path, and each upstream for its route.
     fn router(routes: &[(&str, StreamMode, &[&str])]) -> Router {
         let route = |(path, stream, servers): &(&str, StreamMode, &[&str])| RouteEntry {
-            path_prefix: (*path).to_owned(),
+            matcher: Matcher::of_prefix(path),
             stream: *stream,
             upstream: Arc::new(Upstream::new(
                 path,

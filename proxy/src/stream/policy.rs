@@ -1,7 +1,9 @@
 //! The policy of a route's streams, validated.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::headers::HeadRules;
 use crate::sse::Heartbeat;
 
 /// The rules that the streams of one route share.
@@ -31,6 +33,8 @@ pub struct Policy {
     pub keep_alive: Option<KeepAlive>,
     /// The largest head of a response, interim or final, in bytes; 64 KiB by default.
     pub response_head_bytes: usize,
+    /// What the proxy of this crate changes in heads; `None`, the default, changes nothing.
+    pub(crate) heads: Option<Arc<HeadRules>>,
 }
 
 impl Default for Policy {
@@ -41,6 +45,7 @@ impl Default for Policy {
             idle_ignores_comments: false,
             keep_alive: None,
             response_head_bytes: 64 * 1024,
+            heads: None,
         }
     }
 }

@@ -281,8 +281,8 @@ impl Takeover {
         let host = peers.first().map(host_of);
         let address = client.map(|address| address.ip());
         let hop = ClientHop { address, tls, trusted_proxies: &self.trusted_proxies };
-        let mut request =
-            upstream_request(session.req_header().clone(), may_be_stream, has_body, host.as_deref(), &hop)?;
+        let (downstream, rules) = (session.req_header().clone(), route.policy.heads.as_deref());
+        let mut request = upstream_request(downstream, may_be_stream, has_body, host.as_deref(), &hop, rules)?;
         hooks.upstream_request(session, &mut request)?;
 
         let policy = &route.policy;
@@ -361,7 +361,7 @@ impl Takeover {
     }
 
     async fn pass_on(&self, session: &mut Session, answer: Answer, route: &Route) -> Result<()> {
-        Box::pin(relay::relay(session, answer, &self.upstreams.pool, &route.policy.timeouts)).await
+        Box::pin(relay::relay(session, answer, &self.upstreams.pool, &route.policy)).await
     }
 
     async fn refuse(session: &mut Session, failure: Failure, route: &Route) -> Result<()> {

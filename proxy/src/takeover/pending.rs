@@ -121,7 +121,9 @@ impl PendingConnection {
         let BodyStart { body, leftover, .. } = body_start;
         let route = request.route.clone();
         let opening = opening(&route.policy, request.framing, body, &response, fastrand::f64());
-        if let Err(source) = finish_stream_head(&mut response, request.framing, get_cached_date) {
+        if let Err(source) =
+            finish_stream_head(&mut response, request.framing, get_cached_date, route.policy.heads.as_deref())
+        {
             return self.fail(Failure::Broken { source });
         }
         let mut unsent = Vec::new();
@@ -321,7 +323,8 @@ fn start_request(
     let (version, method) = (request.version, request.method.clone());
     let framing = stream_framing(version);
     let target = String::from_utf8_lossy(request.raw_path()).into();
-    let upstream = upstream_request(request, true, !body.is_empty(), None, &hop).map_err(|_| None)?;
+    let rules = route.policy.heads.as_deref();
+    let upstream = upstream_request(request, true, !body.is_empty(), None, &hop, rules).map_err(|_| None)?;
     let mut wire = request_wire(&upstream).map_err(|_| None)?;
     wire.extend_from_slice(&body);
     let rules = Rules {

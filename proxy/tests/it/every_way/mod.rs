@@ -3,7 +3,9 @@
 
 mod drain;
 mod ends;
+mod heads;
 mod heartbeats;
+mod matching;
 mod passthrough;
 mod routing;
 mod timeouts;

@@ -11,6 +11,7 @@ use super::fields::{self, PathText};
 use super::heads::{self, HeadersConfig};
 use super::matching::Match;
 use super::names::check_name;
+use super::retry_after::{OnUnavailable, RetryRange};
 use super::streams::{HeartbeatConfig, TimeoutConfig};
 use super::upstreams::Upstream;
 use super::values::{self, Size};
@@ -49,6 +50,12 @@ pub struct Route {
     /// Size limits.
     #[serde(default)]
     pub limits: RouteLimits,
+    /// What an `EventSource` gets when the upstream fails.
+    #[serde(default)]
+    pub on_unavailable: OnUnavailable,
+    /// When clients come back that cannot be served now.
+    #[serde(default)]
+    pub retry_after: RetryRange,
 }
 
 /// Limits on the size of what an upstream sends.
@@ -107,6 +114,8 @@ impl Route {
             keep_alive: None,
             response_head_bytes: self.limits.response_header.bytes(),
             heads: self.head_rules(),
+            retry_unavailable: (self.on_unavailable == OnUnavailable::RetryLater)
+                .then_some(self.retry_after.0.min..=self.retry_after.0.max),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The policy of a route's streams, validated.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,9 @@ pub struct Policy {
     pub response_head_bytes: usize,
     /// What the proxy of this crate changes in heads; `None`, the default, changes nothing.
     pub(crate) heads: Option<Arc<HeadRules>>,
+    /// After which time an `EventSource` comes back whose upstream failed before its response head; `None`, the default, answers it
+    /// with an error, after which it does not.
+    pub(crate) retry_unavailable: Option<RangeInclusive<Duration>>,
 }
 
 impl Default for Policy {
@@ -46,6 +50,7 @@ impl Default for Policy {
             keep_alive: None,
             response_head_bytes: 64 * 1024,
             heads: None,
+            retry_unavailable: None,
         }
     }
 }

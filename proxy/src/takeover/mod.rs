@@ -37,6 +37,7 @@ mod relay;
 mod retry_later;
 mod stall;
 mod stand_in;
+mod unavailable;
 mod upload;
 mod whole_request;
 
@@ -368,7 +369,7 @@ impl Takeover {
 
     async fn refuse(session: &mut Session, failure: Failure, route: &Route) -> Result<()> {
         route.failed(&failure);
-        refuse::answer(session, failure).await?;
+        unavailable::answer(session, failure, &route.policy).await?;
         linger::linger(session).await;
         Ok(())
     }

@@ -83,7 +83,7 @@ pub(super) async fn answer(session: &mut Session, failure: Failure) -> Result<()
 }
 
 /// Whether part of an interim response waits to be written.
-fn is_writing(session: &Session) -> bool {
+pub(super) fn is_writing(session: &Session) -> bool {
     session.as_http1().is_some_and(|session| session.has_pending_proxy_tasks())
 }
 

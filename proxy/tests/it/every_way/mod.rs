@@ -9,3 +9,4 @@ mod matching;
 mod passthrough;
 mod routing;
 mod timeouts;
+mod unavailable;

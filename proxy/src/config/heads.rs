@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderValue, header};
+use http::header;
 use serde::{Deserialize, Deserializer};
 
 use super::error::Problem;
 use super::fields::{FieldName, FieldValue};
 use super::matching::{Match, PathMatch};
 use super::values;
-use crate::headers::{FieldChanges, Reserved, reserved};
+use crate::headers::{FieldChanges, Reserved, Value, reserved};
 
 /// Changes to the heads of a route's requests and their responses.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -65,9 +65,11 @@ impl HeadersConfig {
 
 impl ChangesConfig {
     fn compile(&self) -> FieldChanges {
-        let set = self.set.iter().map(|(name, value)| (name.as_str(), value.0.clone()));
+        // The check of the configuration has read each value already.
+        let value = |field: &FieldValue| read(field).unwrap_or(Value::Fixed(field.0.clone()));
+        let set = self.set.iter().map(|(name, field)| (name.as_str(), value(field)));
         let add =
-            self.add.iter().flat_map(|(name, values)| values.0.iter().map(|value| (name.as_str(), value.0.clone())));
+            self.add.iter().flat_map(|(name, fields)| fields.0.iter().map(move |field| (name.as_str(), value(field))));
         FieldChanges::default().removing(self.remove.iter().map(|field| field.name.clone())).setting(set).adding(add)
     }
 
@@ -86,11 +88,11 @@ impl ChangesConfig {
         }
         for (name, value) in &self.set {
             check_entry(["set", name], &self.set, direction)?;
-            check_value(&["set", name], &value.0)?;
+            check_value(&["set", name], value, direction)?;
         }
         for (name, values) in &self.add {
             check_entry(["add", name], &self.add, direction)?;
-            values.0.iter().try_for_each(|value| check_value(&["add", name], &value.0))?;
+            values.0.iter().try_for_each(|value| check_value(&["add", name], value, direction))?;
         }
         Ok(())
     }
@@ -140,19 +142,27 @@ fn check_name(key: &[&str], field: &FieldName, action: &str, direction: Directio
     Ok(())
 }
 
-/// Refuses what looks like a variable of nginx: it would be sent as it is written.
-fn check_value(key: &[&str], value: &HeaderValue) -> Result<(), Problem> {
-    let text = String::from_utf8_lossy(value.as_bytes());
-    let is_variable = text
-        .split('$')
-        .skip(1)
-        .any(|after| after.starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '_' || letter == '{'));
-    if is_variable {
-        let what = format!("is `{text}`, and there are no variables: it would be sent as it is");
-        let remedy = "write fixed text; docs/from-nginx.md says which fields the proxy sets itself";
-        return Err(Problem::new(key, what, remedy));
+/// A value as it is sent, or the name in it that is not a variable.
+fn read(field: &FieldValue) -> Result<Value, String> {
+    Value::parse(&String::from_utf8_lossy(field.0.as_bytes()))
+}
+
+/// Refuses names that are not variables: they would be sent as they are written.
+fn check_value(key: &[&str], field: &FieldValue, direction: Direction) -> Result<(), Problem> {
+    let text = String::from_utf8_lossy(field.0.as_bytes());
+    let dollar = "`$$` is a dollar sign";
+    match (read(field), direction) {
+        (Ok(Value::Fixed(_)), _) | (Ok(_), Direction::Request) => Ok(()),
+        (Ok(_), Direction::Response) => {
+            let what = format!("is `{text}`, and only requests have variables");
+            Err(Problem::new(key, what, format!("write fixed text; {dollar}")))
+        }
+        (Err(name), _) => {
+            let known = Value::variables().map(|name| format!("`${name}`")).collect::<Vec<_>>().join(", ");
+            let what = format!("is `{text}`, and `{name}` is not a variable");
+            Err(Problem::new(key, what, format!("write fixed text or one of {known}; {dollar}")))
+        }
     }
-    Ok(())
 }
 
 /// Checks `strip_prefix` and `add_prefix` beside `match`.

@@ -7,6 +7,7 @@ mod forwarded;
 mod request;
 mod response;
 mod rules;
+mod variables;
 mod via;
 
 pub use forwarded::{TrustedProxies, set_forwarded};
@@ -19,6 +20,7 @@ pub use response::{
     page_response, response_body, stream_response, transfer_codings, upgrade_response, write_response,
 };
 pub use rules::{FieldChanges, HeadRules, PathChange, Reserved, reserved};
+pub use variables::Value;
 pub use via::{PSEUDONYM, is_loop};
 
 pub use fields::strip_response;

@@ -6,6 +6,8 @@ use http::{HeaderName, HeaderValue, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::Result;
 
+use super::variables::{Value, Variables};
+
 /// Tells a server the prefix of its paths as clients see them.
 const X_FORWARDED_PREFIX: &str = "X-Forwarded-Prefix";
 
@@ -25,8 +27,8 @@ pub struct HeadRules {
 pub struct FieldChanges {
     remove: Vec<HeaderName>,
     /// Names as they are written, and their values.
-    set: Vec<(Bytes, HeaderValue)>,
-    add: Vec<(Bytes, HeaderValue)>,
+    set: Vec<(Bytes, Value)>,
+    add: Vec<(Bytes, Value)>,
 }
 
 /// A change of the beginning of a path.
@@ -49,10 +51,11 @@ impl HeadRules {
     /// # Errors
     /// When a field cannot be set.
     pub fn change_request(&self, request: &mut RequestHeader) -> Result<()> {
+        let variables = self.request.has_variables().then(|| Variables::of(request));
         if let Some(path) = &self.path {
             path.change(request)?;
         }
-        self.request.apply(request)
+        self.request.apply(request, variables.as_ref())
     }
 
     /// Changes the head of a final response that is otherwise ready for the client.
@@ -60,7 +63,7 @@ impl HeadRules {
     /// # Errors
     /// When a field cannot be set.
     pub fn change_response(&self, response: &mut ResponseHeader) -> Result<()> {
-        self.response.apply(response)
+        self.response.apply(response, None)
     }
 }
 
@@ -74,14 +77,14 @@ impl FieldChanges {
 
     /// Sets fields, in place of those with the same name. Names have to be valid; their case is kept.
     #[must_use]
-    pub fn setting<'n>(mut self, fields: impl IntoIterator<Item = (&'n str, HeaderValue)>) -> Self {
+    pub fn setting<'n>(mut self, fields: impl IntoIterator<Item = (&'n str, Value)>) -> Self {
         self.set.extend(fields.into_iter().map(|(name, value)| (Bytes::copy_from_slice(name.as_bytes()), value)));
         self
     }
 
     /// Adds fields beside those with the same name. Names have to be valid; their case is kept.
     #[must_use]
-    pub fn adding<'n>(mut self, fields: impl IntoIterator<Item = (&'n str, HeaderValue)>) -> Self {
+    pub fn adding<'n>(mut self, fields: impl IntoIterator<Item = (&'n str, Value)>) -> Self {
         self.add.extend(fields.into_iter().map(|(name, value)| (Bytes::copy_from_slice(name.as_bytes()), value)));
         self
     }
@@ -90,13 +93,23 @@ impl FieldChanges {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
     }
 
-    fn apply(&self, head: &mut impl Head) -> Result<()> {
+    fn has_variables(&self) -> bool {
+        self.set.iter().chain(&self.add).any(|(_, value)| matches!(value, Value::Template(_)))
+    }
+
+    fn apply(&self, head: &mut impl Head, variables: Option<&Variables>) -> Result<()> {
         self.remove.iter().for_each(|name| head.remove(name));
         for (name, value) in &self.set {
-            head.set(name.clone(), value.clone())?;
+            match value.fill(variables)? {
+                Some(value) => head.set(name.clone(), value)?,
+                // A field without a value is not sent, and neither is the client's.
+                None => HeaderName::from_bytes(name).iter().for_each(|name| head.remove(name)),
+            }
         }
         for (name, value) in &self.add {
-            head.add(name.clone(), value.clone())?;
+            if let Some(value) = value.fill(variables)? {
+                head.add(name.clone(), value)?;
+            }
         }
         Ok(())
     }
@@ -328,16 +341,16 @@ mod tests {
 
     #[test]
     fn fields_are_removed_then_set_then_added_with_the_case_that_is_written() {
-        let value = HeaderValue::from_static;
+        let value = |text| Value::parse(text).expect("valid");
         let changes = FieldChanges::default()
             .removing([HeaderName::from_static("x-gone"), HeaderName::from_static("x-again")])
-            .setting([("X-SET", value("new")), ("x-Fresh", value("1"))])
+            .setting([("X-SET", value("new")), ("x-Fresh", value("1")), ("x-empty", value("$host"))])
             .adding([("X-Kept", value("2")), ("X-Again", value("3"))]);
         let mut request = RequestHeader::build("GET", b"/", None).expect("request");
-        for name in ["X-Gone", "x-gone", "X-Set", "x-set", "x-kept", "X-Again"] {
+        for name in ["X-Gone", "x-gone", "X-Set", "x-set", "x-kept", "X-Again", "X-Empty"] {
             request.append_header(name, "old").expect("field");
         }
-        changes.apply(&mut request).expect("valid");
+        changes.apply(&mut request, None).expect("valid");
         let mut wire = Vec::new();
         request.header_to_h1_wire(&mut wire);
         let mut lines: Vec<_> = std::str::from_utf8(&wire).expect("text").lines().collect();

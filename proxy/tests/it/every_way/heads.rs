@@ -1,9 +1,12 @@
 //! What a route changes in heads: fields of requests and responses, and the prefix of the path, on every request path.
 
+use std::collections::HashSet;
+
 use crate::support::{Backend, Certificate, Client, Connection, Proxy, Request, Setup};
 
 const CHANGES: &str = "headers: {\
-    request: {set: {X-Set: new, Host: internal.example, X-Forwarded-Proto: gopher}, add: {X-Add: [one, 2], x-own: kept}, \
+    request: {set: {X-Set: new, Host: internal.example, X-Forwarded-Proto: gopher, X-Client: '<$client_address>', \
+                    X-Asked: '${scheme}://$host$request_uri', X-Request-ID: $request_id}, add: {X-Add: [one, 2], x-own: kept}, \
               remove: [X-Gone, Cookie]}, \
     response: {set: {Server: edge, Cache-Control: no-store}, add: {Link: [a, b]}, remove: [X-Powered-By, Via]}}";
 
@@ -54,8 +57,16 @@ fn fields_are_changed_in_both_directions_of_streams_pages_uploads_and_errors() {
             (get("/changed/broken"), 503),
             (stream("/changed/broken"), 503),
         ];
+        let mut ids = HashSet::new();
         for (request, status) in requests {
-            let fields = [("x-set", "old"), ("x-set", "older"), ("x-own", "1"), ("x-gone", "1"), ("cookie", "a=b")];
+            let fields = [
+                ("x-request-id", "client"),
+                ("x-set", "old"),
+                ("x-set", "older"),
+                ("x-own", "1"),
+                ("x-gone", "1"),
+                ("cookie", "a=b"),
+            ];
             let request = fields.iter().fold(request, |request, (name, value)| request.field(name, value));
             let exchange = case.send(request.clone());
             let (head, lines) = (exchange.head(), echoed(&exchange.whole()));
@@ -66,6 +77,11 @@ fn fields_are_changed_in_both_directions_of_streams_pages_uploads_and_errors() {
             assert_eq!(values(&lines, "x-forwarded-proto"), ["gopher"], "{what}");
             assert_eq!(values(&lines, "x-forwarded-host"), ["test"], "the client's: {what}");
             assert_eq!(values(&lines, "x-add"), ["one", "2"], "{what}");
+            assert_eq!(values(&lines, "x-client"), ["<127.0.0.1>"], "{what}");
+            let scheme = if case.combination.protocol.is_tls() { "https" } else { "http" };
+            assert_eq!(values(&lines, "x-asked"), [format!("{scheme}://test{}", request.path)], "{what}");
+            let id = values(&lines, "x-request-id")[0];
+            assert!(id.len() == 32 && ids.insert(id.to_owned()), "an id of its own: {what}");
             assert_eq!(values(&lines, "x-own").len(), 2, "{what}");
             assert!(values(&lines, "x-gone").is_empty() && values(&lines, "cookie").is_empty(), "{what}");
             let field = |name| head.field(name);
@@ -135,6 +151,10 @@ fn an_upgrade_is_changed_as_any_other_request() {
         let lines: Vec<String> = connection.head.lines().map(str::to_owned).collect();
         assert_eq!(connection.path(), "/v2/socket?a", "{lines:?}");
         assert_eq!(values(&lines, "x-set"), ["new"]);
+        assert!(
+            values(&lines, "x-asked")[0].ends_with("://A.example/api/socket?a"),
+            "as the client sent it: {lines:?}"
+        );
         assert_eq!(values(&lines, "host"), ["internal.example"]);
         assert_eq!(values(&lines, "x-forwarded-prefix"), ["/api"]);
         assert!(values(&lines, "cookie").is_empty(), "{lines:?}");

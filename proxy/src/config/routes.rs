@@ -1,15 +1,21 @@
 //! `routes`: which requests go to which upstream, and which of them are carried as streams.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
 
 use super::client::{MAX_HEAD, MIN_HEAD};
 use super::error::Problem;
+use super::fields::{self, PathText};
+use super::heads::{self, HeadersConfig};
+use super::matching::Match;
 use super::names::check_name;
+use super::retry_after::{OnUnavailable, RetryRange};
 use super::streams::{HeartbeatConfig, TimeoutConfig};
 use super::upstreams::Upstream;
 use super::values::{self, Size};
+use crate::headers::{HeadRules, PathChange};
 use crate::stream::{HeartbeatPolicy, Policy, Timeouts};
 
 /// A route: which requests go to which upstream, and their policy.
@@ -21,8 +27,17 @@ pub struct Route {
     pub matches: Match,
     /// The upstream they go to; default: the only one.
     pub upstream: Option<String>,
-    /// The name in metrics and logs; default: the path prefix.
+    /// The name in metrics and logs; default: the path that `match` compares.
     pub name: Option<String>,
+    /// Changes to the fields of requests and responses.
+    #[serde(default)]
+    pub headers: HeadersConfig,
+    /// Whether what `match` compares of the path is removed from it (`proxy_pass` with a path).
+    #[serde(default)]
+    pub strip_prefix: bool,
+    /// Put in front of the path.
+    #[serde(default, deserialize_with = "fields::some")]
+    pub add_prefix: Option<PathText>,
     /// Which of them are carried as streams.
     #[serde(default)]
     pub stream: StreamMode,
@@ -41,14 +56,12 @@ pub struct Route {
     /// What is measured beside what always is.
     #[serde(default)]
     pub metrics: RouteMetrics,
-}
-
-/// Which requests a route takes.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default, expecting = "a map: `match: {path_prefix: /events}`")]
-pub struct Match {
-    /// The path begins with this.
-    pub path_prefix: String,
+    /// What an `EventSource` gets when the upstream fails.
+    #[serde(default)]
+    pub on_unavailable: OnUnavailable,
+    /// When clients come back that cannot be served now.
+    #[serde(default)]
+    pub retry_after: RetryRange,
 }
 
 /// Limits on the size of what an upstream sends.
@@ -91,12 +104,6 @@ pub enum StreamMode {
     Never,
 }
 
-impl Default for Match {
-    fn default() -> Self {
-        Self { path_prefix: "/".to_owned() }
-    }
-}
-
 impl Default for RouteLimits {
     fn default() -> Self {
         Self { response_header: Size::kib(64) }
@@ -106,7 +113,7 @@ impl Default for RouteLimits {
 impl Route {
     /// The name in metrics and logs.
     pub fn display_name(&self) -> &str {
-        self.name.as_deref().unwrap_or(&self.matches.path_prefix)
+        self.name.as_deref().unwrap_or(self.matches.path_key().1)
     }
 
     /// The policy of this route's streams, without the settings of the upstream.
@@ -133,8 +140,21 @@ impl Route {
             keep_alive: None,
             response_head_bytes: self.limits.response_header.bytes(),
             event_gaps: self.metrics.event_gaps,
-            ..Policy::default()
+            backend_heartbeat: None,
+            heads: self.head_rules(),
+            retry_unavailable: (self.on_unavailable == OnUnavailable::RetryLater)
+                .then_some(self.retry_after.0.min..=self.retry_after.0.max),
         }
+    }
+
+    /// What the route changes in heads; `None` if nothing.
+    fn head_rules(&self) -> Option<Arc<HeadRules>> {
+        let strip = if self.strip_prefix { self.matches.path_key().1 } else { "" };
+        let add = self.add_prefix.as_ref().map_or("", |path| path.0.as_str());
+        let path = (self.strip_prefix || self.add_prefix.is_some()).then(|| PathChange::new(strip, add));
+        let (request, response) = self.headers.compile();
+        let rules = HeadRules { path, request, response };
+        (!rules.is_empty()).then(|| Arc::new(rules))
     }
 }
 
@@ -166,14 +186,14 @@ fn check_route(route: &Route, upstreams: &BTreeMap<String, Upstream>) -> Result<
         }
         _ => {}
     }
-    if !route.matches.path_prefix.starts_with('/') {
-        let what = format!("is `{}`", route.matches.path_prefix);
-        return Err(Problem::new(&["match", "path_prefix"], what, "begin it with a slash"));
-    }
+    route.matches.check().map_err(|problem| problem.under(&["match"]))?;
+    route.headers.check()?;
+    heads::check_prefixes(route.strip_prefix, route.add_prefix.as_ref().map(|path| path.0.as_str()), &route.matches)?;
+    let (path_key, path) = route.matches.path_key();
     match &route.name {
         Some(name) => check_name(&["name"], name)?,
-        None => check_name(&["match", "path_prefix"], &route.matches.path_prefix).map_err(|problem| {
-            problem.with_remedy("give the route a name: for metrics and logs, which is the path prefix otherwise")
+        None => check_name(&["match", path_key], path).map_err(|problem| {
+            problem.with_remedy("give the route a name: for metrics and logs, which is the path otherwise")
         })?,
     }
     let response_header = route.limits.response_header;

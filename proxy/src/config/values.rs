@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// Longest valid duration: more than a year is probably a typing error.
@@ -267,6 +267,51 @@ where
     }
     // `deserialize_seq` would take a key without a value for an empty list.
     deserializer.deserialize_any(List(expecting, PhantomData))
+}
+
+/// Reads a list with at least one item, or one item that needs no brackets.
+pub(super) fn one_or_list<'de, D, T>(deserializer: D, expecting: &'static str) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct OneOrList<T>(&'static str, PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrList<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str(self.0)
+        }
+
+        fn visit_bool<E: Error>(self, value: bool) -> Result<Vec<T>, E> {
+            T::deserialize(value.into_deserializer()).map(|item| vec![item])
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<Vec<T>, E> {
+            T::deserialize(number.into_deserializer()).map(|item| vec![item])
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<Vec<T>, E> {
+            T::deserialize(number.into_deserializer()).map(|item| vec![item])
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Vec<T>, E> {
+            T::deserialize(text.into_deserializer()).map(|item| vec![item])
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Vec<T>, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(entries)).map(|item| vec![item])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Vec<T>, A::Error> {
+            let items = Vec::deserialize(SeqAccessDeserializer::new(items))?;
+            match items.is_empty() {
+                true => Err(A::Error::custom("`[]` is an empty list: name at least one, or leave the key out")),
+                false => Ok(items),
+            }
+        }
+    }
+    deserializer.deserialize_any(OneOrList(expecting, PhantomData))
 }
 
 /// Reads a map with names of the user's choice.

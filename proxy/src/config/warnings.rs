@@ -88,26 +88,35 @@ pub(super) fn of_routes(routes: &[Route]) -> Vec<Problem> {
 
 fn of_match(route: &Route, earlier: &[Route]) -> Vec<Problem> {
     let mut warnings = Vec::new();
-    let prefix = route.matches.path_prefix.as_str();
-    let key = ["match", "path_prefix"];
-    if let Some(at) = earlier.iter().position(|earlier| prefix.starts_with(&earlier.matches.path_prefix)) {
-        let what = format!(
-            "is `{prefix}` and never reached: routes[{at}] comes first and takes all paths that begin with `{}`",
-            earlier[at].matches.path_prefix
-        );
-        let remedy = match earlier[at].matches.path_prefix == prefix {
-            true => "remove one of the two, or change its prefix".to_owned(),
-            false => format!("move it before routes[{at}]"),
+    let (key, path) = route.matches.path_key();
+    if let Some(at) = earlier.iter().position(|earlier| earlier.matches.covers(&route.matches)) {
+        let hider = &earlier[at].matches;
+        let remedy = if route.matches.covers(hider) {
+            "remove one of the two, or change what it matches".to_owned()
+        } else {
+            format!("move it before routes[{at}]")
         };
-        warnings.push(Problem::new(&key, what, remedy));
+        warnings.push(match route.matches.is_prefix_only() && hider.is_prefix_only() {
+            true => {
+                let taken = &hider.path_prefix;
+                let what = format!(
+                    "is `{path}` and never reached: routes[{at}] comes first and takes all paths that begin with `{taken}`"
+                );
+                Problem::new(&["match", "path_prefix"], what, remedy)
+            }
+            false => {
+                let what = format!("is never reached: routes[{at}] comes first and takes all of its requests");
+                Problem::new(&["match"], what, remedy)
+            }
+        });
     }
-    if let Some((before, _)) = prefix.split_once('*') {
-        let what = format!("is `{prefix}`, and a `*` matches nothing but itself");
-        warnings.push(Problem::new(
-            &key,
-            what,
-            format!("write `{before}`, which matches every path that begins with it"),
-        ));
+    if let Some((before, _)) = path.split_once('*') {
+        let what = format!("is `{path}`, and a `*` matches nothing but itself");
+        let remedy = match (key, before.trim_end_matches('/')) {
+            ("path_prefix", _) | (_, "") => format!("write `{before}`, which matches every path that begins with it"),
+            (_, above) => format!("write `path_segment_prefix: {above}`, which matches all paths below it"),
+        };
+        warnings.push(Problem::new(&["match", key], what, remedy));
     }
     warnings
 }
@@ -197,9 +206,23 @@ mod tests {
             ),
             (
                 "routes: [{match: {path_prefix: /x}, name: a}, {match: {path_prefix: /x}, name: b}]",
-                &[("routes[1].match.path_prefix", "remove one of the two, or change its prefix")],
+                &[("routes[1].match.path_prefix", "remove one of the two, or change what it matches")],
             ),
             ("routes: [{match: {path_prefix: '/x/*'}}]", &[("routes[0].match.path_prefix", "write `/x/`")]),
+            ("routes: [{match: {path: '/x/*'}}]", &[("routes[0].match.path", "write `path_segment_prefix: /x`")]),
+            (
+                "routes: [{match: {path_segment_prefix: '/x/*'}}]",
+                &[("routes[0].match.path_segment_prefix", "write `path_segment_prefix: /x`")],
+            ),
+            (
+                "routes: [{match: {path_segment_prefix: /x}}, {match: {path: /x/y, method: GET}}]",
+                &[("routes[1].match", "routes[0] comes first and takes all of its requests; move it before routes[0]")],
+            ),
+            (
+                "routes: [{match: {host: a.example}}, {match: {host: [A.example]}, name: b}]",
+                &[("routes[1].match", "remove one of the two")],
+            ),
+            ("routes: [{match: {host: a.example}}, {match: {host: b.example}, name: b}, {name: c}]", &[]),
             (
                 "routes: [{timeouts: {connect: 0, first_byte: 0, idle: 0, read: 0, write: 0}}]",
                 &[("routes[0].timeouts", "all 0")],

@@ -14,7 +14,7 @@ use super::walk::{Stop, line_of, walk};
 const SIMILAR: f64 = 0.5;
 
 /// How many parts the longest key of the configuration has.
-const DEEPEST: usize = 5;
+const DEEPEST: usize = 7;
 
 /// Keys that have to be there, with an example.
 const REQUIRED: &[(&str, &str)] = &[
@@ -23,6 +23,7 @@ const REQUIRED: &[(&str, &str)] = &[
     ("address", "address: 127.0.0.1:8080"),
     ("cert", "cert: /etc/tls/fullchain.pem"),
     ("key", "key: /etc/tls/privkey.pem"),
+    ("name", "name: X-Tenant"),
 ];
 
 /// Fails where a value begins.
@@ -221,8 +222,8 @@ mod tests {
             ("routes:\n\t- {stream: always}\n", "the file is indented with a tab"),
             ("routes: !include routes.yaml", "routes has the YAML tag `!include`; remove the tag"),
             ("? [a]\n: b", "the file is not valid YAML: invalid type: sequence, expected a name before the colon"),
-            ("routes: &a [*a]", "routes[0][0][0][0] nests lists and maps too deeply; "),
-            (&deep, "routes[0][0][0][0] nests lists and maps too deeply; close the brackets"),
+            ("routes: &a [*a]", "routes[0][0][0][0][0][0] nests lists and maps too deeply; "),
+            (&deep, "routes[0][0][0][0][0][0] nests lists and maps too deeply; close the brackets"),
         ] {
             let upstreams = if text.contains("upstreams") { "" } else { APP };
             let problem = read::<Config>(&format!("{upstreams}\n{text}\n")).expect_err(text).to_string();

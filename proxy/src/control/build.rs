@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::{Config, OnReload};
 use crate::driver::{Observer, Route};
 use crate::metrics::Metrics;
-use crate::routing::{RouteEntry, RouteTable};
+use crate::routing::{Matcher, RouteEntry, RouteTable};
 use crate::stream::Policy;
 use crate::takeover::ClientRules;
 use crate::upstream::Upstream;
@@ -45,7 +45,7 @@ impl Built {
                 None => Route::new(route.display_name(), policy, observer.clone()),
             };
             Some(RouteEntry {
-                path_prefix: route.matches.path_prefix.clone(),
+                matcher: Matcher::new(&route.matches),
                 stream: route.stream,
                 upstream: upstreams.get(name)?.clone(),
                 streams,

@@ -9,7 +9,7 @@ use pingora::prelude::{Error, Result};
 use pingora::protocols::http::v1::client::http_req_header_to_wire;
 
 use crate::failure::Failure;
-use crate::headers::{self, TrustedProxies};
+use crate::headers::{self, HeadRules, TrustedProxies};
 
 /// What is known of the hop from the client, for the forwarding fields.
 pub(crate) struct ClientHop<'a> {
@@ -19,7 +19,7 @@ pub(crate) struct ClientHop<'a> {
     pub(crate) trusted_proxies: &'a TrustedProxies,
 }
 
-/// The head that goes to the upstream. `host` is the `Host` of a request that has none.
+/// The head that goes to the upstream. `host` is the `Host` of a request that has none; `rules` are those of its route.
 ///
 /// # Errors
 /// When a header cannot be built.
@@ -29,10 +29,14 @@ pub(crate) fn upstream_request(
     has_body: bool,
     host: Option<&str>,
     hop: &ClientHop<'_>,
+    rules: Option<&HeadRules>,
 ) -> Result<RequestHeader> {
     let build = if may_be_stream { headers::stream_request } else { headers::page_request };
     let mut request = build(downstream, has_body, host)?;
     headers::set_forwarded(&mut request, hop.address, hop.tls, hop.trusted_proxies)?;
+    if let Some(rules) = rules {
+        rules.change_request(&mut request)?;
+    }
     Ok(request)
 }
 

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use pingora::http::{ResponseHeader, Version};
 use pingora::prelude::Result;
 
-use crate::headers;
+use crate::headers::{self, HeadRules};
 use crate::stream::{Framing, Opening, Policy};
 use crate::wire::body::Body;
 
@@ -30,7 +30,7 @@ pub(crate) fn opening(
     Opening { policy: policy.clone(), body, framing, identity: headers::is_identity(head), random, lifetime: None }
 }
 
-/// Completes a stream's head for a client of this framing. "An origin server with a clock … MUST generate a Date header
+/// Completes a stream's head for a client of this framing; `rules` are those of its route. "An origin server with a clock … MUST generate a Date header
 /// field in all 2xx" responses, and a recipient that forwards a response without it adds it (RFC 9110 §6.6.1).
 ///
 /// # Errors
@@ -39,6 +39,7 @@ pub(crate) fn finish_stream_head(
     response: &mut ResponseHeader,
     framing: Framing,
     date: impl FnOnce() -> HeaderValue,
+    rules: Option<&HeadRules>,
 ) -> Result<()> {
     headers::stream_response(response, framing == Framing::Chunked)?;
     if !response.headers.contains_key("date") {
@@ -48,5 +49,5 @@ pub(crate) fn finish_stream_head(
     if framing != Framing::Http2 {
         response.insert_header("Connection", "close")?;
     }
-    Ok(())
+    rules.map_or(Ok(()), |rules| rules.change_response(response))
 }

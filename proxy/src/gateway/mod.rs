@@ -193,21 +193,29 @@ impl ProxyHttp for Gateway {
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         headers::strip_request_control(request);
         headers::add_via(request, session.req_header().version)?;
-        headers::set_forwarded(request, client, tls, &context.rules.trusted_proxies)
+        headers::set_forwarded(request, client, tls, &context.rules.trusted_proxies)?;
+        match &context.plan()?.route.policy.heads {
+            Some(rules) => rules.change_request(request),
+            None => Ok(()),
+        }
     }
 
     async fn response_filter(
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        _: &mut RequestContext,
+        context: &mut RequestContext,
     ) -> Result<()> {
         // "A server MUST NOT switch to a protocol that was not indicated by the client" (RFC 9110 §7.8).
         if response.status == 101 && !session.is_upgrade_req() {
             let what = "the upstream switched protocols without being asked to";
             return Err(Error::explain(ErrorType::HTTPStatus(502), what).into_up());
         }
-        headers::upgrade_response(response)
+        headers::upgrade_response(response)?;
+        match &context.plan()?.route.policy.heads {
+            Some(rules) => rules.change_response(response),
+            None => Ok(()),
+        }
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, _: &mut RequestContext) -> FailToProxy {

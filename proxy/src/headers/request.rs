@@ -81,6 +81,18 @@ fn split_absolute(target: &[u8]) -> Option<(String, String)> {
     Some((host.to_owned(), format!("{slash}{path}")))
 }
 
+/// The host that a request is for, as the upstream gets it, without port and without the dot that ends an absolute name.
+/// `None` for a request over HTTP/1.0 that names none.
+pub fn host_name(request: &RequestHeader) -> Option<&[u8]> {
+    let field = request.headers.get(header::HOST).map(HeaderValue::as_bytes);
+    let host = field.or_else(|| request.uri.authority().map(|authority| authority.as_str().as_bytes()))?;
+    // The colons within brackets belong to an IPv6 address.
+    let address = host.iter().rposition(|byte| *byte == b']').unwrap_or(0);
+    let end = host[address..].iter().position(|byte| *byte == b':').map_or(host.len(), |colon| address + colon);
+    let name = &host[..end];
+    Some(name.strip_suffix(b".").unwrap_or(name))
+}
+
 /// Whether a request asks for an event stream: one of the media ranges in `Accept` is `text/event-stream`.
 ///
 /// `*/*` does not count: clients send it for every kind of resource.
@@ -221,6 +233,28 @@ mod tests {
 
     fn value(headers: &pingora::http::HMap, name: &str) -> Option<String> {
         headers.get(name).map(|value| value.to_str().expect("text").to_owned())
+    }
+
+    #[test]
+    fn the_host_of_a_request_has_neither_port_nor_final_dot() {
+        for (host, wanted) in [
+            ("a.example", "a.example"),
+            ("A.Example:8443", "A.Example"),
+            ("a.example.", "a.example"),
+            ("a.example.:80", "a.example"),
+            ("[::1]", "[::1]"),
+            ("[::1]:80", "[::1]"),
+            ("127.0.0.1:80", "127.0.0.1"),
+        ] {
+            let field = request(&[("Host", host)]);
+            assert_eq!(host_name(&field), Some(wanted.as_bytes()), "{host}");
+            let mut authority = request(&[]);
+            authority.set_uri(format!("https://{host}/events").parse().expect("target"));
+            assert_eq!(host_name(&authority), Some(wanted.as_bytes()), "{host}");
+            authority.insert_header("Host", "field.example").expect("header");
+            assert_eq!(host_name(&authority), Some(&b"field.example"[..]), "the field goes to the upstream");
+        }
+        assert_eq!(host_name(&request(&[])), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! left to Pingora, which can.
 
 mod answered;
+mod matcher;
 mod table;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use pingora::http::RequestHeader;
 use crate::takeover::{Carriage, ClientRules, Decision, InFlight, Permits, Plan, RefuseReason};
 
 pub use answered::{Answered, RequestObserver};
+pub use matcher::Matcher;
 pub use table::{RouteEntry, RouteTable};
 
 /// The table in force, and what is counted over all requests.
@@ -104,7 +106,7 @@ mod tests {
     /// Each route is named for its path, and each upstream for its route.
     fn router(routes: &[(&str, StreamMode, &[&str])]) -> Router {
         let route = |(path, stream, servers): &(&str, StreamMode, &[&str])| RouteEntry {
-            path_prefix: (*path).to_owned(),
+            matcher: Matcher::of_prefix(path),
             stream: *stream,
             upstream: Arc::new(Upstream::new(
                 path,

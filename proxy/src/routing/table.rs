@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pingora::http::{Method, RequestHeader};
 
+use super::matcher::Matcher;
 use crate::config::StreamMode;
 use crate::driver;
 use crate::headers;
@@ -14,8 +15,8 @@ use crate::upstream::Upstream;
 /// A route of the configuration, ready to serve.
 #[derive(Debug)]
 pub struct RouteEntry {
-    /// The path prefix of its requests.
-    pub path_prefix: String,
+    /// Which requests it takes.
+    pub matcher: Matcher,
     /// Which of its requests are streams.
     pub stream: StreamMode,
     /// The upstream of its requests.
@@ -62,8 +63,13 @@ impl RouteTable {
             b"*" => b"/",
             path => path,
         };
-        let route = self.routes.iter().find(|route| path.starts_with(route.path_prefix.as_bytes()));
+        let route = self.routes.iter().find(|route| route.matcher.matches(path, request));
         let route = route.ok_or(RefuseReason::NoRoute)?;
+        if let Some(rules) = &route.streams.policy.heads
+            && rules.path.as_ref().is_some_and(|change| change.is_left_by(path))
+        {
+            return Err(RefuseReason::ParentSegment);
+        }
         Ok((route, route.carriage(request)))
     }
 

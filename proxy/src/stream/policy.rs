@@ -1,8 +1,11 @@
 //! The policy of a route's streams, validated.
 
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::drain::RetryRange;
+use crate::headers::HeadRules;
 use crate::sse::Heartbeat;
 
 /// The rules that the streams of one route share.
@@ -37,6 +40,11 @@ pub struct Policy {
     pub event_gaps: bool,
     /// The interval that the backend of one stream has set in place of the route's; zero: none.
     pub(crate) backend_heartbeat: Option<Duration>,
+    /// What the proxy of this crate changes in heads; `None`, the default, changes nothing.
+    pub(crate) heads: Option<Arc<HeadRules>>,
+    /// After which time an `EventSource` comes back whose upstream failed before its response head; `None`, the default, answers it
+    /// with an error, after which it does not.
+    pub(crate) retry_unavailable: Option<RangeInclusive<Duration>>,
 }
 
 impl Default for Policy {
@@ -49,6 +57,8 @@ impl Default for Policy {
             response_head_bytes: 64 * 1024,
             event_gaps: false,
             backend_heartbeat: None,
+            heads: None,
+            retry_unavailable: None,
         }
     }
 }

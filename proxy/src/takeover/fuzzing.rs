@@ -92,7 +92,8 @@ pub fn request_by_pingora(bytes: &[u8], kind: Kind) -> Option<Vec<u8>> {
 fn upstream_head(request: &RequestHeader, has_body: bool, kind: Kind) -> Option<(RequestHeader, Vec<u8>)> {
     let trusted_proxies = headers::TrustedProxies::default();
     let hop = ClientHop { address: Some(CLIENT), tls: false, trusted_proxies: &trusted_proxies };
-    let upstream = upstream_request(request.clone(), kind == Kind::Stream, has_body, Some("upstream"), &hop).ok()?;
+    let upstream =
+        upstream_request(request.clone(), kind == Kind::Stream, has_body, Some("upstream"), &hop, None).ok()?;
     let wire = Vec::from(request_wire(&upstream).ok()?);
     Some((upstream, wire))
 }

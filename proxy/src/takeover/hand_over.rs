@@ -20,6 +20,7 @@ use super::stand_in::stand_in;
 use crate::driver::{Drivers, Route, Start, StreamInfo, Transport};
 use crate::exchange::{finish_stream_head, stream_framing};
 use crate::failure::Failure;
+use crate::headers::HeadRules;
 use crate::stream::Framing;
 
 /// Afterwards the request has ended for HttpProxy, and the stream runs on its own. Returns a failure if the client does
@@ -38,7 +39,7 @@ pub(super) async fn hand_over(
     let framing = stream_framing(session.req_header().version);
     let (opening, info) = opening(&route, framing, stream.body_start.body, &stream.head, info);
     let mut response = stream.head;
-    finish_head(session, &mut response, framing, hooks).await?;
+    finish_head(session, &mut response, framing, hooks, route.policy.heads.as_deref()).await?;
     let write = session.downstream_session.write_response_header(response.clone());
     let written = match route.policy.timeouts.write {
         Some(limit) => match timeout(limit, write).await {
@@ -68,7 +69,7 @@ pub(super) async fn hand_over(
     Ok(None)
 }
 
-/// Completes the head of a stream: hooks, the stream's own fields, downstream modules.
+/// Completes the head of a stream: hooks, the stream's own fields, the rules of its route, downstream modules.
 ///
 /// # Errors
 /// When a hook or a downstream module fails.
@@ -77,9 +78,10 @@ pub(super) async fn finish_head(
     head: &mut ResponseHeader,
     framing: Framing,
     hooks: &dyn Hooks,
+    rules: Option<&HeadRules>,
 ) -> Result<()> {
     hooks.stream_response(session, head)?;
-    finish_stream_head(head, framing, get_cached_date)?;
+    finish_stream_head(head, framing, get_cached_date, rules)?;
     session.set_keepalive(None);
     // The body does not go through the modules: it would be announced with a coding that it does not have.
     let compression = session.downstream_modules_ctx.get_mut::<ResponseCompression>();

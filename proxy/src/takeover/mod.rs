@@ -35,8 +35,10 @@ mod plan;
 mod pool;
 mod refuse;
 mod relay;
+mod retry_later;
 mod stall;
 mod stand_in;
+mod unavailable;
 mod upload;
 mod whole_request;
 
@@ -62,6 +64,7 @@ pub use drain::Drained;
 pub use hooks::Hooks;
 pub use plan::{Carriage, Decision, InFlight, Permits, Plan, RefuseReason};
 pub use refuse::Refusal;
+pub use retry_later::{RetryAfter, RetryAnswer, RetryLater, RetryPolicy, is_event_source};
 
 use crate::exchange::{BodyStart, ClientHop, HeadReader, Upload, connect_error, upstream_request};
 use connection::UpstreamConnection;
@@ -317,8 +320,8 @@ impl Takeover {
         let host = peers.first().map(host_of);
         let address = client.map(|address| address.ip());
         let hop = ClientHop { address, tls, trusted_proxies: terms.trusted_proxies };
-        let mut request =
-            upstream_request(session.req_header().clone(), may_be_stream, has_body, host.as_deref(), &hop)?;
+        let (downstream, rules) = (session.req_header().clone(), route.policy.heads.as_deref());
+        let mut request = upstream_request(downstream, may_be_stream, has_body, host.as_deref(), &hop, rules)?;
         hooks.upstream_request(session, &mut request)?;
 
         let policy = &route.policy;
@@ -402,12 +405,12 @@ impl Takeover {
     }
 
     async fn pass_on(&self, session: &mut Session, answer: Answer, route: &Route) -> Result<()> {
-        Box::pin(relay::relay(session, answer, &self.upstreams.pool, &route.policy.timeouts)).await
+        Box::pin(relay::relay(session, answer, &self.upstreams.pool, &route.policy)).await
     }
 
     async fn refuse(session: &mut Session, failure: Failure, route: &Route) -> Result<()> {
         route.failed(&failure);
-        refuse::answer(session, failure).await?;
+        unavailable::answer(session, failure, &route.policy).await?;
         linger::linger(session).await;
         Ok(())
     }

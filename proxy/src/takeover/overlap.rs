@@ -41,7 +41,7 @@ pub(super) async fn run(
     // Over HTTP/1 the session adds the framing.
     let body_framing = if framing == Framing::Http2 { Framing::Http2 } else { Framing::Plain };
     let (opening, info) = opening(&route, body_framing, body_start.body, &head, info);
-    finish_head(session, &mut head, framing, hooks).await?;
+    finish_head(session, &mut head, framing, hooks, route.policy.heads.as_deref()).await?;
 
     let mut client = Client::new(session);
     client.bound_stream_queue(route.policy.timeouts.write);

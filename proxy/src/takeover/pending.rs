@@ -125,7 +125,9 @@ impl PendingConnection {
         let info = StreamInfo::new(Some(self.address), None, request.method.as_str(), &request.target, first_byte)
             .at(request.exchange.server().cloned());
         let (opening, info) = opening(&route, request.framing, body, &response, info);
-        if let Err(source) = finish_stream_head(&mut response, request.framing, get_cached_date) {
+        if let Err(source) =
+            finish_stream_head(&mut response, request.framing, get_cached_date, route.policy.heads.as_deref())
+        {
             return self.fail(Failure::Broken { source });
         }
         let mut unsent = Vec::new();
@@ -322,7 +324,8 @@ fn start_request(
     let (version, method) = (request.version, request.method.clone());
     let framing = stream_framing(version);
     let target = String::from_utf8_lossy(request.raw_path()).into();
-    let upstream = upstream_request(request, true, !body.is_empty(), None, &hop).map_err(|_| None)?;
+    let rules = route.policy.heads.as_deref();
+    let upstream = upstream_request(request, true, !body.is_empty(), None, &hop, rules).map_err(|_| None)?;
     let mut wire = request_wire(&upstream).map_err(|_| None)?;
     wire.extend_from_slice(&body);
     let rules = Rules {

@@ -66,6 +66,8 @@ pub enum RefuseReason {
     Loop,
     /// No route matches.
     NoRoute,
+    /// Its path could leave the prefix that its route adds.
+    ParentSegment,
 }
 
 impl Plan {
@@ -106,6 +108,7 @@ impl RefuseReason {
         match self {
             Self::Loop => "loop",
             Self::NoRoute => "no_route",
+            Self::ParentSegment => "parent_segment",
         }
     }
 }
@@ -118,7 +121,10 @@ impl From<RefuseReason> for Refusal {
                 "the request has come through this proxy before: its upstream leads back here",
                 "proxy_loop_detected",
             ),
-            RefuseReason::NoRoute => (404, "no route of this proxy matches the path", "destination_not_found"),
+            RefuseReason::NoRoute => (404, "no route of this proxy matches the request", "destination_not_found"),
+            RefuseReason::ParentSegment => {
+                (400, "the path has a segment `..`, which the route does not allow", "http_request_error")
+            }
         };
         Self { status, text: text.into(), proxy_status }
     }

@@ -19,7 +19,7 @@ use super::pool::Pool;
 use super::stand_in::stand_in;
 use crate::exchange::BodyStart;
 use crate::headers::{self, PageFraming};
-use crate::stream::Timeouts;
+use crate::stream::Policy;
 use crate::wire::body::Body;
 use crate::wire::trailers;
 
@@ -27,7 +27,8 @@ use crate::wire::trailers;
 ///
 /// # Errors
 /// When either side fails or takes too long; the error says which side. The client then sees an incomplete response.
-pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, timeouts: &Timeouts) -> Result<()> {
+pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, policy: &Policy) -> Result<()> {
+    let timeouts = &policy.timeouts;
     let Answer { mut head, body_start, connection, upload, key, .. } = answer;
     let framing = framing(session, body_start.has_body, &body_start.body);
     let is_http2 = session.as_http2().is_some();
@@ -40,6 +41,9 @@ pub(super) async fn relay(session: &mut Session, answer: Answer, pool: &Pool, ti
     }
     let keeps_connection = headers::keeps_connection(&head) && is_delimited(head.status.as_u16(), &body_start);
     headers::page_response(&mut head, framing, takes_trailers)?;
+    if let Some(rules) = &policy.heads {
+        rules.change_response(&mut head)?;
+    }
     session.downstream_modules_ctx.response_header_filter(&mut head, !body_start.has_body).await?;
 
     let BodyStart { body, has_body, leftover, .. } = body_start;
@@ -137,7 +141,7 @@ mod tests {
         let head = Box::new(ResponseHeader::build(413, None).expect("a head"));
         let answer =
             Answer { head, body_start, connection: UpstreamConnection::Tcp(upstream), upload, server: None, key: None };
-        relay(&mut session, answer, &Pool::default(), &Timeouts::default()).await.expect("a whole response");
+        relay(&mut session, answer, &Pool::default(), &Policy::default()).await.expect("a whole response");
         assert_eq!(session.body_bytes_sent(), 4);
     }
 }

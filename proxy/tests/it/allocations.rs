@@ -7,7 +7,7 @@ use allocation_counter::measure;
 use pingora::http::RequestHeader;
 use sse_proxy::Route;
 use sse_proxy::config::StreamMode;
-use sse_proxy::routing::{RouteEntry, RouteTable, Router};
+use sse_proxy::routing::{Matcher, RouteEntry, RouteTable, Router};
 use sse_proxy::sse::Heartbeat;
 use sse_proxy::stream::{Framing, HeartbeatPolicy, Millis, Opening, Pair, Policy};
 use sse_proxy::takeover::Decision;
@@ -56,7 +56,7 @@ fn events_and_heartbeats_allocate_nothing() {
 fn the_decision_on_a_request_allocates_its_list_of_endpoints() {
     let servers = ["127.0.0.1:1", "127.0.0.1:2"].map(|server| server.parse().unwrap());
     let route = RouteEntry {
-        path_prefix: "/".to_owned(),
+        matcher: Matcher::of_prefix("/"),
         stream: StreamMode::Always,
         upstream: Arc::new(Upstream::new("app", servers.to_vec())),
         streams: Route::new("/", Policy::default(), Arc::new(())),

@@ -53,6 +53,7 @@ fn every_example_is_accepted_without_warnings() {
     let mut examples = Vec::new();
     let mut pages = [
         "docs/configuration.md",
+        "docs/from-nginx.md",
         "docs/heartbeats.md",
         "docs/https-locally.md",
         "docs/operations.md",
@@ -162,6 +163,58 @@ fn every_key_is_documented_and_no_other() {
     let keys = keys_of_the_program();
     assert!(keys.contains("routes[].match.path_prefix"), "the refusals were not understood: {keys:?}");
     assert_eq!(documented, keys);
+}
+
+/// Each row of `docs/from-nginx.md` names keys that are there, or says why there is none; and the directives that people look for
+/// have a row.
+#[test]
+fn every_key_that_an_nginx_directive_becomes_exists() {
+    let page = read("docs/from-nginx.md");
+    let keys = keys_of_the_program();
+    let (mut named, mut directives) = (0, String::new());
+    for row in page.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        directives += cells[0];
+        let [_, names, remark] = cells[..] else {
+            assert_eq!(cells.len(), 2, "{row}");
+            continue;
+        };
+        assert!(!names.is_empty() || !remark.trim_end_matches('|').trim().is_empty(), "neither key nor reason: {row}");
+        let mut parent = "";
+        for name in names.split('`').skip(1).step_by(2) {
+            // `.value` goes on where the name before it ends.
+            let key = if name.starts_with('.') { format!("{parent}{name}") } else { name.to_owned() };
+            assert!(keys.contains(&key), "`{key}` is not a key: {row}");
+            parent =
+                if name.starts_with('.') { parent } else { name.rsplit_once('.').map_or(name, |(parent, _)| parent) };
+            named += 1;
+        }
+    }
+    assert!(named > 40, "only {named} keys found");
+    for directive in [
+        "location",
+        "proxy_pass",
+        "proxy_set_header",
+        "proxy_hide_header",
+        "add_header",
+        "proxy_read_timeout",
+        "proxy_buffering",
+        "proxy_next_upstream",
+        "upstream",
+        "keepalive",
+        "set_real_ip_from",
+        "ssl_certificate",
+        "http2",
+        "client_max_body_size",
+        "server_name",
+        "rewrite",
+        "send_timeout",
+        "limit_except",
+        "access_log",
+        "worker_connections",
+    ] {
+        assert!(directives.contains(directive), "no row for {directive}");
+    }
 }
 
 #[test]

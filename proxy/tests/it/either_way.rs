@@ -313,7 +313,7 @@ fn a_request_takes_one_turn_whoever_answers_it() {
             let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
             let (head, body) = answer(&proxy, request.as_bytes());
             let expected = match at {
-                4 => "404 no route of this proxy matches the path\n",
+                4 => "404 no route of this proxy matches the request\n",
                 0 | 2 | 5 => "one",
                 _ => "other",
             };

@@ -21,6 +21,7 @@ mod embed;
 mod ends;
 mod every_way;
 mod forwarded;
+mod from_nginx;
 mod http2;
 mod http2_limits;
 mod in_front;

@@ -223,3 +223,47 @@ fn the_example_page_connects_once_and_disconnects_at_once() {
         number += 2;
     }
 }
+
+/// Also from a page of another origin, to which an answer without CORS fields would be a network error.
+#[test]
+fn event_source_survives_an_upstream_that_fails_where_the_route_says_so() {
+    let Some(chromium) = Chromium::start() else { return };
+    for http in [Http::One, Http::Two] {
+        let tries = Arc::new(AtomicUsize::new(0));
+        let counted = tries.clone();
+        let backend = site(BLANK, move |mut connection| {
+            if connection.path() == "/again" && counted.fetch_add(1, Ordering::SeqCst) >= 2 {
+                connection.send(CHUNKED.replacen("\r\n\r\n", "\r\nAccess-Control-Allow-Origin: *\r\n\r\n", 1));
+                connection.send(chunk(b"data: a\n\n"));
+                connection.hang();
+            }
+        });
+        let routes = "[{match: {path: /}}, {match: {path: /never}}, \
+                       {match: {path_prefix: /a}, on_unavailable: retry_later, retry_after: 20ms-40ms}]";
+        let (proxy, origin) = http.front(&backend, routes);
+        let (_page_proxy, page_origin) = http.front(&backend, "[{}]");
+        for from in [&origin, &page_origin] {
+            tries.store(0, Ordering::SeqCst);
+            let tab = listening(&chromium, from);
+            tab.run(&format!("window.events = listen('{origin}/again')"));
+            tab.until("events.shown.includes('message  a')");
+            let expected = json!(["open", "again", "open", "again", "open", "message  a"]);
+            assert_eq!(tab.run("events.shown"), expected, "{http:?} from {from}");
+            tab.run("events.source.close()");
+        }
+        let tab = listening(&chromium, &origin);
+        tab.run("window.events = listen('/never')");
+        tab.until("events.shown.length");
+        assert_eq!(tab.run("events.shown"), json!(["closed"]), "{http:?}: without the key");
+        // A `fetch` reads the status.
+        let fetch = "fetch('/afar', { headers: { accept: 'text/event-stream' } }).then(({ status }) => status)";
+        assert_eq!(tab.run(fetch), json!(502), "{http:?}");
+        let failed =
+            |route| format!("sse_proxy_upstream_failures_total{{route=\"{route}\",reason=\"upstream_broken\"}}");
+        assert_eq!(
+            [failed("/a"), failed("/never")].map(|name| proxy.metric(&name)),
+            [Some(5.0), Some(1.0)],
+            "{http:?}"
+        );
+    }
+}

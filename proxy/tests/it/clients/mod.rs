@@ -7,6 +7,7 @@ mod chromium;
 mod in_chromium;
 mod libraries;
 mod styles;
+mod unavailable;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

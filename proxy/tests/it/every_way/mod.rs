@@ -3,9 +3,12 @@
 
 mod drain;
 mod ends;
+mod heads;
 mod heartbeats;
+mod matching;
 mod passthrough;
 mod reload;
 mod routing;
 mod steering;
 mod timeouts;
+mod unavailable;

@@ -15,7 +15,7 @@ pub(super) async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     seen: &Shared,
 ) -> io::Result<End> {
     let version = if owned.protocol == Protocol::Http10 { "1.0" } else { "1.1" };
-    let mut wire = format!("{} {} HTTP/{version}\r\nHost: test\r\n", request.method, request.path);
+    let mut wire = format!("{} {} HTTP/{version}\r\nHost: {}\r\n", request.method, request.path, request.host);
     for (name, value) in &request.fields {
         wire += &format!("{name}: {value}\r\n");
     }

@@ -21,7 +21,7 @@ pub(super) async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     let (mut client, connection) = builder.handshake::<_, Bytes>(connection).await.map_err(io::Error::other)?;
     let scheme = if owned.protocol.is_tls() { "https" } else { "http" };
     let mut head = http::Request::builder().method(request.method);
-    head = head.uri(format!("{scheme}://test{}", request.path));
+    head = head.uri(format!("{scheme}://{}{}", request.host, request.path));
     for (name, value) in &request.fields {
         head = head.header(name, value);
     }

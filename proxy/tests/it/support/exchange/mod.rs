@@ -55,6 +55,7 @@ pub struct Way<'c> {
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: &'static str,
+    pub host: String,
     pub path: String,
     pub fields: Vec<(String, String)>,
     pub body: Option<Vec<u8>>,
@@ -62,7 +63,7 @@ pub struct Request {
 
 impl Request {
     pub fn get(path: &str) -> Self {
-        Self { method: "GET", path: path.to_owned(), fields: Vec::new(), body: None }
+        Self { method: "GET", host: "test".to_owned(), path: path.to_owned(), fields: Vec::new(), body: None }
     }
 
     /// With `Accept: text/event-stream`.
@@ -72,6 +73,14 @@ impl Request {
 
     pub fn post(path: &str, body: impl Into<Vec<u8>>) -> Self {
         Self { method: "POST", body: Some(body.into()), ..Self::get(path) }
+    }
+
+    pub fn host(self, host: &str) -> Self {
+        Self { host: host.to_owned(), ..self }
+    }
+
+    pub fn method(self, method: &'static str) -> Self {
+        Self { method, ..self }
     }
 
     pub fn field(mut self, name: &str, value: &str) -> Self {

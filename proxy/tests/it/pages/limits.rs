@@ -230,9 +230,7 @@ fn a_client_that_reads_a_page_slowly_is_not_cut() {
         }
         assert_eq!(running.load(Ordering::SeqCst), 1, "{protocol:?}: cut after {read} bytes");
         // And now it reads nothing.
-        let stopped = Instant::now();
         eventually("it is cut", || (running.load(Ordering::SeqCst) == 0).then_some(()));
-        assert!(stopped.elapsed() > Duration::from_millis(500), "{protocol:?}: {:?}", stopped.elapsed());
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::{dead_address, serving};
-use crate::support::{Backend, Certificate, Proxy, UNTIL_CLOSE, contains};
+use crate::support::{Backend, Certificate, Proxy, UNTIL_CLOSE, contains, eventually};
 
 /// Invariant: a request is answered as long as one server is reachable. Mechanism: each retry advanced the round robin
 /// and counted servers instead of addresses. Symptom: `[dead, live]` answered every page with 502, `[live, dead]` every
@@ -153,14 +153,19 @@ fn bytes_behind_a_response_are_not_the_next_response() {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();
             let server = tls.then(|| Arc::new(certificate.server_config()));
+            let sent = Arc::new(AtomicUsize::new(0));
+            let count = sent.clone();
             std::thread::spawn(move || {
                 while let Ok((mut socket, _)) = listener.accept() {
-                    let server = server.clone();
+                    // What is written goes out at once, and not with the acknowledgement that the next request carries.
+                    socket.set_nodelay(true).unwrap();
+                    let (server, count) = (server.clone(), count.clone());
                     std::thread::spawn(move || match server {
-                        None => answer_twice(&mut socket, RIGHT, late, EVIL),
+                        None => answer_twice(&mut socket, RIGHT, late, EVIL, &count),
                         Some(config) => {
                             let connection = rustls::ServerConnection::new(config).unwrap();
-                            answer_twice(&mut rustls::StreamOwned::new(connection, socket), RIGHT, late, EVIL);
+                            let mut socket = rustls::StreamOwned::new(connection, socket);
+                            answer_twice(&mut socket, RIGHT, late, EVIL, &count);
                         }
                     });
                 }
@@ -177,23 +182,22 @@ fn bytes_behind_a_response_are_not_the_next_response() {
                 let head = client.read_head();
                 let body = client.read_to_end().unwrap();
                 assert_eq!((head.status, body.as_slice()), (200, &b"ok"[..]), "TLS {tls}, {late:?}, {round}");
-                // Until what comes late has come.
-                std::thread::sleep(late * 3);
+                eventually("what comes late has been sent", || (sent.load(Ordering::SeqCst) > round).then_some(()));
             }
         }
     }
 }
 
 /// Answers each request on a connection, and sends more behind each answer, in the same write or later.
-fn answer_twice(connection: &mut (impl Read + Write), answer: &str, late: Duration, more: &str) {
+fn answer_twice(connection: &mut (impl Read + Write), answer: &str, late: Duration, more: &str, sent: &AtomicUsize) {
     let mut buffer = [0; 4096];
     while let Ok(1..) = connection.read(&mut buffer) {
         let (first, second) = if late.is_zero() { ([answer, more].concat(), "") } else { (answer.to_owned(), more) };
         for (pause, bytes) in [(Duration::ZERO, first.as_str()), (late, second)] {
             std::thread::sleep(pause);
-            if connection.write_all(bytes.as_bytes()).and_then(|()| connection.flush()).is_err() {
-                return;
-            }
+            // The proxy may have closed the connection.
+            let _ = connection.write_all(bytes.as_bytes()).and_then(|()| connection.flush());
         }
+        sent.fetch_add(1, Ordering::SeqCst);
     }
 }

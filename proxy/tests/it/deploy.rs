@@ -35,8 +35,11 @@ fn installed(path: &str) -> Option<PathBuf> {
 fn objects(command: &mut Command) -> Vec<Value> {
     let output = command.current_dir(root()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    let documents = serde_yaml::Deserializer::from_str(&text).map(|document| Value::deserialize(document).unwrap());
+    read_objects(&String::from_utf8(output.stdout).unwrap())
+}
+
+fn read_objects(text: &str) -> Vec<Value> {
+    let documents = serde_yaml::Deserializer::from_str(text).map(|document| Value::deserialize(document).unwrap());
     documents.filter(Value::is_mapping).collect()
 }
 
@@ -262,6 +265,25 @@ fn the_documented_values_are_accepted() {
         let file = values.path().display().to_string();
         let Some(objects) = chart(VALUES[0], &["--values", &file]) else { return };
         assert_ne!(objects, chart(VALUES[0], &[]).expect("helm"), "{block} changes nothing");
+    }
+}
+
+/// The HTTPRoutes of `examples/in-front` lead to the Service of a release `web`, and are what the chart makes.
+#[test]
+fn the_examples_of_gateways_lead_to_what_the_chart_makes() {
+    for (file, timeouts) in [("envoy-gateway.yaml", "{}"), ("nginx-gateway-fabric.yaml", "{timeouts: null}")] {
+        let text = std::fs::read_to_string(root().join("examples/in-front").join(file)).unwrap();
+        let example = read_objects(&text);
+        let values = tempfile::NamedTempFile::new().unwrap();
+        let gateway = "enabled: true, parentRefs: [{name: site}], hostnames: [example.org]";
+        let httproute = format!("httpRoute: {{{gateway}, {}}}\n", timeouts.trim_matches(['{', '}']));
+        std::fs::write(values.path(), httproute).unwrap();
+        let file_of_values = values.path().display().to_string();
+        let arguments = ["--values", &file_of_values, "--set", "fullnameOverride=web-sse-proxy"];
+        let Some(made) = chart(VALUES[0], &arguments) else { return };
+        assert_eq!(the_only(&example, "HTTPRoute")["spec"], the_only(&made, "HTTPRoute")["spec"], "{file}");
+        let Some(named) = chart(VALUES[0], &[]) else { return };
+        assert!(of_kind(&named, "Service").iter().any(|service| service["metadata"]["name"] == "release-sse-proxy"));
     }
 }
 

@@ -112,13 +112,25 @@ fn no_pod_is_killed_before_its_drain_has_ended() {
         let strategy = &deployment["spec"]["strategy"];
         assert_eq!(strategy["type"], "RollingUpdate", "{name}");
         assert_eq!(strategy["rollingUpdate"]["maxUnavailable"], 0, "{name}");
-        assert!(deployment["spec"]["minReadySeconds"].as_u64() >= Some(10), "{name}");
+        // One pod after the other: Kubernetes does not wait for the end of a drain.
+        let drain: Value = the_only(&objects, "ConfigMap")["data"]["sse-proxy.yaml"]
+            .as_str()
+            .map(|text| serde_yaml::from_str(text).expect("YAML"))
+            .expect("a configuration");
+        let duration = |key: &str| -> Duration {
+            let text = drain["drain"][key].as_str().unwrap_or_else(|| panic!("{name}: no drain.{key}"));
+            let (number, minutes) =
+                text.strip_suffix('m').map_or((text.trim_end_matches('s'), 1), |number| (number, 60));
+            Duration::from_secs(number.parse::<u64>().unwrap_or_else(|_| panic!("{name}: {text}")) * minutes)
+        };
+        let pause = Duration::from_secs(deployment["spec"]["minReadySeconds"].as_u64().expect("seconds"));
+        assert!(pause > duration("ready_delay") + duration("spread"), "{name}: two pods drain at a time");
         let spec = &pod(&objects)["spec"];
-        let pause = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap_or(0);
+        assert!(spec["containers"][0]["lifecycle"].is_null(), "{name}: the drain itself waits for the Services");
         let drain = config(&objects).drain.timeout.get().expect("a limit");
         let grace = Duration::from_secs(spec["terminationGracePeriodSeconds"].as_u64().expect("seconds"));
         // HTTP/2 connections have five seconds to close after the drain.
-        let needed = Duration::from_secs(pause) + drain + Duration::from_secs(5);
+        let needed = drain + Duration::from_secs(5);
         assert!(grace > needed, "{name}: killed after {grace:?}, and the drain may take {needed:?}");
     }
 }
@@ -242,6 +254,12 @@ fn a_changed_configuration_makes_new_pods() {
         let after = chart(VALUES[0], &["--set", change]).expect("helm");
         assert_eq!(checksum(&after) != checksum(&before), renewed, "{change}");
     }
+    // Without new pods, their file changes all the same.
+    const IN_PLACE: &str = "rollOnConfigChange=false";
+    let before = chart(VALUES[0], &["--set", IN_PLACE]).expect("helm");
+    let after = chart(VALUES[0], &["--set", IN_PLACE, "--set", "config.threads=3"]).expect("helm");
+    assert_eq!(pod(&after), pod(&before));
+    assert_ne!(the_only(&after, "ConfigMap"), the_only(&before, "ConfigMap"));
     // Kustomize puts a hash into the name.
     let names = KUSTOMIZATIONS.map(|folder| {
         let objects = kustomization(folder).expect("kubectl");

@@ -41,7 +41,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- with .Values.listeners.https }}
 {{- if .enabled }}
-{{- $tls := dict "cert" "/etc/tls/tls.crt" "key" "/etc/tls/tls.key" }}
+{{- $tls := dict "cert" "/etc/tls/tls.crt" "key" "/etc/tls/tls.key" "reload" "1m" }}
 {{- $listen = append $listen (merge (dict "address" (printf "%s:8443" $bind) "tls" $tls) (.options | default dict)) }}
 {{- end }}
 {{- end }}
@@ -50,7 +50,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- $_ := set $config "listen" $listen }}
 {{- $_ := set $config "admin" (dict "address" (printf "%s:9090" $bind)) }}
-{{- $_ := set $config "drain" (dict "timeout" (printf "%ds" (int .Values.drain.timeoutSeconds))) }}
+{{- with .Values.drain }}
+{{- $delay := int .readyDelaySeconds }}
+{{- $spread := int .spreadSeconds }}
+{{- if le (int .timeoutSeconds) (add $delay $spread | int) }}
+{{- fail (printf "drain.timeoutSeconds is %d, and has to be longer than readyDelaySeconds and spreadSeconds together, %d" (int .timeoutSeconds) (add $delay $spread)) }}
+{{- end }}
+{{- $seconds := dict "ready_delay" (printf "%ds" $delay) "spread" (printf "%ds" $spread) "timeout" (printf "%ds" (int .timeoutSeconds)) }}
+{{- $_ := set $config "drain" (set $seconds "retry" .retry) }}
+{{- end }}
 {{- if not (hasKey $config "trusted_proxies") }}
 {{- $_ := set $config "trusted_proxies" list }}
 {{- end }}

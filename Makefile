@@ -17,7 +17,7 @@ FUZZ_SECONDS ?= 60
 
 # `check` is `lint`, then `test`, in this order.
 .NOTPARALLEL:
-.PHONY: help setup demo bench test test-soak fuzz check lint build compose-check observe-check
+.PHONY: help setup demo bench test test-soak fuzz check lint build compose-check observe-check check-deploy
 
 help:
 	@echo 'make demo           build everything and compare direct, nginx, sse-proxy and nginx + sse-proxy'
@@ -36,6 +36,7 @@ help:
 	@echo 'make setup          install what these need and this machine lacks (apt-get; the others do it by themselves)'
 	@echo 'make compose-check  docker compose up, streams, the comparison, four load generators merged, docker compose down'
 	@echo 'make observe-check  the dashboard against a live proxy, with the prometheus and promtool of this machine'
+	@echo 'make check-deploy   the Helm chart, the kustomizations and the alert rules (also a part of make test)'
 
 setup:
 	@scripts/setup check
@@ -85,3 +86,8 @@ observe-check:
 	@scripts/setup build
 	cargo build --release --locked --workspace --bins
 	@BIN=$(TARGET_DIR)/release scripts/observe-check
+
+check-deploy:
+	@scripts/setup test
+	cargo build --locked --package sse-proxy --bin sse-proxy
+	@SSE_PROXY=$(TARGET_DIR)/debug/sse-proxy scripts/check-deploy

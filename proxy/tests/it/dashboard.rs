@@ -1,4 +1,5 @@
-//! Checks the dashboard and the Prometheus configuration of `docker/observe` against the existing metrics.
+//! Checks the dashboard and the Prometheus configuration of `docker/observe`, and the alert rules of `deploy/prometheus`, against the
+//! existing metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -66,6 +67,27 @@ fn every_metric_and_label_of_the_dashboard_exists() {
     assert!(used.len() >= 12, "{used:?}");
     let ids: BTreeSet<u64> = panels.iter().filter_map(|panel| panel["id"].as_u64()).collect();
     assert_eq!(ids.len(), panels.len(), "panels share an id");
+}
+
+/// Reasons in selectors, too: a misspelt one never fires. `scripts/check-deploy` tests what the rules do.
+#[test]
+fn every_metric_and_reason_of_the_alerts_exists() {
+    let series = series();
+    let rules: serde_yaml::Value = serde_yaml::from_str(&read("deploy/prometheus/alerts.yaml")).expect("YAML");
+    let rules = rules["groups"][0]["rules"].as_sequence().expect("rules");
+    assert!(rules.len() >= 7, "{rules:?}");
+    let page = read("docs/operations.md");
+    for rule in rules {
+        let (alert, expression) =
+            (rule["alert"].as_str().expect("a name"), rule["expr"].as_str().expect("an expression"));
+        for name in words(expression).filter(|word| word.starts_with("sse_proxy_")) {
+            assert!(series.contains_key(name), "{alert}: there is no {name}");
+        }
+        for reason in expression.split("reason=~\"").skip(1).filter_map(|rest| rest.split('"').next()).flat_map(words) {
+            assert!(page.contains(&format!("| `{reason}` |")), "{alert}: there is no reason {reason}");
+        }
+        assert!(page.contains(&format!("| `{alert}` |")), "docs/operations.md does not say what to do about {alert}");
+    }
 }
 
 #[test]

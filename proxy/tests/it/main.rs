@@ -13,6 +13,7 @@ mod clients;
 mod compose;
 mod conversations;
 mod dashboard;
+mod deploy;
 mod docs;
 mod drain;
 mod dual_stack;

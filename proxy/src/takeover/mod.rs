@@ -34,6 +34,7 @@ mod plan;
 mod pool;
 mod refuse;
 mod relay;
+mod retry_later;
 mod stall;
 mod stand_in;
 mod upload;
@@ -61,6 +62,7 @@ pub use drain::Drained;
 pub use hooks::Hooks;
 pub use plan::{Carriage, Decision, InFlight, Permits, Plan, RefuseReason};
 pub use refuse::Refusal;
+pub use retry_later::{RetryAfter, RetryAnswer, RetryLater, RetryPolicy, is_event_source};
 
 use crate::exchange::{BodyStart, ClientHop, HeadReader, Upload, connect_error, upstream_request};
 use connection::UpstreamConnection;

@@ -34,19 +34,32 @@ impl Refusal {
     /// # Errors
     /// When it cannot be written.
     pub async fn write(&self, session: &mut Session) -> Result<()> {
-        let Self { status, text, proxy_status } = self;
-        let mut body = format!("{status} {text}\n");
-        let mut head = ResponseHeader::build(*status, Some(4))?;
-        head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
-        head.insert_header("Content-Length", body.len())?;
-        head.insert_header("Cache-Control", "no-store")?;
-        head.insert_header("Proxy-Status", format!("{}; error={proxy_status}", headers::PSEUDONYM))?;
+        let (head, mut body) = self.response()?;
         if session.req_header().method == Method::HEAD {
             // The length stays. Over HTTP/2 Pingora's session would send what it is given.
             body.clear();
         }
         let written = session.downstream_session.write_error_response(head, Bytes::from(body)).await;
         written.map_err(|error| error.into_down())
+    }
+
+    /// Its head and body.
+    ///
+    /// # Errors
+    /// When the head cannot be built.
+    pub(super) fn response(&self) -> Result<(ResponseHeader, String)> {
+        let body = format!("{} {}\n", self.status, self.text);
+        let mut head = ResponseHeader::build(self.status, Some(5))?;
+        head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
+        head.insert_header("Content-Length", body.len())?;
+        head.insert_header("Cache-Control", "no-store")?;
+        head.insert_header("Proxy-Status", self.proxy_status_value())?;
+        Ok((head, body))
+    }
+
+    /// The value of `Proxy-Status` (RFC 9209 §2).
+    pub(super) fn proxy_status_value(&self) -> String {
+        format!("{}; error={}", headers::PSEUDONYM, self.proxy_status)
     }
 }
 

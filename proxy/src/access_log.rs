@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -85,6 +86,14 @@ impl AccessLog {
     }
 }
 
+/// An address, without the port if only a proxy in front knows it.
+fn shown(address: SocketAddr) -> String {
+    match address.port() {
+        0 => address.ip().to_string(),
+        _ => address.to_string(),
+    }
+}
+
 /// The file, on the queue's thread.
 struct Lines {
     file: LineFile,
@@ -113,7 +122,7 @@ impl Observer for AccessLog {
         let line = Line {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: ended.route,
-            client: ended.info.client().map(|address| address.to_string()),
+            client: ended.info.client().map(shown),
             method: ended.info.method(),
             path: ended.info.path(),
             upstream: ended.info.upstream().map(|address| address.to_string()),

@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::certificate;
-use crate::config::{Config, DriverConfig, Problem};
+use crate::config::{self, ClientBy, Config, DriverConfig, Problem};
 use crate::connections::{Connections, TlsListeners};
 use crate::driver::descriptors;
 use crate::driver::{
@@ -29,13 +29,14 @@ use crate::driver::{
 use crate::failure::Failure;
 use crate::fallback::Fallback;
 use crate::gateway::Gateway;
+use crate::limits::ClientLimits;
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::logging::ProcessLog;
 use crate::metrics::Metrics;
-use crate::routing::{RouteEntry, RouteTable, Router};
+use crate::routing::{ClientKey, RouteEntry, RouteTable, Router, StreamLimits};
 use crate::stream::Policy;
 use crate::sys;
-use crate::takeover::{RequestHandler, Takeover};
+use crate::takeover::{RequestHandler, RetryPolicy, Takeover};
 use crate::threads::{self, Essential};
 use crate::upstream::Upstream;
 
@@ -116,7 +117,9 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
     let upstreams = upstreams(config);
     let routes = routes(config, &upstreams, &observer);
     metrics.watch(routes.iter().map(|route| route.streams.clone()).collect(), upstreams.into_values().collect());
-    let router = Arc::new(Router::new(RouteTable::new(routes)));
+    let most_streams = config.limits.streams.map(|streams| streams as u64);
+    let table = RouteTable::new(routes).with_most_streams(most_streams);
+    let router = Arc::new(Router::new(table).counting(takeover.registry().clone()));
     let gateway = Gateway::new(router.clone(), takeover.clone(), metrics.clone(), client);
     let open_http2 = Arc::<AtomicUsize>::default();
     let draining = Arc::new(AtomicBool::new(false));
@@ -201,9 +204,33 @@ fn routes(
                 stream: route.stream,
                 upstream: upstreams.get(name)?.clone(),
                 streams: Route::new(route.display_name(), policy, observer.clone()),
+                limits: stream_limits(route),
             })
         })
         .collect()
+}
+
+fn stream_limits(route: &config::Route) -> StreamLimits {
+    let limits = &route.limits;
+    let client_key = match &limits.client {
+        ClientBy::Address => ClientKey::Address,
+        // The check of the configuration leaves one of the three.
+        ClientBy::Named(names) => {
+            let header = names.header.as_ref().map(|name| ClientKey::Header(name.to_ascii_lowercase()));
+            let cookie = names.cookie.clone().map(ClientKey::Cookie);
+            header.or(cookie).or_else(|| names.query.clone().map(ClientKey::Query)).unwrap_or_default()
+        }
+    };
+    StreamLimits {
+        streams: limits.streams.map(|streams| streams as u64),
+        rate: limits.opening_rate.map(|rate| rate.0),
+        client: ClientLimits {
+            streams: limits.streams_per_client,
+            rate: limits.opening_rate_per_client.map(|rate| rate.0),
+        },
+        client_key,
+        answer: RetryPolicy { answer: limits.on_limit, after: route.retry_after.0 },
+    }
 }
 
 fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {

@@ -5,6 +5,7 @@
 mod client;
 mod error;
 mod keepalive;
+mod limits;
 mod listen;
 mod names;
 mod process;
@@ -27,9 +28,10 @@ use listen::default_listen;
 pub use client::{Client, ClientLimits, ClientTimeouts};
 pub use error::{ConfigError, Problem};
 pub use keepalive::TcpKeepalive;
+pub use limits::{ClientBy, ClientNames, Limits, OpeningRate, RetryRange, RouteLimits};
 pub use listen::{Admin, Listen, Tls};
 pub use process::{AccessLog, Drain, DriverConfig};
-pub use routes::{Match, Route, RouteLimits, StreamMode};
+pub use routes::{Match, Route, StreamMode};
 pub use streams::{HeartbeatConfig, TimeoutConfig};
 pub use upstreams::Upstream;
 pub use values::{Limit, Network, Percent, Server, Size};
@@ -64,6 +66,9 @@ pub struct Config {
     /// Limits on client connections.
     #[serde(default)]
     pub client: Client,
+    /// Limits on the streams of all routes.
+    #[serde(default)]
+    pub limits: Limits,
     /// How a shutdown treats running streams.
     #[serde(default)]
     pub drain: Drain,
@@ -136,6 +141,7 @@ impl Config {
             upstreams: BTreeMap::from([("upstream".to_owned(), upstream)]),
             routes: Vec::new(),
             client: Client::default(),
+            limits: Limits::default(),
             drain: Drain::default(),
             access_log: AccessLog::default(),
             threads: None,
@@ -163,6 +169,7 @@ impl Config {
     fn check(&self) -> Result<(), Problem> {
         listen::check(&self.listen, self.admin.as_ref())?;
         self.client.check()?;
+        self.limits.check()?;
         process::check_threads(self.threads)?;
         upstreams::check(&self.upstreams, &self.listen)?;
         routes::check(&self.routes, &self.upstreams)

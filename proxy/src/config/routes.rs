@@ -6,10 +6,11 @@ use serde::{Deserialize, Deserializer};
 
 use super::client::{MAX_HEAD, MIN_HEAD};
 use super::error::Problem;
+use super::limits::{RetryRange, RouteLimits};
 use super::names::check_name;
 use super::streams::{HeartbeatConfig, TimeoutConfig};
 use super::upstreams::Upstream;
-use super::values::{self, Size};
+use super::values;
 use crate::stream::{HeartbeatPolicy, Policy, Timeouts};
 
 /// A route: which requests go to which upstream, and their policy.
@@ -32,9 +33,12 @@ pub struct Route {
     /// How long each kind of waiting may last.
     #[serde(default)]
     pub timeouts: TimeoutConfig,
-    /// Size limits.
+    /// Limits on the size of responses, and on streams.
     #[serde(default)]
     pub limits: RouteLimits,
+    /// When clients come back that cannot be served now.
+    #[serde(default)]
+    pub retry_after: RetryRange,
 }
 
 /// Which requests a route takes.
@@ -43,14 +47,6 @@ pub struct Route {
 pub struct Match {
     /// The path begins with this.
     pub path_prefix: String,
-}
-
-/// Limits on the size of what an upstream sends.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default, expecting = "a map, such as `limits: {response_header: 64KiB}`")]
-pub struct RouteLimits {
-    /// A response head, interim or final (`proxy_buffer_size`, `tune.bufsize`, `max_response_headers_kb`).
-    pub response_header: Size,
 }
 
 /// Which requests of a route are carried as streams.
@@ -69,12 +65,6 @@ pub enum StreamMode {
 impl Default for Match {
     fn default() -> Self {
         Self { path_prefix: "/".to_owned() }
-    }
-}
-
-impl Default for RouteLimits {
-    fn default() -> Self {
-        Self { response_header: Size::kib(64) }
     }
 }
 
@@ -153,6 +143,7 @@ fn check_route(route: &Route, upstreams: &BTreeMap<String, Upstream>) -> Result<
         let what = format!("is {response_header}, and has to be between {MIN_HEAD} and {MAX_HEAD}");
         return Err(Problem::new(&["limits", "response_header"], what, "write a size such as 64KiB"));
     }
+    route.limits.check().map_err(|problem| problem.under(&["limits"]))?;
     if let Err(source) = route.heartbeat.render() {
         return Err(Problem::new(&["heartbeat", "payload"], "does not fit the style", source.to_string()));
     }

@@ -80,6 +80,7 @@ pub(super) fn of_routes(routes: &[Route]) -> Vec<Problem> {
     for (at, route) in routes.iter().enumerate() {
         let mut found = of_match(route, &routes[..at]);
         found.extend(of_policy(route));
+        found.extend(route.limits.warnings(route.stream != StreamMode::Never));
         let at = at.to_string();
         warnings.extend(found.into_iter().map(|problem| problem.under(&["routes", &at])));
     }
@@ -209,6 +210,16 @@ mod tests {
             ("routes: [{stream: never, heartbeat: {interval: 45s}}]", &[]),
             ("routes: [{timeouts: {idle: 10s}}]", &[("routes[0].heartbeat.interval", "less than timeouts.idle")]),
             ("routes: [{heartbeat: {interval: 0}, timeouts: {idle: 10s}}]", &[]),
+            ("routes: [{limits: {streams: 9, streams_per_client: 3, client: {query: a}}}]", &[]),
+            (
+                "routes: [{limits: {streams: 9, streams_per_client: 9}}]",
+                &[("routes[0].limits.streams_per_client", "less than limits.streams")],
+            ),
+            (
+                "routes: [{limits: {streams: 9, client: {query: a}}}]",
+                &[("routes[0].limits.client", "add streams_per_client")],
+            ),
+            ("routes: [{stream: never, limits: {streams: 9}}]", &[("routes[0].limits", "stream: never")]),
             (
                 "routes: [{timeouts: {lifetime: 15s}}]",
                 &[("routes[0].timeouts.lifetime", "more than heartbeat.interval")],

@@ -9,6 +9,7 @@ use super::clock;
 use super::registry::StreamRegistry;
 use super::stream_info::StreamInfo;
 use crate::failure::Failure;
+use crate::limits::RouteState;
 use crate::stream::{Counts, EndReason, Millis, Policy, Progress};
 
 /// A group of streams that share their rules and are counted together.
@@ -37,6 +38,8 @@ pub struct Totals {
     pub bytes: AtomicU64,
     /// Heartbeats sent.
     pub heartbeats: AtomicU64,
+    /// What is counted for its limits.
+    pub(super) limits: Arc<RouteState>,
 }
 
 /// Observes streams: their beginning, their end, and requests that failed before one began.
@@ -126,6 +129,11 @@ impl fmt::Debug for Route {
 }
 
 impl Totals {
+    /// What is counted for the route's limits.
+    pub(crate) fn limits(&self) -> &Arc<RouteState> {
+        &self.limits
+    }
+
     pub(super) fn add(&self, progress: Progress) {
         let add = |counter: &AtomicU64, more: u64| {
             if more > 0 {
@@ -149,7 +157,7 @@ pub(super) struct StreamGuard {
 }
 
 impl StreamGuard {
-    pub(super) fn open(route: Arc<Route>, registry: Arc<StreamRegistry>, info: StreamInfo) -> Self {
+    pub(super) fn open(route: Arc<Route>, registry: Arc<StreamRegistry>, mut info: StreamInfo) -> Self {
         // First: if it panics, nothing has been counted.
         route.observer.opened(&route.name, &info);
         route.totals.opened.fetch_add(1, Ordering::Relaxed);
@@ -158,6 +166,8 @@ impl StreamGuard {
             endpoint.state.stream_opened();
         }
         registry.stream_opened();
+        // After it is counted as running, so that no limit overlooks it.
+        info.begun();
         Self { route, registry, info, task: None, opened: clock::now() }
     }
 

@@ -15,6 +15,8 @@ const NOT_DRAINING: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct StreamRegistry {
     active: AtomicUsize,
+    /// Requests that may still become streams, if streams are limited.
+    opening: AtomicU64,
     drain_limit_ms: AtomicU64,
     /// Wakers for a drain: of the streams that have a task, and of the reactor threads.
     tasks: Mutex<Slab<Waker>>,
@@ -26,6 +28,7 @@ impl Default for StreamRegistry {
     fn default() -> Self {
         Self {
             active: AtomicUsize::new(0),
+            opening: AtomicU64::new(0),
             drain_limit_ms: AtomicU64::new(NOT_DRAINING),
             tasks: Mutex::default(),
             threads: Mutex::default(),
@@ -61,6 +64,10 @@ impl StreamRegistry {
     /// Number of running streams.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Acquire)
+    }
+
+    pub(super) fn opening(&self) -> &AtomicU64 {
+        &self.opening
     }
 
     pub(super) fn stream_opened(&self) {

@@ -3,13 +3,14 @@
 use pingora::http::RequestHeader;
 
 use super::Gateway;
-use crate::headers::{self, TrustedProxies};
+use crate::headers::{self, Client, TrustedProxies};
+use crate::stream::Millis;
 use crate::takeover::{Admission, Decision, InFlight};
 
 impl Admission for Gateway {
-    fn admit(&self, request: &mut RequestHeader) -> Decision {
+    fn admit(&self, request: &mut RequestHeader, client: &Client, now: Millis) -> Decision {
         headers::normalize_request(request);
-        self.router.decide(request)
+        self.router.decide(request, client, now)
     }
 
     fn trusted_proxies(&self) -> &TrustedProxies {
@@ -17,6 +18,11 @@ impl Admission for Gateway {
     }
 
     fn answered(&self, status: u16) {
+        self.metrics.request(status);
+    }
+
+    fn refused(&self, reason: &'static str, status: u16) {
+        self.metrics.refused(reason);
         self.metrics.request(status);
     }
 

@@ -12,7 +12,7 @@ use pingora::prelude::{Error, HttpPeer, Result};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{BError, ErrorSource, ErrorType};
 
-use crate::driver::descriptors;
+use crate::driver::{clock, descriptors};
 use crate::headers;
 use crate::metrics::Metrics;
 use crate::routing::Router;
@@ -49,7 +49,7 @@ impl Gateway {
     }
 
     /// Decides on a request, unless a reactor has. Returns the reason to refuse it; otherwise it has a plan.
-    async fn decide(&self, request: &RequestHeader, context: &mut RequestContext) -> Result<Option<RefuseReason>> {
+    async fn decide(&self, session: &Session, context: &mut RequestContext) -> Result<Option<RefuseReason>> {
         let prior_outcome = context.prior_outcome.take();
         let prior_outcome = prior_outcome
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "early_request_filter has not run"))?;
@@ -59,10 +59,15 @@ impl Gateway {
                 context.early_answer = Some(answer);
                 plan
             }
-            None => match self.router.plan(request).await {
-                Ok(plan) => plan,
-                Err(reason) => return Ok(Some(reason)),
-            },
+            None => {
+                let request = session.req_header();
+                let peer = session.client_addr().and_then(|address| address.as_inet()).copied();
+                let client = self.takeover.trusted_proxies().client(peer, &request.headers);
+                match self.router.plan(request, &client, clock::now()).await {
+                    Ok(plan) => plan,
+                    Err(reason) => return Ok(Some(reason)),
+                }
+            }
         };
         (context.plan, context.in_flight) = (Some(plan), None);
         Ok(None)
@@ -110,7 +115,12 @@ impl ProxyHttp for Gateway {
         }
         headers::normalize_request(session.req_header_mut());
         headers::drop_ignored_upgrade(session.req_header_mut());
-        match self.decide(session.req_header(), context).await? {
+        match self.decide(session, context).await? {
+            Some(RefuseReason::Limited(limit, answer)) => {
+                self.metrics.refused(RefuseReason::Limited(limit, answer).as_str());
+                answer.write(session, &limit.into()).await?;
+                Ok(true)
+            }
             Some(reason) => self.refuse(session, reason.as_str(), reason.into()).await,
             None => Ok(false),
         }
@@ -118,10 +128,11 @@ impl ProxyHttp for Gateway {
 
     async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
         let early_answer = context.early_answer.take();
+        let permit = context.plan.as_mut().and_then(|plan| plan.permits.stream.take());
         let plan = context.plan()?;
         match early_answer {
             Some(answer) => self.takeover.resume(session, answer, &plan.route).await.map(|()| false),
-            None => self.takeover.serve(session, plan).await,
+            None => self.takeover.serve(session, plan, permit).await,
         }
     }
 

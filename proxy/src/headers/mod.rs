@@ -8,7 +8,7 @@ mod request;
 mod response;
 mod via;
 
-pub use forwarded::{TrustedProxies, set_forwarded};
+pub use forwarded::{Client, TrustedProxies, set_forwarded};
 pub use request::{
     accepts_event_stream, add_via, asks_upgrade, check_http2_request, drop_ignored_upgrade, is_repeatable,
     masked_target, normalize_request, page_request, stream_request,

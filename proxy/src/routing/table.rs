@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pingora::http::{Method, RequestHeader};
 
+use super::limits::StreamLimits;
 use crate::config::StreamMode;
 use crate::driver;
 use crate::headers;
@@ -22,16 +23,32 @@ pub struct RouteEntry {
     pub upstream: Arc<Upstream>,
     /// The policy and the counters of its streams.
     pub streams: Arc<driver::Route>,
+    /// How many of them there may be, and what others get.
+    pub limits: StreamLimits,
 }
 
 /// All routes, in the order of the configuration. The first that matches serves.
 #[derive(Debug)]
-pub struct RouteTable(Vec<Arc<RouteEntry>>);
+pub struct RouteTable {
+    routes: Vec<Arc<RouteEntry>>,
+    most_streams: Option<u64>,
+}
 
 impl RouteTable {
     /// A table of these routes.
     pub fn new(routes: Vec<RouteEntry>) -> Self {
-        Self(routes.into_iter().map(Arc::new).collect())
+        Self { routes: routes.into_iter().map(Arc::new).collect(), most_streams: None }
+    }
+
+    /// The same, with a limit on the streams of all routes.
+    #[must_use]
+    pub fn with_most_streams(self, most_streams: Option<u64>) -> Self {
+        Self { most_streams, ..self }
+    }
+
+    /// The limit on the streams of all routes.
+    pub fn most_streams(&self) -> Option<u64> {
+        self.most_streams
     }
 
     /// Decides on a request whose head has been normalized: the only place where this happens, for both request paths.
@@ -47,14 +64,14 @@ impl RouteTable {
             b"*" => b"/",
             path => path,
         };
-        let route = self.0.iter().find(|route| path.starts_with(route.path_prefix.as_bytes()));
+        let route = self.routes.iter().find(|route| path.starts_with(route.path_prefix.as_bytes()));
         let route = route.ok_or(RefuseReason::NoRoute)?;
         Ok((route, route.carriage(request)))
     }
 
     /// The longest `timeouts.write` of all routes; `None` where one of them has no limit.
     pub fn longest_write(&self) -> Option<Duration> {
-        let limits = self.0.iter().map(|route| route.streams.policy.timeouts.write);
+        let limits = self.routes.iter().map(|route| route.streams.policy.timeouts.write);
         limits.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 }

@@ -13,13 +13,14 @@ use super::client_connection::ClientConnection;
 use super::client_policy::ClientPolicy;
 use super::plan::{Decision, InFlight, Plan, RefuseReason};
 use crate::failure::Failure;
-use crate::headers::TrustedProxies;
+use crate::headers::{Client, TrustedProxies};
+use crate::stream::Millis;
 
 /// Decides on the requests of a reactor's listener. Called on the reactor's thread, so it must not block.
 pub(crate) trait Admission: Send + Sync {
     /// Decides whether a reactor sends a request, and where. Normalizes the head for forwarding; a request that is left
     /// to Pingora goes there as it was received.
-    fn admit(&self, request: &mut RequestHeader) -> Decision;
+    fn admit(&self, request: &mut RequestHeader, client: &Client, now: Millis) -> Decision;
 
     /// The peers whose forwarding fields are trusted.
     fn trusted_proxies(&self) -> &TrustedProxies;
@@ -27,6 +28,9 @@ pub(crate) trait Admission: Send + Sync {
     /// Counts an admitted request that does not go to Pingora: it was answered with a stream, or, for status 0, not at
     /// all.
     fn answered(&self, status: u16);
+
+    /// Counts a request that the reactor has refused with this status.
+    fn refused(&self, reason: &'static str, status: u16);
 
     /// Counts fields of an admitted request that were not forwarded.
     fn dropped_fields(&self, count: usize);

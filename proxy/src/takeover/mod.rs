@@ -51,7 +51,7 @@ use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
 use pingora::upstreams::peer::Peer;
 
-use crate::driver::{BoundListener, Driver, Drivers, Endpoint, Route, StreamInfo, StreamRegistry};
+use crate::driver::{BoundListener, Driver, Drivers, Endpoint, Route, StreamInfo, StreamPermit, StreamRegistry};
 use crate::headers;
 
 pub use crate::failure::Failure;
@@ -231,7 +231,7 @@ impl Takeover {
         }
         // Pipelined bytes wait until the request has been served, instead of ending it.
         session.downstream_session.set_pipelining_enabled(true);
-        self.forward(session, Candidates { peers, endpoints: &[] }, route, true, hooks).await?;
+        self.forward(session, Candidates { peers, endpoints: &[], permit: None }, route, true, hooks).await?;
         Ok(false)
     }
 
@@ -244,15 +244,15 @@ impl Takeover {
         if !Self::can_pass(session) {
             return Ok(true);
         }
-        self.forward(session, Candidates { peers, endpoints: &[] }, route, false, &()).await?;
+        self.forward(session, Candidates { peers, endpoints: &[], permit: None }, route, false, &()).await?;
         Ok(false)
     }
 
-    /// Does what `plan` says. Returns `Ok(true)` for an upgrade: HttpProxy should continue with it.
+    /// Does what `plan` says; a stream holds `permit`. Returns `Ok(true)` for an upgrade: HttpProxy should continue with it.
     ///
     /// # Errors
     /// As [`Takeover::take_over`].
-    pub(crate) async fn serve(&self, session: &mut Session, plan: &Plan) -> Result<bool> {
+    pub(crate) async fn serve(&self, session: &mut Session, plan: &Plan, permit: Option<StreamPermit>) -> Result<bool> {
         let (may_be_stream, peers) = match plan.carriage {
             Carriage::Stream => (true, plan.peers()),
             Carriage::Page => (false, plan.peers()),
@@ -262,7 +262,7 @@ impl Takeover {
             // Pipelined bytes wait until the request has been served, instead of ending it.
             session.downstream_session.set_pipelining_enabled(true);
         }
-        let candidates = Candidates { peers: &peers, endpoints: &plan.endpoints };
+        let candidates = Candidates { peers: &peers, endpoints: &plan.endpoints, permit };
         self.forward(session, candidates, &plan.route, may_be_stream, &()).await?;
         Ok(false)
     }
@@ -270,7 +270,7 @@ impl Takeover {
     async fn forward(
         &self,
         session: &mut Session,
-        candidates: Candidates<'_>,
+        mut candidates: Candidates<'_>,
         route: &Arc<Route>,
         may_be_stream: bool,
         hooks: &dyn Hooks,
@@ -295,11 +295,17 @@ impl Takeover {
                 drop(request);
                 let (request, server) = (session.req_header(), answer.server);
                 let target = String::from_utf8_lossy(request.raw_path());
+                let client = self.trusted_proxies.client(client, &request.headers).address;
                 let info = StreamInfo::new(client, server, request.method.as_str(), &target, started.elapsed())
-                    .at(candidates.endpoint_at(server));
+                    .at(candidates.endpoint_at(server))
+                    .holding(candidates.permit.take());
                 self.begin(session, answer, route, info, hooks).await
             }
-            Ok(answer) => self.pass_on(session, answer, route).await,
+            Ok(answer) => {
+                // It is no stream.
+                candidates.permit = None;
+                self.pass_on(session, answer, route).await
+            }
             Err(failure) => Self::refuse(session, failure, route).await,
         }
     }
@@ -375,11 +381,12 @@ impl Takeover {
 }
 
 /// The servers of a request, in the order to try them.
-#[derive(Clone, Copy)]
 struct Candidates<'a> {
     peers: &'a [HttpPeer],
     /// Their endpoints, which count the streams; empty for servers that only the caller knows.
     endpoints: &'a [Arc<Endpoint>],
+    /// What a stream holds.
+    permit: Option<StreamPermit>,
 }
 
 impl Candidates<'_> {

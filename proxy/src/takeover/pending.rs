@@ -48,6 +48,8 @@ pub(super) struct PendingConnection {
 struct RequestPhase {
     exchange: Exchange<Arc<Endpoint>>,
     route: Arc<Route>,
+    /// The client's address, which a proxy in front may have reported.
+    client: Option<SocketAddr>,
     method: Method,
     target: Box<str>,
     framing: Framing,
@@ -91,9 +93,14 @@ impl PendingConnection {
                         self.request = Some(request);
                         None
                     }
-                    Err(refused) => {
+                    Err(NotSent::HandOff(refused)) => {
                         self.outcome = refused.map(Outcome::Refused);
                         Some(Step::HandOff)
+                    }
+                    Err(NotSent::Answer(answer)) => {
+                        // The send buffer of a new connection has room for it. A client that has gone needs none.
+                        let _ = client.write(&answer);
+                        Some(Step::Close)
                     }
                 }
             }
@@ -127,8 +134,9 @@ impl PendingConnection {
         let mut unsent = Vec::new();
         headers::write_response(&response, &mut unsent);
         let first_byte = Duration::from_millis(now.0.saturating_sub(request.since.0));
-        let info = StreamInfo::new(Some(self.address), None, request.method.as_str(), &request.target, first_byte)
-            .at(request.exchange.server().cloned());
+        let info = StreamInfo::new(request.client, None, request.method.as_str(), &request.target, first_byte)
+            .at(request.exchange.server().cloned())
+            .holding(request.permits.stream.take());
         self.handler.admission.answered(response.status.as_u16());
         self.handler.admission.dropped_fields(request.dropped_fields);
         Step::Stream(Box::new(Start { opening, unsent, leftover, route, info }))
@@ -214,7 +222,9 @@ impl Pending for PendingConnection {
 impl RequestPhase {
     /// What Pingora has to know of a request that has been sent.
     fn decided(self, answer: EarlyAnswer) -> Decided {
-        let plan = Plan { route: self.route, carriage: Carriage::Stream, endpoints: Vec::new(), permits: self.permits };
+        // It is no stream.
+        let permits = Permits { stream: None, ..self.permits };
+        let plan = Plan { route: self.route, carriage: Carriage::Stream, endpoints: Vec::new(), permits };
         Decided::Sent(plan, answer)
     }
 
@@ -299,30 +309,46 @@ fn write(mut socket: &TcpStream, exchange: &Exchange<Arc<Endpoint>>) -> io::Resu
     }
 }
 
+/// What happens to a request that is not sent from here.
+enum NotSent {
+    /// It goes to Pingora, with the reason if it is to be refused there.
+    HandOff(Option<RefuseReason>),
+    /// It is refused here: under a storm of requests that exceed a limit, each costs a read and a write.
+    Answer(Vec<u8>),
+}
+
 /// Prepares the request in `received` for sending.
 ///
 /// # Errors
-/// When it goes to Pingora: with the reason if it is to be refused there.
+/// When it is not sent from here.
 fn start_request(
     received: &[u8],
-    client: SocketAddr,
+    peer: SocketAddr,
     handler: &HandlerShared,
     now: Millis,
-) -> Result<Box<RequestPhase>, Option<RefuseReason>> {
+) -> Result<Box<RequestPhase>, NotSent> {
+    const UNUSUAL: NotSent = NotSent::HandOff(None);
     let WholeRequest { head: mut request, body, dropped_fields } =
-        WholeRequest::parse(received, &handler.policy.head).ok_or(None)?;
-    let Plan { route, endpoints, permits, .. } = match handler.admission.admit(&mut request) {
-        Decision::Serve(plan) => plan,
-        Decision::Refuse(reason) => return Err(Some(reason)),
-        Decision::Leave => return Err(None),
-    };
+        WholeRequest::parse(received, &handler.policy.head).ok_or(UNUSUAL)?;
     let trusted_proxies = handler.admission.trusted_proxies();
-    let hop = ClientHop { address: Some(client.ip()), tls: false, trusted_proxies };
+    let client = trusted_proxies.client(Some(peer), &request.headers);
+    let Plan { route, endpoints, permits, .. } = match handler.admission.admit(&mut request, &client, now) {
+        Decision::Serve(plan) => plan,
+        Decision::Refuse(reason @ RefuseReason::Limited(limit, answer)) => {
+            let (status, bytes) = answer.http1(&request, &limit.into()).map_err(|_| UNUSUAL)?;
+            handler.admission.refused(reason.as_str(), status);
+            handler.admission.dropped_fields(dropped_fields);
+            return Err(NotSent::Answer(bytes));
+        }
+        Decision::Refuse(reason) => return Err(NotSent::HandOff(Some(reason))),
+        Decision::Leave => return Err(UNUSUAL),
+    };
+    let hop = ClientHop { address: Some(peer.ip()), tls: false, trusted_proxies };
     let (version, method) = (request.version, request.method.clone());
     let framing = stream_framing(version);
     let target = String::from_utf8_lossy(request.raw_path()).into();
-    let upstream = upstream_request(request, true, !body.is_empty(), None, &hop).map_err(|_| None)?;
-    let mut wire = request_wire(&upstream).map_err(|_| None)?;
+    let upstream = upstream_request(request, true, !body.is_empty(), None, &hop).map_err(|_| UNUSUAL)?;
+    let mut wire = request_wire(&upstream).map_err(|_| UNUSUAL)?;
     wire.extend_from_slice(&body);
     let rules = Rules {
         policy: route.policy.clone(),
@@ -334,6 +360,7 @@ fn start_request(
     Ok(Box::new(RequestPhase {
         exchange: Exchange::new(rules, endpoints, Upload::whole(wire)),
         route,
+        client: client.address,
         target,
         method,
         framing,

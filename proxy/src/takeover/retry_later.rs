@@ -151,10 +151,12 @@ pub fn is_event_source(request: &RequestHeader) -> bool {
 mod tests {
     use super::*;
 
+    type Fields = &'static [(&'static str, &'static str)];
+
     const REFUSAL: Refusal =
         Refusal { status: 503, text: std::borrow::Cow::Borrowed("too many"), proxy_status: "connection_limit_reached" };
 
-    fn request(method: &str, fields: &[(&'static str, &'static str)]) -> RequestHeader {
+    fn request(method: &str, fields: Fields) -> RequestHeader {
         let mut request = RequestHeader::build(method, b"/events", None).expect("request");
         for (name, value) in fields {
             request.append_header(*name, *value).expect("field");
@@ -168,20 +170,20 @@ mod tests {
 
     #[test]
     fn an_event_source_is_told_from_other_clients() {
-        let accept = ("Accept", "text/event-stream");
-        let no_cache = ("Cache-Control", "no-cache");
-        let cases: &[(&str, &str, &[(&'static str, &'static str)], bool)] = &[
-            ("Chromium", "GET", &[accept, no_cache, ("Sec-Fetch-Dest", "empty"), ("Last-Event-ID", "7")], true),
-            ("Firefox", "GET", &[accept, no_cache, ("Pragma", "no-cache")], true),
-            ("a library that repeats itself", "GET", &[accept, ("Cache-Control", "no-store, No-Cache")], true),
-            ("fetch", "GET", &[accept, ("Sec-Fetch-Dest", "empty")], false),
-            ("fetch that resumes", "GET", &[accept, ("Last-Event-ID", "7")], false),
-            ("httpx-sse", "GET", &[accept, ("Cache-Control", "no-store")], false),
-            ("a model's client", "POST", &[accept, no_cache], false),
-            ("a reload of a page", "GET", &[("Accept", "text/html"), no_cache], false),
+        const ACCEPT: (&str, &str) = ("Accept", "text/event-stream");
+        const NO_CACHE: (&str, &str) = ("Cache-Control", "no-cache");
+        let cases: [(&str, &str, Fields, bool); 8] = [
+            ("Chromium", "GET", &[ACCEPT, NO_CACHE, ("Sec-Fetch-Dest", "empty"), ("Last-Event-ID", "7")], true),
+            ("Firefox", "GET", &[ACCEPT, NO_CACHE, ("Pragma", "no-cache")], true),
+            ("a library that repeats itself", "GET", &[ACCEPT, ("Cache-Control", "no-store, No-Cache")], true),
+            ("fetch", "GET", &[ACCEPT, ("Sec-Fetch-Dest", "empty")], false),
+            ("fetch that resumes", "GET", &[ACCEPT, ("Last-Event-ID", "7")], false),
+            ("httpx-sse", "GET", &[ACCEPT, ("Cache-Control", "no-store")], false),
+            ("a model's client", "POST", &[ACCEPT, NO_CACHE], false),
+            ("a reload of a page", "GET", &[("Accept", "text/html"), NO_CACHE], false),
         ];
         for (what, method, fields, expected) in cases {
-            assert_eq!(is_event_source(&request(method, fields)), *expected, "{what}");
+            assert_eq!(is_event_source(&request(method, fields)), expected, "{what}");
         }
     }
 

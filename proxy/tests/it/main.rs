@@ -24,6 +24,7 @@ mod forwarded;
 mod http2;
 mod http2_limits;
 mod in_front;
+mod limits;
 mod non_streams;
 mod on_tasks;
 mod opening;

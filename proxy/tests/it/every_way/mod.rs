@@ -4,6 +4,7 @@
 mod drain;
 mod ends;
 mod heartbeats;
+mod limits;
 mod passthrough;
 mod routing;
 mod timeouts;

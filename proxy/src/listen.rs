@@ -25,6 +25,7 @@ use crate::certificate;
 use crate::config::{Admin, Listen, Problem, Tls};
 use crate::driver::{self, descriptors};
 use crate::threads::Essential;
+use crate::wire::proxy_protocol::ProxyProtocol;
 use crate::wire::request::HeadLimits;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -78,6 +79,8 @@ pub struct Bound {
     pub address: SocketAddr,
     /// Whether HTTP/2 without TLS is accepted.
     pub h2c: bool,
+    /// Whether connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: ProxyProtocol,
     tls: Option<TlsSettings>,
     socket: OwnedFd,
 }
@@ -131,7 +134,7 @@ pub fn bind(listen: &Listen) -> Result<Bound, ListenError> {
     let tls = tls.map_err(|problem| ListenError::Tls { address: listen.address.clone(), problem })?;
     let (address, socket) =
         bind_socket(listen).map_err(|source| ListenError::Bind { address: listen.address.clone(), source })?;
-    Ok(Bound { address, h2c: listen.h2c, tls, socket })
+    Ok(Bound { address, h2c: listen.h2c, proxy_protocol: listen.proxy_protocol, tls, socket })
 }
 
 /// Binds the admin listener, as [`bind`] does.

@@ -21,6 +21,7 @@ use crate::failure::Failure;
 use crate::limits::Limit;
 use crate::stream::EndReason;
 use crate::upstream::Upstream;
+use crate::wire::proxy_protocol::Violation;
 use crate::wire::refusal::Refusal;
 
 /// Why the proxy closes HTTP/2 connections: without streams, vanished, slow, flooding, with malformed requests.
@@ -121,7 +122,7 @@ impl Metrics {
         let help = "Client connections that the proxy closed, by reason";
         registry.register("closed_connections", help, closed_connections.clone());
         // Starts each at zero, so that rates are right from the first increment.
-        for reason in CLOSE_REASONS.into_iter().chain([TLS_SLOW]) {
+        for reason in CLOSE_REASONS.into_iter().chain([TLS_SLOW]).chain(Violation::NAMES) {
             let _ = closed_connections.get_or_create(&RefusedLabels { reason });
         }
         let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("pingora", "0.9")]);

@@ -29,6 +29,7 @@ use crate::driver::{
 use crate::failure::Failure;
 use crate::fallback::Fallback;
 use crate::gateway::Gateway;
+use crate::headers::TrustedProxies;
 use crate::limits::ClientLimits;
 use crate::listen::{self, Bound, ListenError, Prebound};
 use crate::logging::ProcessLog;
@@ -145,13 +146,14 @@ pub fn run(config: &Config, log: &ProcessLog) -> Result<(), ServerError> {
         if !plain.is_empty() {
             let (handler, handed_off) = RequestHandler::new(Arc::new(gateway.clone()), client);
             for bound in plain {
+                let handler = handler.expecting(bound.proxy_protocol);
                 listeners.push(takeover.listen(bound.into_listener(), &handler)?);
             }
             server.add_service(Fallback::new(application(), handed_off));
             handlers.push(handler);
         }
         if !others.is_empty() {
-            server.add_service(proxy_service(application(), others));
+            server.add_service(proxy_service(application(), others, takeover.trusted_proxies().clone()));
         }
     }
     if let Some(bound) = admin_bound {
@@ -250,12 +252,16 @@ fn server_conf(threads: usize, drain_limit: Duration) -> ServerConf {
 /// The application that serves the connections outside of the reactors.
 type Application = Connections<HttpProxy<Gateway>>;
 
-fn proxy_service(application: Application, mut bound: Vec<Bound>) -> Prebound<Service<Application>> {
+fn proxy_service(
+    application: Application,
+    mut bound: Vec<Bound>,
+    trusted_proxies: TrustedProxies,
+) -> Prebound<Service<Application>> {
     let mut tls = TlsListeners::default();
     for bound in &mut bound {
-        tls.add(bound.address, bound.take_acceptor());
+        tls.add(bound.address, bound.proxy_protocol, bound.take_acceptor());
     }
-    let mut service = Service::new("proxy".to_owned(), application.with_tls(tls));
+    let mut service = Service::new("proxy".to_owned(), application.with_listeners(tls, trusted_proxies));
     service.set_connection_filter(Arc::new(listen::WhileDescriptorsLast));
     for bound in &bound {
         service.add_listener(bound.endpoint());

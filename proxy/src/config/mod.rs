@@ -167,7 +167,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), Problem> {
-        listen::check(&self.listen, self.admin.as_ref())?;
+        listen::check(&self.listen, self.admin.as_ref(), self.trusted_proxies.as_deref())?;
         self.client.check()?;
         self.limits.check()?;
         process::check_threads(self.threads)?;

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::limits::Limits;
 use super::tls::TlsListeners;
+use crate::headers::TrustedProxies;
 use crate::metrics::Metrics;
 use crate::takeover::ClientPolicy;
 use crate::wire::refusal::Refusal;
@@ -28,6 +29,7 @@ pub struct Connections<A> {
     pub(super) http2: Arc<Limits>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tls: TlsListeners,
+    pub(super) trusted_proxies: TrustedProxies,
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
@@ -44,13 +46,23 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
         open_http2: Arc<AtomicUsize>,
     ) -> Self {
         let http2 = Arc::new(Limits::new(&policy, unacknowledged, metrics.clone(), open_http2));
-        Self { app: Arc::new(app), options, h2c, unacknowledged, policy, http2, metrics, tls: TlsListeners::default() }
+        Self {
+            app: Arc::new(app),
+            options,
+            h2c,
+            unacknowledged,
+            policy,
+            http2,
+            metrics,
+            tls: TlsListeners::default(),
+            trusted_proxies: TrustedProxies::default(),
+        }
     }
 
-    /// With these listeners that speak TLS.
+    /// With these listeners, and the peers that may send a header of the PROXY protocol.
     #[must_use]
-    pub fn with_tls(self, tls: TlsListeners) -> Self {
-        Self { tls, ..self }
+    pub fn with_listeners(self, tls: TlsListeners, trusted_proxies: TrustedProxies) -> Self {
+        Self { tls, trusted_proxies, ..self }
     }
 
     /// Runs the work before the first request within the limit on a request head.

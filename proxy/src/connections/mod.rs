@@ -18,13 +18,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::protocols::{ALPN, SocketDigest, Ssl, Stream};
+use pingora::protocols::{ALPN, Ssl, Stream};
 use pingora::server::ShutdownWatch;
 
 use crate::driver::canonical;
 use crate::metrics::TLS_SLOW;
-use crate::takeover::ClientConnection;
+use crate::takeover::{ClientConnection, report_violation};
 use crate::wire::frames::PREFACE;
+use crate::wire::proxy_protocol::Violation;
 
 pub use application::Connections;
 pub use tls::TlsListeners;
@@ -38,6 +39,17 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
             Ok(false) => self.serve_http1(client, shutdown).await,
             Err(error) => log::debug!("connection closed: side=downstream: before its first request: {error}"),
         }
+    }
+
+    /// Counts and reports a connection that is closed because of its PROXY protocol header.
+    fn report_no_header(&self, error: &io::Error, peer: Option<SocketAddr>) {
+        let violation = match error.get_ref().and_then(|cause| cause.downcast_ref::<Violation>()) {
+            Some(violation) => *violation,
+            None if error.kind() == io::ErrorKind::TimedOut => Violation::Unfinished,
+            None => return log::debug!("connection closed: side=downstream: before its first request: {error}"),
+        };
+        self.metrics.closed_connection(violation.as_str());
+        report_violation(violation, peer);
     }
 
     async fn speaks_http2(&self, client: &mut ClientConnection) -> io::Result<bool> {
@@ -58,6 +70,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Connections<A> {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         set_canonical_address(&mut stream);
+        let peer = peer_address(&stream);
+        let stream = match Box::pin(self.limited(self.tls.proxied(stream, peer, &self.trusted_proxies))).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.report_no_header(&error, peer);
+                return None;
+            }
+        };
         let client = peer_address(&stream);
         // On the heap, and freed before the connection is served.
         match Box::pin(self.limited(self.tls.handshake(stream))).await {
@@ -98,8 +118,6 @@ fn peer_address(stream: &Stream) -> Option<SocketAddr> {
 fn set_canonical_address(stream: &mut Stream) {
     let Some(address) = peer_address(stream) else { return };
     if canonical(address) != address {
-        let digest = SocketDigest::from_raw_fd(stream.id());
-        let _ = digest.peer_addr.set(Some(canonical(address).into()));
-        stream.set_socket_digest(digest);
+        tls::set_peer_address(stream, canonical(address));
     }
 }

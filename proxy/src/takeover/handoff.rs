@@ -15,6 +15,7 @@ use super::plan::{Decision, InFlight, Plan, RefuseReason};
 use crate::failure::Failure;
 use crate::headers::{Client, TrustedProxies};
 use crate::stream::Millis;
+use crate::wire::proxy_protocol::{ProxyProtocol, Violation};
 
 /// Decides on the requests of a reactor's listener. Called on the reactor's thread, so it must not block.
 pub(crate) trait Admission: Send + Sync {
@@ -32,6 +33,9 @@ pub(crate) trait Admission: Send + Sync {
     /// Counts a request that the reactor has refused with this status.
     fn refused(&self, reason: &'static str, status: u16);
 
+    /// Counts and reports a connection of `peer` that is closed because of its PROXY protocol header.
+    fn violated(&self, violation: Violation, peer: SocketAddr);
+
     /// Counts fields of an admitted request that were not forwarded.
     fn dropped_fields(&self, count: usize);
 
@@ -44,6 +48,8 @@ pub(super) struct HandlerShared {
     pub(super) admission: Arc<dyn Admission>,
     pub(super) policy: ClientPolicy,
     pub(super) handed_off: UnboundedSender<Handoff>,
+    /// Of the listener.
+    pub(super) proxy_protocol: ProxyProtocol,
 }
 
 /// A message from the reactors to the service that serves with Pingora.
@@ -84,7 +90,14 @@ impl RequestHandler {
     /// returned queue, for Pingora to serve.
     pub(crate) fn new(admission: Arc<dyn Admission>, policy: ClientPolicy) -> (Self, UnboundedReceiver<Handoff>) {
         let (handed_off, queue) = unbounded_channel();
-        (Self(Arc::new(HandlerShared { admission, policy, handed_off })), queue)
+        let proxy_protocol = ProxyProtocol::Off;
+        (Self(Arc::new(HandlerShared { admission, policy, handed_off, proxy_protocol })), queue)
+    }
+
+    /// The same for a listener whose connections begin with a header of the PROXY protocol.
+    pub(crate) fn expecting(&self, proxy_protocol: ProxyProtocol) -> Self {
+        let (admission, handed_off) = (self.0.admission.clone(), self.0.handed_off.clone());
+        Self(Arc::new(HandlerShared { admission, policy: self.0.policy, handed_off, proxy_protocol }))
     }
 
     /// Reports to the service of the queue that the listeners are closed.

@@ -32,6 +32,7 @@ mod page;
 mod pending;
 mod plan;
 mod pool;
+mod proxy_header;
 mod refuse;
 mod relay;
 mod retry_later;
@@ -71,6 +72,7 @@ use exchange::{Answer, Upstreams};
 pub(crate) use client_connection::{ClientConnection, NextHead};
 pub(crate) use client_transport::{ClientTransport, delegate_digests};
 pub(crate) use handoff::{Admission, Decided, EarlyAnswer, HandedOff, Handoff, PriorOutcome, RequestHandler};
+pub(crate) use proxy_header::{read_proxy_header, report_violation};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 ///

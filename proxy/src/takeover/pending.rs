@@ -27,13 +27,17 @@ use crate::exchange::{
 use crate::failure::Failure;
 use crate::headers;
 use crate::stream::{Framing, Millis};
+use crate::wire::proxy_protocol::{Header, ProxyProtocol, Violation};
 
 /// Interim responses in one call, before the connection yields to others.
 const HEADS_PER_CALL: u32 = 16;
 
 /// A connection from its accept until it is a stream, is handed off or closes.
 pub(super) struct PendingConnection {
+    /// The peer's, or the one in its PROXY protocol header.
     address: SocketAddr,
+    /// Whether a header is still to come.
+    proxy_protocol: ProxyProtocol,
     handler: Arc<HandlerShared>,
     /// When the connection is closed if the client has sent nothing.
     header_deadline: Option<Millis>,
@@ -77,34 +81,69 @@ impl ConnectionHandler for RequestHandler {
 impl PendingConnection {
     fn new(address: SocketAddr, handler: Arc<HandlerShared>, now: Millis) -> Self {
         let header_deadline = handler.policy.header.map(|limit| now.after(limit));
-        Self { address, handler, header_deadline, received: Vec::new(), request: None, outcome: None }
+        let proxy_protocol = handler.proxy_protocol;
+        Self { address, proxy_protocol, handler, header_deadline, received: Vec::new(), request: None, outcome: None }
     }
 
     /// Reads the first bytes, which decide between this module and Pingora.
     fn read_request(&mut self, client: &mut dyn Socket, now: Millis, input: &mut [u8]) -> Option<Step> {
-        match client.read(input) {
-            Err(error) if would_block(&error) && self.header_deadline.is_none_or(|until| now < until) => {
-                Some(Step::Wait)
-            }
-            Ok(count) if count > 0 => {
-                self.received.extend_from_slice(&input[..count]);
-                match start_request(&self.received, self.address, &self.handler, now) {
-                    Ok(request) => {
-                        self.request = Some(request);
-                        None
+        loop {
+            match client.read(input) {
+                Err(error) if would_block(&error) && self.header_deadline.is_none_or(|until| now < until) => {
+                    return Some(Step::Wait);
+                }
+                Ok(count) if count > 0 => self.received.extend_from_slice(&input[..count]),
+                _ => {
+                    if self.proxy_protocol != ProxyProtocol::Off && !self.received.is_empty() {
+                        self.handler.admission.violated(Violation::Unfinished, self.address);
                     }
-                    Err(NotSent::HandOff(refused)) => {
-                        self.outcome = refused.map(Outcome::Refused);
-                        Some(Step::HandOff)
-                    }
-                    Err(NotSent::Answer(answer)) => {
-                        // The send buffer of a new connection has room for it. A client that has gone needs none.
-                        let _ = client.write(&answer);
-                        Some(Step::Close)
-                    }
+                    return Some(Step::Close);
                 }
             }
-            _ => Some(Step::Close),
+            if self.proxy_protocol != ProxyProtocol::Off && !self.take_proxy_header() {
+                return Some(Step::Close);
+            }
+            // More has to come behind a header, or of it.
+            if self.proxy_protocol == ProxyProtocol::Off && !self.received.is_empty() {
+                return self.start_request(client, now);
+            }
+        }
+    }
+
+    /// Takes a PROXY protocol header from the front of what has been received, once it is complete. Returns whether the
+    /// connection goes on.
+    fn take_proxy_header(&mut self) -> bool {
+        let is_trusted = self.handler.admission.trusted_proxies().contains(self.address.ip());
+        match self.proxy_protocol.header(&self.received, is_trusted) {
+            Ok(None) => {}
+            Ok(Some(Header { length, source })) => {
+                self.received.drain(..length);
+                self.address = source.unwrap_or(self.address);
+                self.proxy_protocol = ProxyProtocol::Off;
+            }
+            Err(violation) => {
+                self.handler.admission.violated(violation, self.address);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn start_request(&mut self, client: &mut dyn Socket, now: Millis) -> Option<Step> {
+        match start_request(&self.received, self.address, &self.handler, now) {
+            Ok(request) => {
+                self.request = Some(request);
+                None
+            }
+            Err(NotSent::HandOff(refused)) => {
+                self.outcome = refused.map(Outcome::Refused);
+                Some(Step::HandOff)
+            }
+            Err(NotSent::Answer(answer)) => {
+                // The send buffer of a new connection has room for it. A client that has gone needs none.
+                let _ = client.write(&answer);
+                Some(Step::Close)
+            }
         }
     }
 

@@ -6,5 +6,6 @@ mod ends;
 mod heartbeats;
 mod limits;
 mod passthrough;
+mod proxy_protocol;
 mod routing;
 mod timeouts;

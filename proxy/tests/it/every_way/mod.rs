@@ -7,5 +7,6 @@ mod heartbeats;
 mod limits;
 mod passthrough;
 mod proxy_protocol;
+mod request_heads;
 mod routing;
 mod timeouts;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -176,7 +177,7 @@ impl AccessLog {
         let line = PageLine {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: page.route,
-            client: page.client.map(|address| address.to_string()),
+            client: page.client.map(shown),
             method: page.method,
             path: &rules.mask.target(page.target),
             status: page.status,
@@ -219,6 +220,14 @@ fn take_next(file: &mut LineFile, next: &Mutex<Option<File>>) {
     }
 }
 
+/// An address, without the port if only a proxy in front knows it.
+pub(crate) fn shown(address: SocketAddr) -> String {
+    match address.port() {
+        0 => address.ip().to_string(),
+        _ => address.to_string(),
+    }
+}
+
 /// The file, on the queue's thread.
 struct Lines {
     file: Arc<Mutex<LineFile>>,
@@ -256,7 +265,7 @@ impl Observer for AccessLog {
         let line = Line {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: ended.route,
-            client: ended.info.client().map(|address| address.to_string()),
+            client: ended.info.client().map(shown),
             method: ended.info.method(),
             path: &path,
             upstream: ended.info.upstream().map(|address| address.to_string()),

@@ -97,7 +97,7 @@ fn row(stream: &RunningStream<'_>, mask: &Mask) -> Row {
         id: stream.id().to_string(),
         route: stream.route().to_string(),
         age_ms: millis(stream.age()),
-        client: info.client().map(|address| address.to_string()),
+        client: info.client().map(crate::access_log::shown),
         upstream: info.upstream().map(|address| address.to_string()),
         method: info.method().to_owned(),
         path: mask.target(info.path()).into_owned(),

@@ -1,6 +1,7 @@
 //! Every running stream of one process, so that drains and visits reach silent ones too.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -23,6 +24,8 @@ const SLICE_PAUSE: Duration = Duration::from_millis(1);
 /// The running streams, and the drain under way, if any.
 pub struct StreamRegistry {
     active: AtomicUsize,
+    /// Requests that may still become streams, if streams are limited.
+    opening: AtomicU64,
     /// The times of the drain under way; the others are valid once this one is set.
     cut_at: AtomicU64,
     spread_until: AtomicU64,
@@ -37,10 +40,17 @@ pub struct StreamRegistry {
     emptied: Notify,
 }
 
+impl fmt::Debug for StreamRegistry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("StreamRegistry").field("active", &self.active).finish_non_exhaustive()
+    }
+}
+
 impl Default for StreamRegistry {
     fn default() -> Self {
         Self {
             active: AtomicUsize::new(0),
+            opening: AtomicU64::new(0),
             cut_at: AtomicU64::new(NOT_DRAINING),
             spread_until: AtomicU64::new(0),
             retry: AtomicU64::new(0),
@@ -98,6 +108,10 @@ impl StreamRegistry {
     /// Number of running streams.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Acquire)
+    }
+
+    pub(super) fn opening(&self) -> &AtomicU64 {
+        &self.opening
     }
 
     pub(super) fn stream_opened(&self) {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +16,7 @@ use serde::Serialize;
 
 use crate::config::{self, LoggedRequests, Problem};
 use crate::driver::{Ended, Observer};
+use crate::headers;
 use crate::logging::{Limits, LineFile, LineQueue, Mask, Sink};
 use crate::routing::Answered;
 
@@ -177,7 +177,7 @@ impl AccessLog {
         let line = PageLine {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: page.route,
-            client: page.client.map(shown),
+            client: page.client.map(headers::shown_address),
             method: page.method,
             path: &rules.mask.target(page.target),
             status: page.status,
@@ -220,14 +220,6 @@ fn take_next(file: &mut LineFile, next: &Mutex<Option<File>>) {
     }
 }
 
-/// An address, without the port if only a proxy in front knows it.
-pub(crate) fn shown(address: SocketAddr) -> String {
-    match address.port() {
-        0 => address.ip().to_string(),
-        _ => address.to_string(),
-    }
-}
-
 /// The file, on the queue's thread.
 struct Lines {
     file: Arc<Mutex<LineFile>>,
@@ -265,7 +257,7 @@ impl Observer for AccessLog {
         let line = Line {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: ended.route,
-            client: ended.info.client().map(shown),
+            client: ended.info.client().map(headers::shown_address),
             method: ended.info.method(),
             path: &path,
             upstream: ended.info.upstream().map(|address| address.to_string()),

@@ -28,7 +28,7 @@ pub use drivers::{Driver, Drivers, reactor_threads};
 pub use endpoint::{Endpoint, EndpointState};
 pub use gaps::EventGaps;
 pub use observer::{Ended, Observer, Route, Totals};
-pub use permit::{MostStreams, StreamPermit};
+pub use permit::{MostStreams, StreamCounts, StreamPermit};
 pub use registry::StreamRegistry;
 pub use start::Start;
 pub use stream_info::StreamInfo;

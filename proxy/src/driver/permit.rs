@@ -4,9 +4,8 @@
 //! become one needs a count of its own, and a silent stream keeps nothing but its client's permit, if there is one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::registry::StreamRegistry;
 use crate::limits::{ClientPermit, Limit, RouteState};
 
 /// The largest numbers of streams, opening ones included; `None` is no limit.
@@ -18,10 +17,19 @@ pub struct MostStreams {
     pub route: Option<u64>,
 }
 
+/// The streams of the process.
+#[derive(Debug, Default)]
+pub struct StreamCounts {
+    /// Those that run.
+    pub(super) active: AtomicUsize,
+    /// Requests that may still become streams, if streams are limited.
+    opening: AtomicU64,
+}
+
 /// Counts a request as a stream that is opening, until it is dropped.
 #[derive(Debug)]
 pub struct StreamPermit {
-    registry: Arc<StreamRegistry>,
+    all: Arc<StreamCounts>,
     route: Arc<RouteState>,
     client: Option<ClientPermit>,
 }
@@ -32,16 +40,16 @@ impl StreamPermit {
     /// # Errors
     /// The limit that it would exceed. Nothing is counted then.
     pub fn acquire(
-        registry: &Arc<StreamRegistry>,
+        counts: &Arc<StreamCounts>,
         (route, active): (&Arc<RouteState>, &AtomicU64),
         most: MostStreams,
     ) -> Result<Self, Limit> {
         // Counted before it is compared: of several at once, none overlooks the others.
-        let all = registry.opening().fetch_add(1, Ordering::AcqRel) + 1;
+        let all = counts.opening.fetch_add(1, Ordering::AcqRel) + 1;
         let of_route = route.opening().fetch_add(1, Ordering::AcqRel) + 1;
-        let permit = Self { registry: registry.clone(), route: route.clone(), client: None };
+        let permit = Self { all: counts.clone(), route: route.clone(), client: None };
         // An opening stream is counted as running before it is no longer counted here: the sum is never too small.
-        if most.all.is_some_and(|most| all + registry.active() as u64 > most) {
+        if most.all.is_some_and(|most| all + counts.active.load(Ordering::Acquire) as u64 > most) {
             return Err(Limit::All);
         }
         if most.route.is_some_and(|most| of_route + active.load(Ordering::Acquire) > most) {
@@ -65,7 +73,7 @@ impl StreamPermit {
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
-        self.registry.opening().fetch_sub(1, Ordering::AcqRel);
+        self.all.opening.fetch_sub(1, Ordering::AcqRel);
         self.route.opening().fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -74,7 +82,7 @@ impl Drop for StreamPermit {
 mod tests {
     use super::*;
     use crate::driver::observer::StreamGuard;
-    use crate::driver::{Route, StreamInfo};
+    use crate::driver::{Route, StreamInfo, StreamRegistry};
     use crate::limits::{ClientLimits, ClientTable};
     use crate::stream::Millis;
     use crate::stream::{Counts, EndReason, Policy};
@@ -88,7 +96,7 @@ mod tests {
         let limits = ClientLimits { streams: Some(2), rate: None };
         let acquire = |all, of_route| -> Result<StreamPermit, Limit> {
             let most = MostStreams { all: Some(all), route: Some(of_route) };
-            let permit = StreamPermit::acquire(&registry, (route.totals.limits(), &route.totals.active), most)?;
+            let permit = StreamPermit::acquire(registry.counts(), (route.totals.limits(), &route.totals.active), most)?;
             Ok(permit.of_client(clients.admit("a", limits, Millis(0))?))
         };
         let info = || StreamInfo::new(None, None, "GET", "/", std::time::Duration::ZERO);
@@ -102,7 +110,7 @@ mod tests {
         drop(acquire(2, 2).expect("a request that became no stream is not counted"));
         guard.close(EndReason::ClientGone, false, Counts::default());
         drop(guard);
-        assert_eq!((registry.active(), registry.opening().load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((registry.active(), registry.counts().opening.load(Ordering::Relaxed)), (0, 0));
         assert_eq!(clients.tracked(Millis(0)), 0);
         drop((acquire(2, 2).expect("room"), acquire(2, 2).expect("room again")));
     }

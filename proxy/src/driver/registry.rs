@@ -11,6 +11,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::clock;
+use super::permit::StreamCounts;
 use super::visit::{DueVisit, Visit, Visitor};
 use crate::stream::{Drain, Millis, RetryRange};
 
@@ -23,9 +24,7 @@ const SLICE_PAUSE: Duration = Duration::from_millis(1);
 
 /// The running streams, and the drain under way, if any.
 pub struct StreamRegistry {
-    active: AtomicUsize,
-    /// Requests that may still become streams, if streams are limited.
-    opening: AtomicU64,
+    counts: Arc<StreamCounts>,
     /// The times of the drain under way; the others are valid once this one is set.
     cut_at: AtomicU64,
     spread_until: AtomicU64,
@@ -42,15 +41,14 @@ pub struct StreamRegistry {
 
 impl fmt::Debug for StreamRegistry {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("StreamRegistry").field("active", &self.active).finish_non_exhaustive()
+        formatter.debug_struct("StreamRegistry").field("counts", &self.counts).finish_non_exhaustive()
     }
 }
 
 impl Default for StreamRegistry {
     fn default() -> Self {
         Self {
-            active: AtomicUsize::new(0),
-            opening: AtomicU64::new(0),
+            counts: Arc::default(),
             cut_at: AtomicU64::new(NOT_DRAINING),
             spread_until: AtomicU64::new(0),
             retry: AtomicU64::new(0),
@@ -107,19 +105,20 @@ impl StreamRegistry {
 
     /// Number of running streams.
     pub fn active(&self) -> usize {
-        self.active.load(Ordering::Acquire)
+        self.counts.active.load(Ordering::Acquire)
     }
 
-    pub(super) fn opening(&self) -> &AtomicU64 {
-        &self.opening
+    /// What limits on streams compare.
+    pub fn counts(&self) -> &Arc<StreamCounts> {
+        &self.counts
     }
 
     pub(super) fn stream_opened(&self) {
-        self.active.fetch_add(1, Ordering::AcqRel);
+        self.counts.active.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn stream_ended(&self) {
-        if self.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.counts.active.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.emptied.notify_waiters();
         }
     }

@@ -117,6 +117,14 @@ pub struct Client {
     pub via_trusted_proxy: bool,
 }
 
+/// An address, without the port if only a proxy in front knows it.
+pub fn shown_address(address: SocketAddr) -> String {
+    match address.port() {
+        0 => address.ip().to_string(),
+        _ => address.to_string(),
+    }
+}
+
 impl Default for TrustedProxies {
     /// The loopback addresses: a proxy on the same host.
     fn default() -> Self {

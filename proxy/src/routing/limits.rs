@@ -81,8 +81,9 @@ impl StreamLimits {
         let totals = &route.totals;
         let is_counted = all.is_some() || self.streams.is_some() || self.client.streams.is_some();
         let most = MostStreams { all, route: self.streams };
-        let permit =
-            is_counted.then(|| StreamPermit::acquire(registry, (totals.limits(), &totals.active), most)).transpose()?;
+        let permit = is_counted
+            .then(|| StreamPermit::acquire(registry.counts(), (totals.limits(), &totals.active), most))
+            .transpose()?;
         // What refuses a client comes before the route's rate: it takes nothing of what is left for the others.
         let of_client = match self.client.is_none() {
             true => None,

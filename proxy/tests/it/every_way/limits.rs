@@ -188,3 +188,50 @@ fn clients_are_told_apart_by_what_trusted_proxies_report_or_by_a_name_in_the_req
         });
     }
 }
+
+/// Invariant: limits hold for requests after a reload, and what they count goes on. Mechanism: a reload builds each route anew, and
+/// its counts with it, or leaves a route with the former limits. Symptom: a reload lets every client open its streams a second time,
+/// or a limit cannot be changed without a restart.
+#[test]
+fn a_reload_changes_limits_and_forgets_no_stream() {
+    let cases = [
+        ("limits: {}", "limits: {streams: 2}\n", "streams: 2", "streams: 3", "streams: 1", "all"),
+        ("limits: {streams: 2}", "", "streams: 2", "streams: 3", "streams: 1", "streams"),
+        ("limits: {streams_per_client: 2}", "", "client: 2", "client: 3", "client: 1", "streams_per_client"),
+        ("limits: {opening_rate: 2/h}", "", "2/h", "10000/s", "", "opening_rate"),
+        ("limits: {opening_rate_per_client: 2/h}", "", "2/h", "10000/s", "", "opening_rate_per_client"),
+    ];
+    for (route, rest, before, more, less, limit) in cases {
+        let setup = Setup::new(two_events).route(route).rest(&format!("{rest}drain: {{timeout: 2m}}\n"));
+        setup.check(|case| {
+            let open = || {
+                let stream = case.stream("/");
+                stream.until_has("data: a");
+                stream
+            };
+            let refused = || {
+                let status = case.stream("/").head().status;
+                assert!([429, 503].contains(&status), "{limit}: {status}");
+                case.metric("sse_proxy_limited_total", &format!("limit=\"{limit}\""))
+            };
+            let mut held = vec![open(), open()];
+            assert_eq!(refused(), Some(1.0), "{limit}");
+            // Another setting: the limit stays, with what it has counted.
+            case.proxy.edit("drain: {timeout: 2m}", "drain: {timeout: 3m}\nclient: {limits: {fields: 50}}");
+            assert!(case.proxy.reload().starts_with("reloaded\n"));
+            assert_eq!(refused(), Some(2.0), "{limit}: after a reload of something else");
+            case.proxy.edit(before, more);
+            let changes = case.proxy.reload();
+            let changed = if limit == "all" { "limits: changed\n" } else { "routes: changed /\n" };
+            assert_eq!(changes, format!("reloaded\n{changed}"), "{limit}");
+            held.push(open());
+            if !less.is_empty() {
+                case.proxy.edit(more, less);
+                case.proxy.reload();
+                assert_eq!(refused(), Some(3.0), "{limit}: lowered");
+            }
+            case.backend.proceed(held.len());
+            held.iter().for_each(|stream| assert_eq!(stream.whole(), b"data: a\n\ndata: b\n\n", "{limit}"));
+        });
+    }
+}

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::support::{DEADLINE, Request, Setup, UNTIL_CLOSE, eventually};
+use crate::support::{Case, DEADLINE, Request, Setup, UNTIL_CLOSE, eventually};
 
 const TEXT: &[u8] = b"PROXY TCP4 203.0.113.5 198.51.100.1 4711 443\r\n";
 const UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
@@ -109,6 +109,67 @@ fn a_connection_whose_header_is_missing_malformed_or_not_allowed_is_closed() {
             assert_eq!(case.proxy.stderr().matches(&line).count(), 1, "one line in an interval");
         });
     }
+}
+
+/// Invariant: a reload changes what connections of a listener begin with, and who may send the header, and leaves open ones alone.
+/// Mechanism: the listener's socket stays, and whoever accepts from it was given the former settings. Symptom: headers are
+/// refused as malformed requests until a restart, or a proxy that is no longer trusted names clients.
+#[test]
+fn a_reload_changes_whether_a_header_is_expected_and_from_whom() {
+    let setup = Setup::new(|mut connection| {
+        connection.send(format!("{UNTIL_CLOSE}data: a\n\n"));
+        if connection.path() == "/held" {
+            connection.wait_for_test();
+        }
+    });
+    let setup = setup.listener(", proxy_protocol: off").rest("trusted_proxies: [127.0.0.1]\ndrain: {timeout: 2m}\n");
+    setup.check(|case| {
+        let held = case.stream("/held");
+        held.until_has("data: a\n\n");
+        case.backend.request();
+        let client_is = |case: &Case, address: &str| {
+            assert_eq!(case.stream("/events").whole(), b"data: a\n\n", "{address}");
+            let head = case.backend.request().to_lowercase();
+            assert!(head.contains(&format!("\r\nx-real-ip: {address}\r\n")), "{address}: {head}");
+        };
+        let closed = |case: &Case, reason: &str| {
+            let mut socket = TcpStream::connect(case.proxy.address).unwrap();
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            socket.write_all(if case.first.is_empty() { b"GET / HTTP/1.1\r\n\r\n" } else { &case.first }).unwrap();
+            let answer = socket.read(&mut [0]).or_else(|error| match error.kind() {
+                std::io::ErrorKind::ConnectionReset => Ok(0),
+                _ => Err(error),
+            });
+            assert_eq!(answer.unwrap(), 0, "{reason}");
+            let metric = format!("sse_proxy_closed_connections_total{{reason=\"proxy_protocol_{reason}\"}}");
+            eventually(&metric, || (case.proxy.metric(&metric) == Some(1.0)).then_some(()));
+        };
+        client_is(case, "127.0.0.1");
+
+        case.proxy.edit("proxy_protocol: off", "proxy_protocol: required");
+        let changes = case.proxy.reload();
+        let changed = format!("reloaded\nlisten: changed {} to http", case.proxy.address);
+        assert!(changes.starts_with(&changed) && changes.ends_with(", PROXY protocol required\n"), "{changes}");
+        closed(case, "missing");
+        case.first = TEXT.to_vec();
+        client_is(case, "203.0.113.5");
+
+        // Something else: the header is still expected.
+        case.proxy.edit("drain: {timeout: 2m}", "drain: {timeout: 3m}");
+        case.proxy.reload();
+        client_is(case, "203.0.113.5");
+
+        case.proxy.edit("trusted_proxies: [127.0.0.1]", "trusted_proxies: [10.0.0.0/8]");
+        assert_eq!(case.proxy.reload(), "reloaded\ntrusted_proxies: changed\n");
+        closed(case, "untrusted");
+
+        case.proxy.edit("proxy_protocol: required", "proxy_protocol: off");
+        case.proxy.reload();
+        case.first.clear();
+        client_is(case, "127.0.0.1");
+        case.backend.proceed(1);
+        assert_eq!(held.whole(), b"data: a\n\n", "the stream that ran through it all");
+    });
 }
 
 /// Without the key a header is a malformed request.

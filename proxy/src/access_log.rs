@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::config::{self, LoggedRequests, Problem};
 use crate::driver::{Ended, Observer};
+use crate::headers;
 use crate::logging::{Limits, LineFile, LineQueue, Mask, Sink};
 use crate::routing::Answered;
 
@@ -176,7 +177,7 @@ impl AccessLog {
         let line = PageLine {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: page.route,
-            client: page.client.map(|address| address.to_string()),
+            client: page.client.map(headers::shown_address),
             method: page.method,
             path: &rules.mask.target(page.target),
             status: page.status,
@@ -256,7 +257,7 @@ impl Observer for AccessLog {
         let line = Line {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             route: ended.route,
-            client: ended.info.client().map(|address| address.to_string()),
+            client: ended.info.client().map(headers::shown_address),
             method: ended.info.method(),
             path: &path,
             upstream: ended.info.upstream().map(|address| address.to_string()),

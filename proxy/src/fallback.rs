@@ -9,7 +9,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::listeners::tls::Acceptor;
 use pingora::proxy::HttpProxy;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
@@ -18,10 +17,10 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
-use crate::connections::Connections;
+use crate::connections::{Connections, Preamble};
 use crate::driver::{canonical, descriptors, is_of_the_client};
 use crate::gateway::Gateway;
-use crate::takeover::{ClientConnection, HandedOff, Handoff, InFlight};
+use crate::takeover::{HandedOff, Handoff, InFlight};
 use crate::threads::Essential;
 
 /// How often a listener that has stopped accepting for lack of descriptors, or after an error, tries again.
@@ -43,8 +42,7 @@ pub struct Fallback {
 /// A listener for TLS, or any listener where there are no reactors. A task accepts its connections.
 pub struct TaskListener {
     socket: TcpListener,
-    acceptor: Option<Arc<Acceptor>>,
-    h2c: bool,
+    preamble: Preamble,
     stop: oneshot::Receiver<()>,
     /// Dropped once the socket is closed.
     _closed: mpsc::Sender<()>,
@@ -114,34 +112,26 @@ impl Service for Fallback {
 }
 
 impl TaskListener {
-    /// Accepts from `socket`, with a handshake if there is an acceptor.
-    pub(crate) fn new(socket: TcpListener, acceptor: Option<Arc<Acceptor>>, h2c: bool) -> (Self, TaskListenerHandle) {
+    /// Accepts from `socket` connections that begin as `preamble` says.
+    pub(crate) fn new(socket: TcpListener, preamble: Preamble) -> (Self, TaskListenerHandle) {
         let ((stop, stopped), (closes, closed)) = (oneshot::channel(), mpsc::channel());
-        (Self { socket, acceptor, h2c, stop: stopped, _closed: closes }, TaskListenerHandle { stop, closed })
+        (Self { socket, preamble, stop: stopped, _closed: closes }, TaskListenerHandle { stop, closed })
     }
 
     async fn run(self, application: Arc<Application>, mut shutdown: ShutdownWatch) {
         // A panic here would leave the listener bound with nothing accepting from it.
         let _essential = Essential::new("accept");
-        let Self { socket, acceptor, h2c, mut stop, _closed } = self;
+        let Self { socket, preamble, mut stop, _closed } = self;
         let listener = match tokio::net::TcpListener::from_std(socket) {
             Ok(listener) => listener,
             Err(error) => return log::error!("listener closed: side=internal: no registration with epoll: {error}"),
         };
         let watch = shutdown.clone();
         let serve = |(socket, client): (TcpStream, SocketAddr)| {
-            let (application, acceptor, shutdown) = (application.clone(), acceptor.clone(), watch.clone());
+            let (application, preamble, shutdown) = (application.clone(), preamble.clone(), watch.clone());
             let client = canonical(client);
             // On any of the service's threads.
-            current_handle().spawn(async move {
-                match acceptor {
-                    Some(acceptor) => application.serve_tls(socket, client, &acceptor, &shutdown).await,
-                    None => {
-                        let client = ClientConnection::tcp(Vec::new(), socket, client, None);
-                        application.serve(client, h2c, &shutdown).await;
-                    }
-                }
-            });
+            current_handle().spawn(async move { application.accepted(socket, client, &preamble, &shutdown).await });
         };
         loop {
             tokio::select! {

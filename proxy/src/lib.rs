@@ -115,6 +115,9 @@ pub mod failure;
 pub mod headers;
 #[cfg(feature = "server")]
 #[doc(hidden)]
+pub mod limits;
+#[cfg(feature = "server")]
+#[doc(hidden)]
 pub mod sse;
 #[cfg(feature = "server")]
 #[doc(hidden)]
@@ -132,6 +135,8 @@ mod driver;
 mod failure;
 #[cfg(not(feature = "server"))]
 mod headers;
+#[cfg(not(feature = "server"))]
+mod limits;
 #[cfg(not(feature = "server"))]
 mod sse;
 #[cfg(not(feature = "server"))]

@@ -23,6 +23,7 @@ use crate::certificate::{self, Served};
 use crate::config::{Admin, Listen, Problem, Tls};
 use crate::driver;
 use crate::threads::Essential;
+use crate::wire::proxy_protocol::ProxyProtocol;
 use crate::wire::request::HeadLimits;
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -103,12 +104,18 @@ impl Bound {
 }
 
 /// The protocols of a listener, for the log.
-pub(crate) fn protocol(listen: &Listen) -> &'static str {
-    match (&listen.tls, listen.h2c) {
+pub(crate) fn protocol(listen: &Listen) -> String {
+    let protocol = match (&listen.tls, listen.h2c) {
         (Some(_), _) => "https, HTTP/2 and HTTP/1.1",
         (None, true) => "http, HTTP/2 and HTTP/1.1",
         (None, false) => "http",
-    }
+    };
+    let header = match listen.proxy_protocol {
+        ProxyProtocol::Off => "",
+        ProxyProtocol::Optional => ", PROXY protocol optional",
+        ProxyProtocol::Required => ", PROXY protocol required",
+    };
+    format!("{protocol}{header}")
 }
 
 /// The HTTP/2 settings of every listener that speaks it.

@@ -17,10 +17,12 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::driver::{Ended, Observer, Route, StreamInfo};
+use crate::driver::{Ended, Observer, Route, StreamInfo, clock};
 use crate::failure::Failure;
+use crate::limits::Limit;
 use crate::stream::EndReason;
 use crate::upstream::Upstream;
+use crate::wire::proxy_protocol::Violation;
 use crate::wire::refusal::Refusal;
 
 /// Why the proxy closes HTTP/2 connections: without streams, vanished, slow, flooding, with malformed requests.
@@ -143,7 +145,7 @@ impl Metrics {
         let help = "Client connections that the proxy closed, by reason";
         registry.register("closed_connections", help, closed_connections.clone());
         // Starts each at zero, so that rates are right from the first increment.
-        for reason in CLOSE_REASONS.into_iter().chain([TLS_SLOW]) {
+        for reason in CLOSE_REASONS.into_iter().chain([TLS_SLOW]).chain(Violation::NAMES) {
             let _ = closed_connections.get_or_create(&RefusedLabels { reason });
         }
         let reloads = Family::<OutcomeLabels, Counter>::default();
@@ -369,6 +371,7 @@ impl Collector for WatchedCollector {
             let labels = [("route", &*route.name)];
             metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &buckets, None)?;
         }
+        encode_limits(routes, &mut encoder)?;
         let (name, help) = ("upstream_streams_active", "Streams running, by the address of the server");
         let kind = prometheus_client::metrics::MetricType::Gauge;
         let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
@@ -381,4 +384,31 @@ impl Collector for WatchedCollector {
         }
         Ok(())
     }
+}
+
+/// Exports what the limits on streams have counted.
+fn encode_limits(routes: &[Arc<Route>], encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    use prometheus_client::metrics::MetricType::{Counter, Gauge};
+    let help = "Requests for streams that were refused, by limit";
+    let mut metric = encoder.encode_descriptor("limited", help, None, Counter)?;
+    for route in routes {
+        for limit in Limit::ALL {
+            let labels = [("route", &*route.name), ("limit", limit.as_str())];
+            ConstCounter::new(route.totals.limits().refused(limit)).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    let help = "Clients with streams or a rate that a limit counts";
+    let mut metric = encoder.encode_descriptor("limited_clients", help, None, Gauge)?;
+    for route in routes {
+        let tracked = route.totals.limits().clients().map_or(0, |clients| clients.tracked(clock::now()));
+        let value = i64::try_from(tracked).unwrap_or(i64::MAX);
+        ConstGauge::new(value).encode(metric.encode_family(&[("route", &*route.name)])?)?;
+    }
+    let help = "Streams admitted without the limits of their clients, since the table of clients was full";
+    let mut metric = encoder.encode_descriptor("untracked_streams", help, None, Counter)?;
+    for route in routes {
+        let untracked = route.totals.limits().clients().map_or(0, |clients| clients.untracked());
+        ConstCounter::new(untracked).encode(metric.encode_family(&[("route", &*route.name)])?)?;
+    }
+    Ok(())
 }

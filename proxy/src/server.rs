@@ -159,6 +159,7 @@ pub fn run(config: &Config, file: Option<&Path>, log: &ProcessLog) -> Result<(),
             observer: observer.clone(),
             access_log: access_log.clone(),
             open_http2: open_http2.clone(),
+            streams: takeover.registry().clone(),
         },
     ));
     let router = control.router().clone();

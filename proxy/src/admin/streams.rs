@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::query::Query;
 use crate::driver::{RunningStream, Visitor};
+use crate::headers;
 use crate::logging::Mask;
 use crate::stream::EndReason;
 use crate::takeover::Takeover;
@@ -97,7 +98,7 @@ fn row(stream: &RunningStream<'_>, mask: &Mask) -> Row {
         id: stream.id().to_string(),
         route: stream.route().to_string(),
         age_ms: millis(stream.age()),
-        client: info.client().map(|address| address.to_string()),
+        client: info.client().map(headers::shown_address),
         upstream: info.upstream().map(|address| address.to_string()),
         method: info.method().to_owned(),
         path: mask.target(info.path()).into_owned(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 use super::error::Problem;
 use super::keepalive::TcpKeepalive;
 use super::values::{self, Limit, Network};
+use crate::wire::proxy_protocol::ProxyProtocol;
 
 /// The shortest time from one look at the files of a certificate to the next.
 const SHORTEST_RELOAD: Duration = Duration::from_secs(1);
@@ -28,6 +29,9 @@ pub struct Listen {
     /// TCP keep-alive on client connections.
     #[serde(default)]
     pub tcp_keepalive: TcpKeepalive,
+    /// Whether connections begin with a header of the PROXY protocol (`listen … proxy_protocol`, `accept-proxy`).
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocol,
 }
 
 /// A certificate and its key.
@@ -73,7 +77,7 @@ fn bad_address(key: &[&str], address: &str) -> Problem {
 }
 
 /// Checks the listeners and the address of `admin`.
-pub(super) fn check(listeners: &[Listen], admin: Option<&Admin>) -> Result<(), Problem> {
+pub(super) fn check(listeners: &[Listen], admin: Option<&Admin>, trusted: Option<&[Network]>) -> Result<(), Problem> {
     if listeners.is_empty() {
         return Err(Problem::new(&["listen"], "is empty", "name at least one address, such as 0.0.0.0:8080"));
     }
@@ -91,6 +95,11 @@ pub(super) fn check(listeners: &[Listen], admin: Option<&Admin>) -> Result<(), P
             let what = format!("is {}, and the files would be read all the time", values::show(reload));
             let remedy = "write a duration from 1s, such as 1m, or 0 to read them at a reload only";
             return Err(Problem::new(&["listen", &at.to_string(), "tls", "reload"], what, remedy));
+        }
+        if listen.proxy_protocol != ProxyProtocol::Off && trusted.is_some_and(<[_]>::is_empty) {
+            let what = "expects the PROXY protocol, and trusted_proxies is empty: nobody may send it";
+            let remedy = "name the proxies in front in trusted_proxies, or remove proxy_protocol";
+            return Err(Problem::new(&["listen", &at.to_string(), "proxy_protocol"], what, remedy));
         }
         listen.tcp_keepalive.check().map_err(|problem| problem.under(&["listen", &at.to_string()]))?;
     }

@@ -8,6 +8,7 @@ mod error;
 mod fields;
 mod heads;
 mod keepalive;
+mod limits;
 mod listen;
 mod matching;
 mod names;
@@ -36,12 +37,13 @@ pub use error::{ConfigError, Problem};
 pub use fields::{FieldName, FieldValue, HostPattern, MethodName, PathText};
 pub use heads::{ChangesConfig, HeadersConfig, Values};
 pub use keepalive::TcpKeepalive;
+pub use limits::{ClientBy, ClientNames, Limits, OpeningRate, RetryRange, RouteLimits};
 pub use listen::{Admin, Listen, Tls};
 pub use matching::{HeaderMatch, Match, PathMatch};
 pub use process::{Drain, DriverConfig};
 pub use retry::RetryConfig;
-pub use retry_after::{OnUnavailable, RetryRange};
-pub use routes::{OnReload, Route, RouteLimits, RouteMetrics, StreamMode};
+pub use retry_after::OnUnavailable;
+pub use routes::{OnReload, Route, RouteMetrics, StreamMode};
 pub use streams::{HeartbeatConfig, TimeoutConfig};
 pub use upstreams::Upstream;
 pub use values::{Limit, Network, Percent, Server, Size};
@@ -76,6 +78,9 @@ pub struct Config {
     /// Limits on client connections.
     #[serde(default)]
     pub client: Client,
+    /// Limits on the streams of all routes.
+    #[serde(default)]
+    pub limits: Limits,
     /// How a shutdown treats running streams.
     #[serde(default)]
     pub drain: Drain,
@@ -150,6 +155,7 @@ impl Config {
             upstreams: BTreeMap::from([("upstream".to_owned(), upstream)]),
             routes: Vec::new(),
             client: Client::default(),
+            limits: Limits::default(),
             drain: Drain::default(),
             access_log: AccessLogConfig::default(),
             pid_file: None,
@@ -176,8 +182,9 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), Problem> {
-        listen::check(&self.listen, self.admin.as_ref())?;
+        listen::check(&self.listen, self.admin.as_ref(), self.trusted_proxies.as_deref())?;
         self.client.check()?;
+        self.limits.check()?;
         process::check_threads(self.threads)?;
         self.drain.check()?;
         self.access_log.check()?;

@@ -9,12 +9,13 @@ use super::client::{MAX_HEAD, MIN_HEAD};
 use super::error::Problem;
 use super::fields::{self, PathText};
 use super::heads::{self, HeadersConfig};
+use super::limits::{RetryRange, RouteLimits};
 use super::matching::Match;
 use super::names::check_name;
-use super::retry_after::{OnUnavailable, RetryRange};
+use super::retry_after::OnUnavailable;
 use super::streams::{HeartbeatConfig, TimeoutConfig};
 use super::upstreams::Upstream;
-use super::values::{self, Size};
+use super::values;
 use crate::headers::{HeadRules, PathChange};
 use crate::stream::{HeartbeatPolicy, Policy, Timeouts};
 
@@ -50,7 +51,7 @@ pub struct Route {
     /// Which rules running streams follow after a reload.
     #[serde(default)]
     pub on_reload: OnReload,
-    /// Size limits.
+    /// Limits on the size of responses, and on streams.
     #[serde(default)]
     pub limits: RouteLimits,
     /// What is measured beside what always is.
@@ -62,14 +63,6 @@ pub struct Route {
     /// When clients come back that cannot be served now.
     #[serde(default)]
     pub retry_after: RetryRange,
-}
-
-/// Limits on the size of what an upstream sends.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default, expecting = "a map, such as `limits: {response_header: 64KiB}`")]
-pub struct RouteLimits {
-    /// A response head, interim or final (`proxy_buffer_size`, `tune.bufsize`, `max_response_headers_kb`).
-    pub response_header: Size,
 }
 
 /// What is measured of a route's streams beside what always is.
@@ -102,12 +95,6 @@ pub enum StreamMode {
     Always,
     /// None.
     Never,
-}
-
-impl Default for RouteLimits {
-    fn default() -> Self {
-        Self { response_header: Size::kib(64) }
-    }
 }
 
 impl Route {
@@ -201,6 +188,7 @@ fn check_route(route: &Route, upstreams: &BTreeMap<String, Upstream>) -> Result<
         let what = format!("is {response_header}, and has to be between {MIN_HEAD} and {MAX_HEAD}");
         return Err(Problem::new(&["limits", "response_header"], what, "write a size such as 64KiB"));
     }
+    route.limits.check().map_err(|problem| problem.under(&["limits"]))?;
     if let Err(source) = route.heartbeat.render() {
         return Err(Problem::new(&["heartbeat", "payload"], "does not fit the style", source.to_string()));
     }

@@ -8,6 +8,7 @@ use super::listen::{Admin, Listen};
 use super::routes::{Route, StreamMode};
 use super::upstreams::Upstream;
 use super::values::{self, Network};
+use crate::wire::proxy_protocol::ProxyProtocol;
 
 /// Heartbeats at this interval or more do not prevent the idle timeouts of common load balancers (30 s and 60 s).
 const LONG_HEARTBEAT: Duration = Duration::from_secs(30);
@@ -33,6 +34,15 @@ pub(super) fn of_listeners(listeners: &[Listen], admin: Option<&Admin>, trusted:
         );
         let remedy = "name the proxies in front, or write `trusted_proxies: []` if there are none";
         warnings.push(Problem::new(&["listen", &at.to_string(), "address"], what, remedy));
+    }
+    let expects_header = |listen: &Listen| {
+        listen.proxy_protocol != ProxyProtocol::Off && listen.tls.is_some() && !values::is_loopback(&listen.address)
+    };
+    if let (Some(at), None) = (listeners.iter().position(expects_header), trusted) {
+        let what =
+            "expects the PROXY protocol from other hosts, and trusted_proxies is not set: only this host may send it";
+        let key = ["listen", &at.to_string(), "proxy_protocol"];
+        warnings.push(Problem::new(&key, what, "name the proxies in front in trusted_proxies"));
     }
     if let Some(admin) = admin {
         if addresses.contains(&admin.address.as_str()) && !admin.address.ends_with(":0") {
@@ -80,6 +90,7 @@ pub(super) fn of_routes(routes: &[Route]) -> Vec<Problem> {
     for (at, route) in routes.iter().enumerate() {
         let mut found = of_match(route, &routes[..at]);
         found.extend(of_policy(route));
+        found.extend(route.limits.warnings(route.stream != StreamMode::Never));
         let at = at.to_string();
         warnings.extend(found.into_iter().map(|problem| problem.under(&["routes", &at])));
     }
@@ -179,6 +190,11 @@ mod tests {
             ("listen: [{address: '[::]:8080'}]", &[("listen[0].address", "name the proxies in front")]),
             ("listen: [{address: '0.0.0.0:8443', tls: {cert: a, key: b}}]", &[]),
             ("listen: [{address: '0.0.0.0:8080'}]\ntrusted_proxies: []", &[]),
+            (
+                "listen: [{address: '0.0.0.0:1', tls: {cert: a, key: b}, proxy_protocol: required}]",
+                &[("listen[0].proxy_protocol", "name the proxies in front")],
+            ),
+            ("listen: [{address: '127.0.0.1:1', tls: {cert: a, key: b}, proxy_protocol: optional}]", &[]),
             ("listen: [{address: '0.0.0.0:8080'}]\ntrusted_proxies: [10.0.0.0/8]", &[]),
             (
                 "listen: [{address: '127.0.0.1:1'}, {address: '127.0.0.1:1'}]",
@@ -232,6 +248,16 @@ mod tests {
             ("routes: [{stream: never, heartbeat: {interval: 45s}}]", &[]),
             ("routes: [{timeouts: {idle: 10s}}]", &[("routes[0].heartbeat.interval", "less than timeouts.idle")]),
             ("routes: [{heartbeat: {interval: 0}, timeouts: {idle: 10s}}]", &[]),
+            ("routes: [{limits: {streams: 9, streams_per_client: 3, client: {query: a}}}]", &[]),
+            (
+                "routes: [{limits: {streams: 9, streams_per_client: 9}}]",
+                &[("routes[0].limits.streams_per_client", "less than limits.streams")],
+            ),
+            (
+                "routes: [{limits: {streams: 9, client: {query: a}}}]",
+                &[("routes[0].limits.client", "add streams_per_client")],
+            ),
+            ("routes: [{stream: never, limits: {streams: 9}}]", &[("routes[0].limits", "stream: never")]),
             (
                 "routes: [{timeouts: {lifetime: 15s}}]",
                 &[("routes[0].timeouts.lifetime", "more than heartbeat.interval")],

@@ -5,6 +5,7 @@
 //! sessions included. An HTTP/2 connection would keep its 12 KiB to the end. Here it moves to its own task once the
 //! protocol is known. All requests go to the application.
 
+mod accepted;
 mod application;
 mod http1;
 mod http2;
@@ -14,14 +15,17 @@ mod rules;
 mod tls;
 
 use std::io;
+use std::net::SocketAddr;
 
 use pingora::apps::HttpServerApp;
 use pingora::protocols::{ALPN, Ssl};
 use pingora::server::ShutdownWatch;
 
-use crate::takeover::ClientConnection;
+use crate::takeover::{ClientConnection, report_violation};
 use crate::wire::frames::PREFACE;
+use crate::wire::proxy_protocol::Violation;
 
+pub(crate) use accepted::Preamble;
 pub use application::Connections;
 pub use rules::{ConnectionRules, SharedRules};
 
@@ -33,9 +37,24 @@ impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
             // On the heap, so that HTTP/1 connections do not pay for the size of this future.
             Ok(true) => Box::pin(self.serve_http2(client, shutdown)).await,
             Ok(false) => self.serve_http1(client, shutdown).await,
-            Err(error) => log::debug!("connection closed: side=downstream: before its first request: {error}"),
+            Err(error) => log_unbegun(&error),
         }
     }
+
+    /// Counts and reports a connection that is closed because of its PROXY protocol header.
+    fn report_no_header(&self, error: &io::Error, peer: SocketAddr) {
+        let violation = match error.get_ref().and_then(|cause| cause.downcast_ref::<Violation>()) {
+            Some(violation) => *violation,
+            None if error.kind() == io::ErrorKind::TimedOut => Violation::Unfinished,
+            None => return log_unbegun(error),
+        };
+        self.metrics.closed_connection(violation.as_str());
+        report_violation(violation, peer);
+    }
+}
+
+fn log_unbegun(error: &io::Error) {
+    log::debug!("connection closed: side=downstream: before its first request: {error}");
 }
 
 async fn speaks_http2(client: &mut ClientConnection, h2c: bool) -> io::Result<bool> {

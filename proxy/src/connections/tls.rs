@@ -14,16 +14,18 @@ use crate::metrics::TLS_SLOW;
 use crate::takeover::{ClientConnection, ClientTransport};
 
 impl<A: HttpServerApp + Send + Sync + 'static> Connections<A> {
-    /// Completes the handshake of a connection from `client`, and serves it.
-    pub(crate) async fn serve_tls(
+    /// Completes the handshake of a connection from `client`, of which `received` has been read already, and serves it.
+    pub(super) async fn serve_tls(
         &self,
+        received: Vec<u8>,
         socket: TcpStream,
         client: SocketAddr,
         acceptor: &Acceptor,
         shutdown: &ShutdownWatch,
     ) {
+        let transport = ClientTransport::tcp(socket, client).with_received(received);
         // On the heap, and freed before the connection is served.
-        match Box::pin(self.limited(handshake(ClientTransport::tcp(socket, client), acceptor))).await {
+        match Box::pin(self.limited(handshake(transport, acceptor))).await {
             Ok(stream) => self.serve(ClientConnection::over(stream), false, shutdown).await,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 self.metrics.closed_connection(TLS_SLOW);

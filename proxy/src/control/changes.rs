@@ -62,6 +62,7 @@ pub(super) fn list(before: &Config, after: &Config) -> Vec<String> {
     let sections = [
         ("trusted_proxies", differs(&before.trusted_proxies(), &after.trusted_proxies())),
         ("client", differs(&before.client, &after.client)),
+        ("limits", differs(&before.limits, &after.limits)),
         ("drain", differs(&before.drain, &after.drain)),
         ("access_log", before.access_log != after.access_log),
     ];
@@ -112,6 +113,8 @@ mod tests {
             ("routes: [{timeouts: {idle: 1m}}]", "routes: [{timeouts: {idle: 60s}}]", &[]),
             ("", "trusted_proxies: []", &["trusted_proxies: changed"]),
             ("", "drain: {timeout: 1m}\nclient: {limits: {fields: 50}}", &["client: changed", "drain: changed"]),
+            ("", "limits: {streams: 9}", &["limits: changed"]),
+            ("", "routes: [{limits: {streams: 9}}]", &["routes: changed /"]),
             ("", "access_log: off", &["access_log: changed"]),
             ("", two, &["routes: added /a, /b; removed /"]),
             (two, "routes: [{match: {path_prefix: /b}}, {match: {path_prefix: /a}}]", &["routes: another order"]),

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::certificate::{self, Pair};
 use crate::config::{Listen, Problem, Tls};
+use crate::connections::Preamble;
 use crate::driver::{BoundListener, Driver, OpenListener};
 use crate::fallback::{TaskListener, TaskListenerHandle};
 use crate::listen::{self, ListenError, TlsEndpoint};
@@ -141,7 +142,8 @@ impl Listeners {
             return Err(BindError::Unchangeable(Problem::new(&key, what, remedy)));
         }
         let tls = listen::tls_endpoint(listen)?;
-        let same = running.listen.tls.is_some() == listen.tls.is_some() && running.listen.h2c == listen.h2c;
+        let begins_with = |listen: &Listen| (listen.tls.is_some(), listen.h2c, listen.proxy_protocol);
+        let same = begins_with(&running.listen) == begins_with(listen);
         let replacement = match same {
             true => None,
             false => Some(Ready::new(running.socket.try_clone()?, listen, tls.as_ref(), acceptors)?),
@@ -293,10 +295,12 @@ fn close(accepting: Option<Accepting>, address: SocketAddr) {
 impl Ready {
     fn new(socket: TcpListener, listen: &Listen, tls: Option<&TlsEndpoint>, acceptors: &Acceptors) -> io::Result<Self> {
         if acceptors.driver == Driver::Parked && tls.is_none() {
-            let handler = if listen.h2c { acceptors.handler.with_h2c() } else { acceptors.handler.clone() };
+            let handler = acceptors.handler.of_listener(listen.h2c, listen.proxy_protocol);
             return acceptors.takeover.listen(socket, &handler).map(Self::Reactor);
         }
-        let (listener, handle) = TaskListener::new(socket, tls.map(|tls| tls.acceptor.clone()), listen.h2c);
+        let acceptor = tls.map(|tls| tls.acceptor.clone());
+        let preamble = Preamble { proxy_protocol: listen.proxy_protocol, acceptor, h2c: listen.h2c };
+        let (listener, handle) = TaskListener::new(socket, preamble);
         Ok(Self::Task(listener, handle))
     }
 

@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::access_log::{AccessLog, Opened};
 use crate::config::{Config, ConfigFile, Drain, Problem};
 use crate::connections::{ConnectionRules, SharedRules};
-use crate::driver::Observer;
+use crate::driver::{Observer, StreamRegistry};
 use crate::listen;
 use crate::metrics::Metrics;
 use crate::routing::{RouteTable, Router};
@@ -99,19 +99,21 @@ pub struct Parts {
     pub access_log: Arc<AccessLog>,
     /// The number of open HTTP/2 connections.
     pub open_http2: Arc<AtomicUsize>,
+    /// Every running stream.
+    pub streams: Arc<StreamRegistry>,
 }
 
 impl Control {
     /// Builds what the configuration says about requests. There are no listeners yet.
     pub fn new(config: &Config, parts: Parts) -> Self {
-        let Parts { reader, metrics, observer, access_log, open_http2 } = parts;
+        let Parts { reader, metrics, observer, access_log, open_http2, streams } = parts;
         let (table, _) = Built::of(config, &metrics, &observer).watched_by(&metrics);
         metrics.configured();
         let rules = connection_rules(&table, &metrics, &open_http2);
         let state = State { config: config.clone(), acceptors: None, listeners: Listeners::default(), prepared: None };
         Self {
             reader,
-            router: Arc::new(Router::new(table)),
+            router: Arc::new(Router::new(table).counting(streams)),
             connection_rules: Arc::new(ArcSwap::from_pointee(rules)),
             metrics,
             observer,
@@ -286,7 +288,7 @@ impl Control {
 }
 
 fn connection_rules(table: &RouteTable, metrics: &Arc<Metrics>, open_http2: &Arc<AtomicUsize>) -> ConnectionRules {
-    let policy = table.rules().policy;
-    let options = listen::h2_options(&policy.head);
-    ConnectionRules::new(policy, options, table.longest_write(), metrics.clone(), open_http2.clone())
+    let rules = table.rules();
+    let options = listen::h2_options(&rules.policy.head);
+    ConnectionRules::new(rules, options, table.longest_write(), metrics.clone(), open_http2.clone())
 }

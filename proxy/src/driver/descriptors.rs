@@ -12,6 +12,10 @@ use rustix::event::{EventfdFlags, eventfd};
 /// Size of the reserve. Each admin connection takes one descriptor, and so does each file that it reads.
 const RESERVE: u64 = 32;
 
+/// The largest number of descriptors below the reserve that streams must not use: they are for the connections of
+/// requests that are refused meanwhile, and for pages.
+const HEADROOM: i32 = 512;
+
 /// Descriptors from this number on are in the reserve.
 static THRESHOLD: AtomicI32 = AtomicI32::new(i32::MAX);
 
@@ -30,6 +34,17 @@ pub(crate) fn is_reserved(descriptor: RawFd) -> bool {
 /// short.
 pub(crate) fn are_scarce() -> bool {
     eventfd(0, EventfdFlags::CLOEXEC).map_or(true, |next| is_reserved(next.as_raw_fd()))
+}
+
+/// Whether a stream that begins now would use descriptors that others need. While `streams`, the number of those that
+/// run or open, take less than half of the descriptors, this asks the kernel nothing; otherwise it costs two system calls.
+pub(crate) fn are_short_for_streams(streams: usize) -> bool {
+    let threshold = THRESHOLD.load(Ordering::Relaxed);
+    if threshold == i32::MAX || streams.saturating_mul(4) < usize::try_from(threshold).unwrap_or(0) {
+        return false;
+    }
+    let end = threshold - HEADROOM.min(threshold / 32);
+    eventfd(0, EventfdFlags::CLOEXEC).map_or(true, |next| next.as_raw_fd() >= end)
 }
 
 /// The error when no descriptor is left outside the reserve.

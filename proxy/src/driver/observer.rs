@@ -12,6 +12,7 @@ use super::registry::StreamRegistry;
 use super::stream_info::StreamInfo;
 use super::visit::DueVisit;
 use crate::failure::Failure;
+use crate::limits::RouteState;
 use crate::stream::{Counts, Drain, EndReason, Millis, Policy, Progress};
 
 /// A group of streams that share their rules and are counted together.
@@ -44,6 +45,8 @@ pub struct Totals {
     pub event_gaps: OnceLock<Box<EventGaps>>,
     /// Whether a field of a backend for this proxy has been ignored, and logged.
     pub(crate) control_ignored: AtomicBool,
+    /// What is counted for its limits.
+    pub(super) limits: Arc<RouteState>,
 }
 
 /// Observes streams: their beginning, their end, and requests that failed before one began.
@@ -150,6 +153,11 @@ impl fmt::Debug for Route {
 }
 
 impl Totals {
+    /// What is counted for the route's limits.
+    pub(crate) fn limits(&self) -> &Arc<RouteState> {
+        &self.limits
+    }
+
     pub(super) fn add(&self, progress: Progress) {
         let add = |counter: &AtomicU64, more: u64| {
             if more > 0 {
@@ -181,7 +189,7 @@ const NO_EVENT: u32 = u32::MAX;
 const NOT_TIMED: u32 = u32::MAX - 1;
 
 impl StreamGuard {
-    pub(super) fn open(route: Arc<Route>, registry: Arc<StreamRegistry>, info: StreamInfo) -> Self {
+    pub(super) fn open(route: Arc<Route>, registry: Arc<StreamRegistry>, mut info: StreamInfo) -> Self {
         // First: if it panics, nothing has been counted.
         route.observer.opened(&route.name, &info);
         route.totals.opened.fetch_add(1, Ordering::Relaxed);
@@ -190,6 +198,8 @@ impl StreamGuard {
             endpoint.state.stream_opened();
         }
         registry.stream_opened();
+        // After it is counted as running, so that no limit overlooks it.
+        info.begun();
         Self { route, registry, info, task: None, event_clock: NO_EVENT, opened: clock::now() }
     }
 

@@ -1,6 +1,7 @@
 //! Every running stream of one process, so that drains and visits reach silent ones too.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -10,6 +11,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::clock;
+use super::permit::StreamCounts;
 use super::visit::{DueVisit, Visit, Visitor};
 use crate::stream::{Drain, Millis, RetryRange};
 
@@ -22,7 +24,7 @@ const SLICE_PAUSE: Duration = Duration::from_millis(1);
 
 /// The running streams, and the drain under way, if any.
 pub struct StreamRegistry {
-    active: AtomicUsize,
+    counts: Arc<StreamCounts>,
     /// The times of the drain under way; the others are valid once this one is set.
     cut_at: AtomicU64,
     spread_until: AtomicU64,
@@ -37,10 +39,16 @@ pub struct StreamRegistry {
     emptied: Notify,
 }
 
+impl fmt::Debug for StreamRegistry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("StreamRegistry").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
 impl Default for StreamRegistry {
     fn default() -> Self {
         Self {
-            active: AtomicUsize::new(0),
+            counts: Arc::default(),
             cut_at: AtomicU64::new(NOT_DRAINING),
             spread_until: AtomicU64::new(0),
             retry: AtomicU64::new(0),
@@ -97,15 +105,20 @@ impl StreamRegistry {
 
     /// Number of running streams.
     pub fn active(&self) -> usize {
-        self.active.load(Ordering::Acquire)
+        self.counts.active.load(Ordering::Acquire)
+    }
+
+    /// What limits on streams compare.
+    pub fn counts(&self) -> &Arc<StreamCounts> {
+        &self.counts
     }
 
     pub(super) fn stream_opened(&self) {
-        self.active.fetch_add(1, Ordering::AcqRel);
+        self.counts.active.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn stream_ended(&self) {
-        if self.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.counts.active.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.emptied.notify_waiters();
         }
     }

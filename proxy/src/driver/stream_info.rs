@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoint::Endpoint;
+use super::permit::StreamPermit;
+use crate::limits::ClientPermit;
 
 /// Limit on the part of a target that is kept, in bytes, for as long as the stream runs.
 const KEPT_TARGET_BYTES: usize = 1024;
@@ -24,13 +26,56 @@ pub struct StreamInfo {
 }
 
 /// The server at the other end.
-#[derive(Clone)]
 enum Server {
     Unknown,
     /// A server that only the caller knows.
     Address(Address),
     /// One whose streams are counted.
     Endpoint(Arc<Endpoint>),
+    /// Any of these, for a stream that occupies part of a limit: only such streams pay for it.
+    Limited(Box<Limited>),
+}
+
+struct Limited {
+    server: Server,
+    permit: Permit,
+}
+
+enum Permit {
+    Opening(StreamPermit),
+    /// What is left of it once the stream runs.
+    Running(ClientPermit),
+}
+
+impl Clone for Server {
+    /// Without the permit: there is one for each stream.
+    fn clone(&self) -> Self {
+        match self {
+            Self::Unknown => Self::Unknown,
+            Self::Address(address) => Self::Address(*address),
+            Self::Endpoint(endpoint) => Self::Endpoint(endpoint.clone()),
+            Self::Limited(limited) => limited.server.clone(),
+        }
+    }
+}
+
+impl Server {
+    fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        match self {
+            Self::Endpoint(endpoint) => Some(endpoint),
+            Self::Limited(limited) => limited.server.endpoint(),
+            Self::Unknown | Self::Address(_) => None,
+        }
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Unknown => None,
+            Self::Address(address) => Some(SocketAddr::from(*address)),
+            Self::Endpoint(endpoint) => Some(endpoint.address),
+            Self::Limited(limited) => limited.server.address(),
+        }
+    }
 }
 
 /// A socket address without the scope and flow of IPv6: 20 bytes in place of 32.
@@ -77,26 +122,42 @@ impl StreamInfo {
         }
     }
 
-    /// The endpoint that counts the stream.
-    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
-        match &self.upstream {
-            Server::Endpoint(endpoint) => Some(endpoint),
-            Server::Unknown | Server::Address(_) => None,
-        }
+    /// The same for a stream that occupies part of a limit, from here until it is dropped.
+    #[must_use]
+    pub(crate) fn holding(self, permit: Option<StreamPermit>) -> Self {
+        let Some(permit) = permit else { return self };
+        let limited = Limited { server: self.upstream, permit: Permit::Opening(permit) };
+        Self { upstream: Server::Limited(Box::new(limited)), ..self }
     }
 
-    /// The client's address as the proxy sees it.
+    /// Keeps of the permit what a running stream occupies.
+    pub(super) fn begun(&mut self) {
+        let Server::Limited(_) = self.upstream else { return };
+        let Server::Limited(limited) = std::mem::replace(&mut self.upstream, Server::Unknown) else { return };
+        let Limited { server, permit } = *limited;
+        let client = match permit {
+            Permit::Opening(permit) => permit.begun(),
+            Permit::Running(client) => Some(client),
+        };
+        self.upstream = match client {
+            Some(client) => Server::Limited(Box::new(Limited { server, permit: Permit::Running(client) })),
+            None => server,
+        };
+    }
+
+    /// The endpoint that counts the stream.
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        self.upstream.endpoint().map(|endpoint| &**endpoint)
+    }
+
+    /// The client's address: the peer's, or the one that a trusted proxy reports. The port is 0 if only the proxy knows it.
     pub fn client(&self) -> Option<SocketAddr> {
         self.client.map(SocketAddr::from)
     }
 
     /// The upstream server's address.
     pub fn upstream(&self) -> Option<SocketAddr> {
-        match &self.upstream {
-            Server::Unknown => None,
-            Server::Address(address) => Some(SocketAddr::from(*address)),
-            Server::Endpoint(endpoint) => Some(endpoint.address),
-        }
+        self.upstream.address()
     }
 
     /// The request's method.
@@ -171,5 +232,11 @@ mod tests {
             assert_eq!(info.path(), kept);
             assert!(info.request.len() <= "GET ".len() + KEPT_TARGET_BYTES + CUT.len());
         }
+    }
+
+    /// There is one of these for each of tens of thousands of streams: the permit of a limited one makes no other larger.
+    #[test]
+    fn a_permit_takes_no_room_in_other_streams() {
+        assert_eq!(size_of::<Server>(), size_of::<Option<(u32, Address)>>());
     }
 }

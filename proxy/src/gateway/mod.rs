@@ -13,8 +13,8 @@ use pingora::prelude::{Error, HttpPeer, Result};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::{BError, ErrorSource, ErrorType};
 
-use crate::driver::descriptors;
-use crate::headers;
+use crate::driver::{clock, descriptors};
+use crate::headers::{self, Client};
 use crate::metrics::Metrics;
 use crate::routing::{Answered, RequestObserver, Router};
 use crate::takeover::{
@@ -68,7 +68,7 @@ impl Gateway {
         let request = session.req_header();
         observer.answered(&Answered {
             route: context.plan.as_ref().map_or("", |plan| &plan.route.name),
-            client: session.client_addr().and_then(|address| address.as_inet()).copied(),
+            client: client_of(session, context).address,
             method: request.method.as_str(),
             target: &String::from_utf8_lossy(request.raw_path()),
             status,
@@ -78,7 +78,7 @@ impl Gateway {
     }
 
     /// Decides on a request, unless a reactor has. Returns the reason to refuse it; otherwise it has a plan.
-    async fn decide(&self, request: &RequestHeader, context: &mut RequestContext) -> Result<Option<RefuseReason>> {
+    async fn decide(&self, session: &Session, context: &mut RequestContext) -> Result<Option<RefuseReason>> {
         let prior_outcome = context.prior_outcome.take();
         let prior_outcome = prior_outcome
             .ok_or_else(|| Error::explain(ErrorType::InternalError, "early_request_filter has not run"))?;
@@ -88,10 +88,14 @@ impl Gateway {
                 context.early_answer = Some(answer);
                 plan
             }
-            None => match self.router.plan(request).await {
-                Ok(plan) => plan,
-                Err(reason) => return Ok(Some(reason)),
-            },
+            None => {
+                let request = session.req_header();
+                let client = client_of(session, context);
+                match self.router.plan(request, &client, clock::now()).await {
+                    Ok(plan) => plan,
+                    Err(reason) => return Ok(Some(reason)),
+                }
+            }
         };
         (context.plan, context.in_flight) = (Some(plan), None);
         Ok(None)
@@ -102,6 +106,12 @@ impl Gateway {
         refusal.write(session).await?;
         Ok(true)
     }
+}
+
+/// Who sent a request.
+fn client_of(session: &Session, context: &RequestContext) -> Client {
+    let peer = session.client_addr().and_then(|address| address.as_inet()).copied();
+    context.rules.trusted_proxies.client(peer, &session.req_header().headers)
 }
 
 impl RequestContext {
@@ -146,7 +156,12 @@ impl ProxyHttp for Gateway {
         }
         headers::normalize_request(session.req_header_mut());
         headers::drop_ignored_upgrade(session.req_header_mut());
-        match self.decide(session.req_header(), context).await? {
+        match self.decide(session, context).await? {
+            Some(RefuseReason::Limited(limit, answer)) => {
+                self.metrics.refused(RefuseReason::Limited(limit, answer).as_str());
+                answer.write(session, &limit.into()).await?;
+                Ok(true)
+            }
             Some(reason) => self.refuse(session, reason.as_str(), reason.into()).await,
             None => Ok(false),
         }
@@ -154,10 +169,11 @@ impl ProxyHttp for Gateway {
 
     async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut RequestContext) -> Result<bool> {
         let early_answer = context.early_answer.take();
+        let permit = context.plan.as_mut().and_then(|plan| plan.permits.stream.take());
         let plan = context.plan()?;
         match early_answer {
             Some(answer) => self.takeover.resume(session, answer, &plan.route).await.map(|()| false),
-            None => self.takeover.serve(session, plan, &context.rules).await,
+            None => self.takeover.serve(session, plan, &context.rules, permit).await,
         }
     }
 

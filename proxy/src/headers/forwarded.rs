@@ -1,12 +1,12 @@
 //! Forwarding fields, which tell the upstream who the client is, and the peers that are trusted to send them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderName, HeaderValue, header};
 use ipnet::IpNet;
 use pingora::ErrorType;
 use pingora::OrErr;
-use pingora::http::RequestHeader;
+use pingora::http::{HMap, RequestHeader};
 use pingora::prelude::Result;
 
 /// Every field that begins like this is about the connection between a client and a proxy.
@@ -91,6 +91,40 @@ impl TrustedProxies {
     }
 }
 
+impl TrustedProxies {
+    /// Who sent a request: its peer, or the client that a trusted peer reports in `X-Forwarded-For`, otherwise in
+    /// `X-Real-IP`. Of `X-Forwarded-For` it is the last address that is not a trusted proxy.
+    #[doc(hidden)]
+    pub fn client(&self, peer: Option<SocketAddr>, headers: &HMap) -> Client {
+        let via_trusted_proxy = peer.is_some_and(|peer| self.contains(peer.ip()));
+        if !via_trusted_proxy {
+            return Client { address: peer, via_trusted_proxy };
+        }
+        let reported = match headers.get("x-forwarded-for") {
+            Some(_) => nearest_untrusted(headers, self),
+            None => headers.get("x-real-ip").and_then(|value| hop_address(value.as_bytes())),
+        };
+        Client { address: reported.or(peer), via_trusted_proxy }
+    }
+}
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Its address. The port is 0 if only a proxy knows it.
+    pub address: Option<SocketAddr>,
+    /// Whether its peer is a trusted proxy, whose fields are trusted.
+    pub via_trusted_proxy: bool,
+}
+
+/// An address, without the port if only a proxy in front knows it.
+pub fn shown_address(address: SocketAddr) -> String {
+    match address.port() {
+        0 => address.ip().to_string(),
+        _ => address.to_string(),
+    }
+}
+
 impl Default for TrustedProxies {
     /// The loopback addresses: a proxy on the same host.
     fn default() -> Self {
@@ -137,8 +171,8 @@ pub fn set_forwarded(
     }
     let Some(peer) = peer else { return Ok(()) };
     if !kept.real_ip {
-        let client = if kept.hops { nearest_untrusted(request, trusted) } else { None };
-        request.insert_header("X-Real-IP", address(client.unwrap_or(peer))?)?;
+        let client = if kept.hops { nearest_untrusted(&request.headers, trusted) } else { None };
+        request.insert_header("X-Real-IP", address(client.map_or(peer, |client| client.ip()))?)?;
     }
     if kept.hops {
         append(request, "X-Forwarded-For", peer.to_string().as_bytes())?;
@@ -236,20 +270,25 @@ fn is_spelled_with_dashes(name: &str) -> bool {
 }
 
 /// The client as the trusted proxies in front report it: the last address of `X-Forwarded-For` that is not trusted.
-fn nearest_untrusted(request: &RequestHeader, trusted: &TrustedProxies) -> Option<IpAddr> {
-    let fields = request.headers.get_all("x-forwarded-for");
-    let hops = fields.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let hops: Vec<Option<IpAddr>> = hops.map(|hop| hop.trim().parse().ok()).collect();
-    // Entries before an invalid address cannot be trusted.
-    let hops = hops.into_iter().rev().map_while(|hop| hop);
+fn nearest_untrusted(headers: &HMap, trusted: &TrustedProxies) -> Option<SocketAddr> {
+    let fields = headers.get_all("x-forwarded-for").iter().rev();
+    let hops = fields.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
     let mut nearest = None;
-    for hop in hops {
+    // Entries before an invalid address cannot be trusted.
+    for hop in hops.map_while(hop_address) {
         nearest = Some(hop);
-        if !trusted.contains(hop) {
+        if !trusted.contains(hop.ip()) {
             break;
         }
     }
     nearest
+}
+
+/// An address in a list, with its port if it has one, as some load balancers add it.
+fn hop_address(hop: &[u8]) -> Option<SocketAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim();
+    let address = hop.parse::<IpAddr>().map(|address| SocketAddr::new(address, 0)).or_else(|_| hop.parse()).ok()?;
+    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 /// The port in a `Host` field.
@@ -441,6 +480,35 @@ mod tests {
         ];
         for (what, peer, tls, sent, expected) in cases {
             assert_eq!(forwarded(peer, tls, sent), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_client_is_who_the_trusted_proxies_report() {
+        let peers = [PROXY, UNTRUSTED].map(|peer| format!("{peer}:9"));
+        let (proxy, untrusted) = (peers[0].as_str(), peers[1].as_str());
+        let cases: [(&str, &[&str], &str); 11] = [
+            (untrusted, &["X-Forwarded-For: 6.6.6.6", "X-Real-IP: 6.6.6.6"], untrusted),
+            (proxy, &[], proxy),
+            (proxy, &["X-Forwarded-For: 6.6.6.6, 203.0.113.5", "X-Real-IP: 6.6.6.6"], "203.0.113.5:0"),
+            (proxy, &["X-Forwarded-For: 6.6.6.6", "X-Forwarded-For: 203.0.113.5"], "203.0.113.5:0"),
+            (proxy, &["X-Forwarded-For: 203.0.113.5, 127.0.0.2, ::1"], "203.0.113.5:0"),
+            (proxy, &["X-Forwarded-For: 127.0.0.3, 127.0.0.2"], "127.0.0.3:0"),
+            (proxy, &["X-Forwarded-For: 203.0.113.5:4711"], "203.0.113.5:4711"),
+            (proxy, &["X-Forwarded-For: 6.6.6.6, [2001:db8::5]:4711"], "[2001:db8::5]:4711"),
+            (proxy, &["X-Forwarded-For: ::ffff:203.0.113.5"], "203.0.113.5:0"),
+            (proxy, &["X-Forwarded-For: 6.6.6.6, unknown", "X-Real-IP: 203.0.113.5"], proxy),
+            (proxy, &["X-Real-IP: 203.0.113.5"], "203.0.113.5:0"),
+        ];
+        for (peer, fields, expected) in cases {
+            let mut request = RequestHeader::build("GET", b"/events", None).expect("request");
+            for field in fields {
+                let (name, value) = field.split_once(": ").expect("field");
+                request.append_header(name.to_owned(), value).expect("header");
+            }
+            let client = TrustedProxies::default().client(peer.parse().ok(), &request.headers);
+            let expected = Client { address: expected.parse().ok(), via_trusted_proxy: peer == proxy };
+            assert_eq!(client, expected, "{peer} {fields:?}");
         }
     }
 

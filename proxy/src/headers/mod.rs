@@ -12,7 +12,7 @@ mod variables;
 mod via;
 
 pub use control::{StreamControl, stream_control, strip_request_control, strip_response_control};
-pub use forwarded::{TrustedProxies, set_forwarded};
+pub use forwarded::{Client, TrustedProxies, set_forwarded, shown_address};
 pub use request::{
     accepts_event_stream, add_via, asks_upgrade, check_http2_request, drop_ignored_upgrade, host_name, is_repeatable,
     masked_target, normalize_request, page_request, stream_request,

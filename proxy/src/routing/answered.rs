@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct Answered<'a> {
     /// The name of its route; empty if it has none.
     pub route: &'a str,
-    /// The address that connected.
+    /// Its address, or the one that a trusted proxy reports.
     pub client: Option<SocketAddr>,
     /// Of the request.
     pub method: &'a str,

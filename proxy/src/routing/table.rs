@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pingora::http::{Method, RequestHeader};
 
+use super::limits::StreamLimits;
 use super::matcher::Matcher;
 use crate::config::StreamMode;
 use crate::driver;
@@ -23,6 +24,8 @@ pub struct RouteEntry {
     pub upstream: Arc<Upstream>,
     /// The policy and the counters of its streams.
     pub streams: Arc<driver::Route>,
+    /// How many of them there may be, and what others get.
+    pub limits: StreamLimits,
 }
 
 /// All routes, in the order of the configuration, of which the first that matches serves; and the rules for clients, which a
@@ -31,12 +34,13 @@ pub struct RouteEntry {
 pub struct RouteTable {
     routes: Vec<Arc<RouteEntry>>,
     rules: Arc<ClientRules>,
+    most_streams: Option<u64>,
 }
 
 impl RouteTable {
     /// A table of these routes, with the default rules for clients.
     pub fn new(routes: Vec<RouteEntry>) -> Self {
-        Self { routes: routes.into_iter().map(Arc::new).collect(), rules: Arc::default() }
+        Self { routes: routes.into_iter().map(Arc::new).collect(), rules: Arc::default(), most_streams: None }
     }
 
     /// With these rules for clients.
@@ -48,6 +52,17 @@ impl RouteTable {
     /// The rules for clients.
     pub fn rules(&self) -> &Arc<ClientRules> {
         &self.rules
+    }
+
+    /// The same, with a limit on the streams of all routes.
+    #[must_use]
+    pub fn with_most_streams(self, most_streams: Option<u64>) -> Self {
+        Self { most_streams, ..self }
+    }
+
+    /// The limit on the streams of all routes.
+    pub fn most_streams(&self) -> Option<u64> {
+        self.most_streams
     }
 
     /// Decides on a request whose head has been normalized: the only place where this happens, for both request paths.

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
@@ -31,6 +32,8 @@ pub(crate) enum ClientTransport {
         socket: TcpStream,
         /// The address, as Pingora's sessions look it up.
         digest: Arc<SocketDigest>,
+        /// Read from the socket already, and still to be read from here. In a box, since hardly any connection has some.
+        received: Option<Box<Bytes>>,
     },
     /// TLS, and what another proxy's Pingora has accepted.
     Pingora(Stream),
@@ -41,13 +44,28 @@ impl ClientTransport {
         let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
         // The digest is not shared yet, so the value cannot be set already.
         let _ = digest.peer_addr.set(Some(address.into()));
-        Self::Tcp { socket, digest: Arc::new(digest) }
+        Self::Tcp { socket, digest: Arc::new(digest), received: None }
+    }
+
+    /// The same, with bytes that have been read from it in front of those that are still to come.
+    pub(crate) fn with_received(self, received: Vec<u8>) -> Self {
+        match self {
+            Self::Tcp { socket, digest, .. } => {
+                let received = (!received.is_empty()).then(|| Box::new(received.into()));
+                Self::Tcp { socket, digest, received }
+            }
+            Self::Pingora(stream) => Self::Pingora(stream),
+        }
     }
 }
 
 impl AsyncRead for ClientTransport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
+            Self::Tcp { received: Some(bytes), .. } if !bytes.is_empty() => {
+                buffer.put_slice(&bytes.split_to(bytes.len().min(buffer.remaining())));
+                Poll::Ready(Ok(()))
+            }
             Self::Tcp { socket, .. } => Pin::new(socket).poll_read(cx, buffer),
             Self::Pingora(stream) => Pin::new(stream).poll_read(cx, buffer),
         }

@@ -13,12 +13,15 @@ use super::client_connection::ClientConnection;
 use super::client_policy::ClientRules;
 use super::plan::{Decision, InFlight, Plan, RefuseReason};
 use crate::failure::Failure;
+use crate::headers::Client;
+use crate::stream::Millis;
+use crate::wire::proxy_protocol::{ProxyProtocol, Violation};
 
 /// Decides on the requests of a reactor's listener. Called on the reactor's thread, so it must not block.
 pub(crate) trait Admission: Send + Sync {
     /// Decides whether a reactor sends a request, and where. Normalizes the head for forwarding; a request that is left
     /// to Pingora goes there as it was received.
-    fn admit(&self, request: &mut RequestHeader) -> Decision;
+    fn admit(&self, request: &mut RequestHeader, client: &Client, now: Millis) -> Decision;
 
     /// The limits in force, and the peers whose forwarding fields are trusted.
     fn client_rules(&self) -> Arc<ClientRules>;
@@ -26,6 +29,12 @@ pub(crate) trait Admission: Send + Sync {
     /// Counts an admitted request that does not go to Pingora: it was answered with a stream, or, for status 0, not at
     /// all.
     fn answered(&self, status: u16);
+
+    /// Counts and reports a request that the reactor has refused, with the status and the length of the response's body.
+    fn refused(&self, reason: &'static str, request: &RequestHeader, client: &Client, response: (u16, usize));
+
+    /// Counts and reports a connection of `peer` that is closed because of its PROXY protocol header.
+    fn violated(&self, violation: Violation, peer: SocketAddr);
 
     /// Counts fields of an admitted request that were not forwarded.
     fn dropped_fields(&self, count: usize);
@@ -40,6 +49,8 @@ pub(super) struct HandlerShared {
     /// Whether connections may begin with HTTP/2.
     pub(super) h2c: bool,
     pub(super) handed_off: UnboundedSender<Handoff>,
+    /// Of the listener.
+    pub(super) proxy_protocol: ProxyProtocol,
 }
 
 /// A message from the reactors to the service that serves with Pingora.
@@ -80,13 +91,14 @@ impl RequestHandler {
     /// Admits streams by `admission`. All other connections go to the returned queue, for Pingora to serve.
     pub(crate) fn new(admission: Arc<dyn Admission>) -> (Self, UnboundedReceiver<Handoff>) {
         let (handed_off, queue) = unbounded_channel();
-        (Self(Arc::new(HandlerShared { admission, h2c: false, handed_off })), queue)
+        let proxy_protocol = ProxyProtocol::Off;
+        (Self(Arc::new(HandlerShared { admission, h2c: false, handed_off, proxy_protocol })), queue)
     }
 
-    /// The same for connections that may begin with HTTP/2, with the same queue.
-    pub(crate) fn with_h2c(&self) -> Self {
-        let HandlerShared { admission, handed_off, .. } = &*self.0;
-        Self(Arc::new(HandlerShared { admission: admission.clone(), h2c: true, handed_off: handed_off.clone() }))
+    /// The same, with the same queue, for connections that may begin with HTTP/2 or with a header of the PROXY protocol.
+    pub(crate) fn of_listener(&self, h2c: bool, proxy_protocol: ProxyProtocol) -> Self {
+        let (admission, handed_off) = (self.0.admission.clone(), self.0.handed_off.clone());
+        Self(Arc::new(HandlerShared { admission, h2c, handed_off, proxy_protocol }))
     }
 
     /// Reports to the service of the queue that the listeners are closed.

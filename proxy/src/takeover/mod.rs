@@ -33,6 +33,7 @@ mod page;
 mod pending;
 mod plan;
 mod pool;
+mod proxy_header;
 mod refuse;
 mod relay;
 mod retry_later;
@@ -53,7 +54,9 @@ use pingora::prelude::{HttpPeer, Result};
 use pingora::proxy::Session;
 use pingora::upstreams::peer::Peer;
 
-use crate::driver::{BoundListener, Driver, Drivers, Endpoint, Route, StreamInfo, StreamRegistry, Visitor};
+use crate::driver::{
+    BoundListener, Driver, Drivers, Endpoint, Route, StreamInfo, StreamPermit, StreamRegistry, Visitor,
+};
 use crate::headers;
 
 pub use crate::failure::Failure;
@@ -73,6 +76,7 @@ use exchange::{Answer, Upstreams};
 pub(crate) use client_connection::{ClientConnection, NextHead};
 pub(crate) use client_transport::{ClientTransport, delegate_digests};
 pub(crate) use handoff::{Admission, Decided, EarlyAnswer, HandedOff, Handoff, PriorOutcome, RequestHandler};
+pub(crate) use proxy_header::{read_proxy_header, report_violation};
 
 /// Takes requests over. One per process is enough; share it between the services of a proxy.
 ///
@@ -261,7 +265,8 @@ impl Takeover {
         }
         // Pipelined bytes wait until the request has been served, instead of ending it.
         session.downstream_session.set_pipelining_enabled(true);
-        self.forward(session, Candidates { peers, endpoints: &[] }, route, true, hooks, self.terms()).await?;
+        self.forward(session, Candidates { peers, endpoints: &[], permit: None }, route, true, hooks, self.terms())
+            .await?;
         Ok(false)
     }
 
@@ -274,16 +279,23 @@ impl Takeover {
         if !Self::can_pass(session) {
             return Ok(true);
         }
-        self.forward(session, Candidates { peers, endpoints: &[] }, route, false, &(), self.terms()).await?;
+        self.forward(session, Candidates { peers, endpoints: &[], permit: None }, route, false, &(), self.terms())
+            .await?;
         Ok(false)
     }
 
-    /// Does what `plan` says, by `rules` in place of the takeover's own. Returns `Ok(true)` for an upgrade: HttpProxy
-    /// should continue with it.
+    /// Does what `plan` says, by `rules` in place of the takeover's own; a stream holds `permit`. Returns `Ok(true)` for an
+    /// upgrade: HttpProxy should continue with it.
     ///
     /// # Errors
     /// As [`Takeover::take_over`].
-    pub(crate) async fn serve(&self, session: &mut Session, plan: &Plan, rules: &ClientRules) -> Result<bool> {
+    pub(crate) async fn serve(
+        &self,
+        session: &mut Session,
+        plan: &Plan,
+        rules: &ClientRules,
+        permit: Option<StreamPermit>,
+    ) -> Result<bool> {
         let (may_be_stream, peers) = match plan.carriage {
             Carriage::Stream => (true, plan.peers()),
             Carriage::Page => (false, plan.peers()),
@@ -293,7 +305,7 @@ impl Takeover {
             // Pipelined bytes wait until the request has been served, instead of ending it.
             session.downstream_session.set_pipelining_enabled(true);
         }
-        let candidates = Candidates { peers: &peers, endpoints: &plan.endpoints };
+        let candidates = Candidates { peers: &peers, endpoints: &plan.endpoints, permit };
         let terms = Terms { trusted_proxies: &rules.trusted_proxies, body_timeout: rules.policy.body };
         self.forward(session, candidates, &plan.route, may_be_stream, &(), terms).await?;
         Ok(false)
@@ -306,7 +318,7 @@ impl Takeover {
     async fn forward(
         &self,
         session: &mut Session,
-        candidates: Candidates<'_>,
+        mut candidates: Candidates<'_>,
         route: &Arc<Route>,
         may_be_stream: bool,
         hooks: &dyn Hooks,
@@ -332,11 +344,17 @@ impl Takeover {
                 drop(request);
                 let (request, server) = (session.req_header(), answer.server);
                 let target = String::from_utf8_lossy(request.raw_path());
+                let client = terms.trusted_proxies.client(client, &request.headers).address;
                 let info = StreamInfo::new(client, server, request.method.as_str(), &target, started.elapsed())
-                    .at(candidates.endpoint_at(server));
+                    .at(candidates.endpoint_at(server))
+                    .holding(candidates.permit.take());
                 self.begin(session, answer, route, info, hooks).await
             }
-            Ok(answer) => self.pass_on(session, answer, route).await,
+            Ok(answer) => {
+                // It is no stream.
+                candidates.permit = None;
+                self.pass_on(session, answer, route).await
+            }
             Err(failure) => Self::refuse(session, failure, route).await,
         }
     }
@@ -424,11 +442,12 @@ struct Terms<'a> {
 }
 
 /// The servers of a request, in the order to try them.
-#[derive(Clone, Copy)]
 struct Candidates<'a> {
     peers: &'a [HttpPeer],
     /// Their endpoints, which count the streams; empty for servers that only the caller knows.
     endpoints: &'a [Arc<Endpoint>],
+    /// What a stream holds.
+    permit: Option<StreamPermit>,
 }
 
 impl Candidates<'_> {

@@ -28,13 +28,17 @@ use crate::exchange::{
 use crate::failure::Failure;
 use crate::headers;
 use crate::stream::{Framing, Millis};
+use crate::wire::proxy_protocol::{Header, ProxyProtocol, Violation};
 
 /// Interim responses in one call, before the connection yields to others.
 const HEADS_PER_CALL: u32 = 16;
 
 /// A connection from its accept until it is a stream, is handed off or closes.
 pub(super) struct PendingConnection {
+    /// The peer's, or the one in its PROXY protocol header.
     address: SocketAddr,
+    /// Whether a header is still to come.
+    proxy_protocol: ProxyProtocol,
     handler: Arc<HandlerShared>,
     /// When the connection is closed if the client has sent nothing.
     header_deadline: Option<Millis>,
@@ -49,6 +53,8 @@ pub(super) struct PendingConnection {
 struct RequestPhase {
     exchange: Exchange<Arc<Endpoint>>,
     route: Arc<Route>,
+    /// The client's address, which a proxy in front may have reported.
+    client: Option<SocketAddr>,
     method: Method,
     target: Box<str>,
     framing: Framing,
@@ -76,29 +82,69 @@ impl ConnectionHandler for RequestHandler {
 impl PendingConnection {
     fn new(address: SocketAddr, handler: Arc<HandlerShared>, now: Millis) -> Self {
         let header_deadline = handler.admission.client_rules().policy.header.map(|limit| now.after(limit));
-        Self { address, handler, header_deadline, received: Vec::new(), request: None, outcome: None }
+        let proxy_protocol = handler.proxy_protocol;
+        Self { address, proxy_protocol, handler, header_deadline, received: Vec::new(), request: None, outcome: None }
     }
 
     /// Reads the first bytes, which decide between this module and Pingora.
     fn read_request(&mut self, client: &mut dyn Socket, now: Millis, input: &mut [u8]) -> Option<Step> {
-        match client.read(input) {
-            Err(error) if would_block(&error) && self.header_deadline.is_none_or(|until| now < until) => {
-                Some(Step::Wait)
-            }
-            Ok(count) if count > 0 => {
-                self.received.extend_from_slice(&input[..count]);
-                match start_request(&self.received, self.address, &self.handler, now) {
-                    Ok(request) => {
-                        self.request = Some(request);
-                        None
+        loop {
+            match client.read(input) {
+                Err(error) if would_block(&error) && self.header_deadline.is_none_or(|until| now < until) => {
+                    return Some(Step::Wait);
+                }
+                Ok(count) if count > 0 => self.received.extend_from_slice(&input[..count]),
+                _ => {
+                    if self.proxy_protocol != ProxyProtocol::Off && !self.received.is_empty() {
+                        self.handler.admission.violated(Violation::Unfinished, self.address);
                     }
-                    Err(refused) => {
-                        self.outcome = refused.map(Outcome::Refused);
-                        Some(Step::HandOff)
-                    }
+                    return Some(Step::Close);
                 }
             }
-            _ => Some(Step::Close),
+            if self.proxy_protocol != ProxyProtocol::Off && !self.take_proxy_header() {
+                return Some(Step::Close);
+            }
+            // More has to come behind a header, or of it.
+            if self.proxy_protocol == ProxyProtocol::Off && !self.received.is_empty() {
+                return self.start_request(client, now);
+            }
+        }
+    }
+
+    /// Takes a PROXY protocol header from the front of what has been received, once it is complete. Returns whether the
+    /// connection goes on.
+    fn take_proxy_header(&mut self) -> bool {
+        let is_trusted = self.handler.admission.client_rules().trusted_proxies.contains(self.address.ip());
+        match self.proxy_protocol.header(&self.received, is_trusted) {
+            Ok(None) => {}
+            Ok(Some(Header { length, source })) => {
+                self.received.drain(..length);
+                self.address = source.unwrap_or(self.address);
+                self.proxy_protocol = ProxyProtocol::Off;
+            }
+            Err(violation) => {
+                self.handler.admission.violated(violation, self.address);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn start_request(&mut self, client: &mut dyn Socket, now: Millis) -> Option<Step> {
+        match start_request(&self.received, self.address, &self.handler, now) {
+            Ok(request) => {
+                self.request = Some(request);
+                None
+            }
+            Err(NotSent::HandOff(refused)) => {
+                self.outcome = refused.map(Outcome::Refused);
+                Some(Step::HandOff)
+            }
+            Err(NotSent::Answer(answer)) => {
+                // The send buffer of a new connection has room for it. A client that has gone needs none.
+                let _ = client.write(&answer);
+                Some(Step::Close)
+            }
         }
     }
 
@@ -122,8 +168,9 @@ impl PendingConnection {
         let BodyStart { body, leftover, .. } = body_start;
         let route = request.route.clone();
         let first_byte = Duration::from_millis(now.0.saturating_sub(request.since.0));
-        let info = StreamInfo::new(Some(self.address), None, request.method.as_str(), &request.target, first_byte)
-            .at(request.exchange.server().cloned());
+        let info = StreamInfo::new(request.client, None, request.method.as_str(), &request.target, first_byte)
+            .at(request.exchange.server().cloned())
+            .holding(request.permits.stream.take());
         let (opening, info) = opening(&route, request.framing, body, &response, info);
         if let Err(source) =
             finish_stream_head(&mut response, request.framing, get_cached_date, route.policy.heads.as_deref())
@@ -217,7 +264,9 @@ impl Pending for PendingConnection {
 impl RequestPhase {
     /// What Pingora has to know of a request that has been sent.
     fn decided(self, answer: EarlyAnswer) -> Decided {
-        let plan = Plan { route: self.route, carriage: Carriage::Stream, endpoints: Vec::new(), permits: self.permits };
+        // It is no stream.
+        let permits = Permits { stream: None, ..self.permits };
+        let plan = Plan { route: self.route, carriage: Carriage::Stream, endpoints: Vec::new(), permits };
         Decided::Sent(plan, answer)
     }
 
@@ -302,31 +351,48 @@ fn write(mut socket: &TcpStream, exchange: &Exchange<Arc<Endpoint>>) -> io::Resu
     }
 }
 
+/// What happens to a request that is not sent from here.
+enum NotSent {
+    /// It goes to Pingora, with the reason if it is to be refused there.
+    HandOff(Option<RefuseReason>),
+    /// It is refused here: under a storm of requests that exceed a limit, each costs a read and a write.
+    Answer(Vec<u8>),
+}
+
 /// Prepares the request in `received` for sending.
 ///
 /// # Errors
-/// When it goes to Pingora: with the reason if it is to be refused there.
+/// When it is not sent from here.
 fn start_request(
     received: &[u8],
-    client: SocketAddr,
+    peer: SocketAddr,
     handler: &HandlerShared,
     now: Millis,
-) -> Result<Box<RequestPhase>, Option<RefuseReason>> {
+) -> Result<Box<RequestPhase>, NotSent> {
+    const UNUSUAL: NotSent = NotSent::HandOff(None);
     let client_rules = handler.admission.client_rules();
     let WholeRequest { head: mut request, body, dropped_fields } =
-        WholeRequest::parse(received, &client_rules.policy.head).ok_or(None)?;
-    let Plan { route, endpoints, permits, .. } = match handler.admission.admit(&mut request) {
+        WholeRequest::parse(received, &client_rules.policy.head).ok_or(UNUSUAL)?;
+    let trusted_proxies = &client_rules.trusted_proxies;
+    let client = trusted_proxies.client(Some(peer), &request.headers);
+    let Plan { route, endpoints, permits, .. } = match handler.admission.admit(&mut request, &client, now) {
         Decision::Serve(plan) => plan,
-        Decision::Refuse(reason) => return Err(Some(reason)),
-        Decision::Leave => return Err(None),
+        Decision::Refuse(reason @ RefuseReason::Limited(limit, answer)) => {
+            let (response, bytes) = answer.http1(&request, &limit.into()).map_err(|_| UNUSUAL)?;
+            handler.admission.refused(reason.as_str(), &request, &client, response);
+            handler.admission.dropped_fields(dropped_fields);
+            return Err(NotSent::Answer(bytes));
+        }
+        Decision::Refuse(reason) => return Err(NotSent::HandOff(Some(reason))),
+        Decision::Leave => return Err(UNUSUAL),
     };
-    let hop = ClientHop { address: Some(client.ip()), tls: false, trusted_proxies: &client_rules.trusted_proxies };
+    let hop = ClientHop { address: Some(peer.ip()), tls: false, trusted_proxies };
     let (version, method) = (request.version, request.method.clone());
     let framing = stream_framing(version);
     let target = String::from_utf8_lossy(request.raw_path()).into();
     let rules = route.policy.heads.as_deref();
-    let upstream = upstream_request(request, true, !body.is_empty(), None, &hop, rules).map_err(|_| None)?;
-    let mut wire = request_wire(&upstream).map_err(|_| None)?;
+    let upstream = upstream_request(request, true, !body.is_empty(), None, &hop, rules).map_err(|_| UNUSUAL)?;
+    let mut wire = request_wire(&upstream).map_err(|_| UNUSUAL)?;
     wire.extend_from_slice(&body);
     let rules = Rules {
         policy: route.policy.clone(),
@@ -338,6 +404,7 @@ fn start_request(
     Ok(Box::new(RequestPhase {
         exchange: Exchange::new(rules, endpoints, Upload::whole(wire)),
         route,
+        client: client.address,
         target,
         method,
         framing,

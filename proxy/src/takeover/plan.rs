@@ -10,7 +10,9 @@ use pingora::prelude::HttpPeer;
 
 use super::dial::pingora_keep_alive;
 use super::refuse::Refusal;
-use crate::driver::{Endpoint, Route};
+use super::retry_later::RetryLater;
+use crate::driver::{Endpoint, Route, StreamPermit};
+use crate::limits::Limit;
 use crate::stream::Policy;
 
 /// What happens to a request that a reactor has read.
@@ -53,6 +55,8 @@ pub enum Carriage {
 pub struct Permits {
     /// Its count as a request in flight.
     pub in_flight: InFlight,
+    /// What it occupies of the limits on streams, until its stream does or it turns out to be none.
+    pub stream: Option<StreamPermit>,
 }
 
 /// Counts a request in flight until it is dropped.
@@ -68,6 +72,8 @@ pub enum RefuseReason {
     NoRoute,
     /// Its path could leave the prefix that its route adds.
     ParentSegment,
+    /// The stream would exceed a limit. The client is asked to come back.
+    Limited(Limit, RetryLater),
 }
 
 impl Plan {
@@ -109,6 +115,7 @@ impl RefuseReason {
             Self::Loop => "loop",
             Self::NoRoute => "no_route",
             Self::ParentSegment => "parent_segment",
+            Self::Limited(..) => "limited",
         }
     }
 }
@@ -125,7 +132,26 @@ impl From<RefuseReason> for Refusal {
             RefuseReason::ParentSegment => {
                 (400, "the path has a segment `..`, which the route does not allow", "http_request_error")
             }
+            RefuseReason::Limited(limit, _) => return limit.into(),
         };
+        Self { status, text: text.into(), proxy_status }
+    }
+}
+
+impl From<Limit> for Refusal {
+    fn from(limit: Limit) -> Self {
+        let (status, text) = match limit {
+            Limit::All => (503, "the proxy carries as many streams as its limits.streams allows"),
+            Limit::Descriptors => (503, "the proxy has no room for more streams"),
+            Limit::Streams => (503, "the route carries as many streams as its limits.streams allows"),
+            Limit::StreamsPerClient => (429, "the client has as many streams as limits.streams_per_client allows"),
+            Limit::OpeningRate => (429, "streams open faster than limits.opening_rate allows"),
+            Limit::OpeningRatePerClient => {
+                (429, "the client opens streams faster than limits.opening_rate_per_client allows")
+            }
+        };
+        // Each stream has a connection to the next hop, which the first of these is about (RFC 9209 §2.3.12, §2.3.23).
+        let proxy_status = if status == 503 { "connection_limit_reached" } else { "http_request_denied" };
         Self { status, text: text.into(), proxy_status }
     }
 }

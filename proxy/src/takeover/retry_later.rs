@@ -108,18 +108,18 @@ impl RetryLater {
         Ok((head, body))
     }
 
-    /// The complete response over HTTP/1, after which the connection closes, and its status.
+    /// The complete response over HTTP/1, after which the connection closes, with its status and the length of its body.
     ///
     /// # Errors
     /// When the head cannot be built.
-    pub(super) fn http1(self, request: &RequestHeader, refusal: &Refusal) -> Result<(u16, Vec<u8>)> {
+    pub(super) fn http1(self, request: &RequestHeader, refusal: &Refusal) -> Result<((u16, usize), Vec<u8>)> {
         let (mut head, body) = self.response(request, refusal)?;
         head.insert_header("Date", get_cached_date())?;
         head.insert_header("Connection", HeaderValue::from_static("close"))?;
         let mut bytes = Vec::new();
         headers::write_response(&head, &mut bytes);
         bytes.extend_from_slice(body.as_bytes());
-        Ok((head.status.as_u16(), bytes))
+        Ok(((head.status.as_u16(), body.len()), bytes))
     }
 
     /// Writes it, unless a response has begun. The connection is not reused.
@@ -207,7 +207,7 @@ mod tests {
             assert_eq!(field("proxy-status").as_deref(), Some("sse-proxy; error=connection_limit_reached"));
             assert_eq!(field("cache-control").as_deref(), Some("no-store"));
             let (status_of_bytes, bytes) = answer.http1(request, &REFUSAL).expect("a response");
-            assert_eq!(status_of_bytes, status);
+            assert_eq!(status_of_bytes, (status, body.len()));
             assert!(bytes.ends_with(format!("\r\n\r\n{body}").as_bytes()), "{}", bytes.escape_ascii());
         }
     }

@@ -221,3 +221,52 @@ fn pages_and_streams_are_logged_without_the_secrets_in_their_query() {
         eventually("the failure is logged", || Some(proxy.stderr()).filter(|log| log.contains("request failed")));
     assert!(!stderr.contains("token=a"), "{stderr}");
 }
+
+/// Invariant: each request has one line, and the line says who the client is. Mechanism: a reactor answers by itself what exceeds a
+/// limit, and lines of pages had the address of the peer. Symptom: no line for refused requests; nginx as everybody's client.
+#[test]
+fn lines_of_pages_and_of_refused_streams_have_the_client_that_a_trusted_proxy_reports() {
+    for driver in ["parked", "task"] {
+        let backend = Backend::start(|mut connection| {
+            if connection.path() == "/page" {
+                return connection.answer("text/plain", "page");
+            }
+            connection.send(CHUNKED);
+            connection.send(chunk(b"data: a\n\n"));
+            connection.hang();
+        });
+        let config = format!(
+            "upstreams: {{app: {{servers: ['{}']}}}}\nroutes: [{{limits: {{streams: 1}}}}]\naccess_log: {{requests: all}}\n",
+            backend.address
+        );
+        let proxy = Proxy::start_on(driver, &[], "{address: 127.0.0.1:0}", &config);
+        let get = |path: &str, fields: &str| {
+            let mut client = proxy.connect();
+            client.send(&format!(
+                "GET {path} HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 203.0.113.5\r\nConnection: close\r\n{fields}\r\n"
+            ));
+            client
+        };
+        let page = get("/page", "").read_to_end().unwrap();
+        let line = proxy.log_line();
+        assert!(page.ends_with(b"page"), "{}", page.escape_ascii());
+        assert_eq!((&line["client"], &line["status"]), (&"203.0.113.5".into(), &200.into()), "{driver}: {line}");
+        let stream = "Accept: text/event-stream\r\n";
+        let mut running = get("/events", stream);
+        running.read_head();
+        for (fields, status) in [("", 503), ("Cache-Control: no-cache\r\n", 200)] {
+            let refused = get("/events?a=b", &format!("{stream}{fields}")).read_to_end().unwrap();
+            let line = proxy.log_line();
+            let body = refused.windows(4).position(|at| at == b"\r\n\r\n").map(|at| refused.len() - at - 4);
+            assert_eq!(
+                (&line["client"], &line["path"]),
+                (&"203.0.113.5".into(), &"/events?a=b".into()),
+                "{driver}: {line}"
+            );
+            assert_eq!((&line["status"], &line["bytes"]), (&status.into(), &body.into()), "{driver}: {line}");
+        }
+        drop(running);
+        let line = proxy.log_line();
+        assert_eq!((&line["client"], &line["end"]), (&"203.0.113.5".into(), &"client_gone".into()), "{driver}: {line}");
+    }
+}

@@ -7,7 +7,8 @@ use allocation_counter::measure;
 use pingora::http::RequestHeader;
 use sse_proxy::Route;
 use sse_proxy::config::StreamMode;
-use sse_proxy::routing::{Matcher, RouteEntry, RouteTable, Router};
+use sse_proxy::headers::Client;
+use sse_proxy::routing::{Matcher, RouteEntry, RouteTable, Router, StreamLimits};
 use sse_proxy::sse::Heartbeat;
 use sse_proxy::stream::{Framing, HeartbeatPolicy, Millis, Opening, Pair, Policy};
 use sse_proxy::takeover::Decision;
@@ -60,15 +61,17 @@ fn the_decision_on_a_request_allocates_its_list_of_endpoints() {
         stream: StreamMode::Always,
         upstream: Arc::new(Upstream::new("app", servers.to_vec())),
         streams: Route::new("/", Policy::default(), Arc::new(())),
+        limits: StreamLimits::default(),
     };
     let router = Router::new(RouteTable::new(vec![route]));
     let request = RequestHeader::build("GET", b"/events", None).unwrap();
     // The first one sets up what the thread keeps for reading the table.
-    drop(router.decide(&request));
+    let client = Client { address: None, via_trusted_proxy: false };
+    drop(router.decide(&request, &client, Millis(0)));
     let mut first = Vec::with_capacity(100);
     let allocations = measure(|| {
         for _ in 0..100 {
-            let Decision::Serve(plan) = router.decide(&request) else { panic!("not served") };
+            let Decision::Serve(plan) = router.decide(&request, &client, Millis(0)) else { panic!("not served") };
             first.push(plan.endpoints[0].address.port());
         }
     });

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["logging"],
     &["headers"],
     &["stream"],
-    &["failure"],
+    &["failure", "limits"],
     &["exchange"],
     &["driver"],
     &["takeover"],

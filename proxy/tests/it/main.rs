@@ -26,6 +26,7 @@ mod from_nginx;
 mod http2;
 mod http2_limits;
 mod in_front;
+mod limits;
 mod non_streams;
 mod on_tasks;
 mod opening;

@@ -6,6 +6,7 @@ mod breaks;
 mod chromium;
 mod in_chromium;
 mod libraries;
+mod limits;
 mod styles;
 mod unavailable;
 

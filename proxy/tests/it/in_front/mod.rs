@@ -8,6 +8,7 @@ mod nginx;
 mod nginx_as_it_comes;
 mod nginx_files;
 mod not_run;
+mod tcp;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

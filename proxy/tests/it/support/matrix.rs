@@ -68,6 +68,7 @@ pub struct Setup {
     route: String,
     routes: Option<String>,
     rest: String,
+    listener: String,
     only: fn(&Combination) -> bool,
 }
 
@@ -78,13 +79,15 @@ pub struct Case {
     /// After the proxy, so that it is dropped last: scripts end with the proxy.
     pub backend: Backend,
     certificate: Option<Certificate>,
+    /// What connections begin with, before everything else.
+    pub first: Vec<u8>,
 }
 
 impl Setup {
     /// With a backend that runs this for each connection.
     pub fn new(script: impl Fn(Connection) + Send + Sync + 'static) -> Self {
         let (route, rest) = (String::new(), "drain: {timeout: 2m}\n".to_owned());
-        Self { script: Arc::new(script), route, routes: None, rest, only: |_| true }
+        Self { script: Arc::new(script), route, routes: None, rest, listener: String::new(), only: |_| true }
     }
 
     /// With a backend that answers each request with these bytes, each part in its own write, and closes.
@@ -111,6 +114,12 @@ impl Setup {
     /// What else the configuration has, in place of a drain that nothing has to wait for.
     pub fn rest(mut self, yaml: &str) -> Self {
         self.rest = yaml.to_owned();
+        self
+    }
+
+    /// Further keys of the listener, each with a comma in front.
+    pub fn listener(mut self, keys: &str) -> Self {
+        self.listener = keys.to_owned();
         self
     }
 
@@ -147,7 +156,7 @@ impl Setup {
         let certificate = combination.protocol.is_tls().then(Certificate::new);
         let tls = certificate.as_ref().map_or(String::new(), |certificate| format!(", tls: {}", certificate.yaml()));
         let h2c = if combination.protocol == Protocol::Http2 { ", h2c: true" } else { "" };
-        let listener = format!("{{address: 127.0.0.1:0{tls}{h2c}}}");
+        let listener = format!("{{address: 127.0.0.1:0{tls}{h2c}{}}}", self.listener);
         let routes = self.routes.clone().unwrap_or_else(|| format!("[{{upstream: app, {}}}]", self.route));
         let config = format!(
             "threads: {}\nupstreams: {{app: {{servers: ['{}']}}}}\nroutes: {routes}\n{}",
@@ -155,7 +164,7 @@ impl Setup {
         );
         let driver = if combination.driver == Driver::Reactor { "parked" } else { "task" };
         let proxy = Proxy::start_on(driver, &[], &listener, &config);
-        Case { combination, proxy, backend, certificate }
+        Case { combination, proxy, backend, certificate, first: Vec::new() }
     }
 }
 
@@ -187,6 +196,7 @@ impl Case {
             certificate: self.certificate.as_ref().map(|certificate| certificate.cert.as_path()),
             in_pieces: self.combination.in_pieces,
             stalled: false,
+            first: &self.first,
         }
     }
 

@@ -15,7 +15,7 @@ pub use backend::{Backend, Connection};
 pub use certificate::Certificate;
 pub use client::{BROKEN, Client, Head, body_of, contains, dechunk};
 pub use exchange::{End, Exchange, Protocol, Request};
-pub use matrix::Setup;
+pub use matrix::{Case, Combination, Setup};
 pub use network::{changes_network, keeps_network};
 pub use programs::{Program, free_address, nginx, nginx_in_front_of, root, service};
 pub use proxy::Proxy;

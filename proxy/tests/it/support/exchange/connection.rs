@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
@@ -24,13 +24,14 @@ pub(super) struct Owned {
     certificate: Option<CertificateDer<'static>>,
     in_pieces: bool,
     pub(super) stalled: bool,
+    first: Vec<u8>,
 }
 
 impl Owned {
     pub(super) fn of(way: &Way<'_>) -> Self {
         let Way { address, protocol, in_pieces, stalled, .. } = *way;
         let certificate = way.certificate.map(|file| CertificateDer::from_pem_file(file).expect("a certificate"));
-        Self { address, protocol, certificate, in_pieces, stalled }
+        Self { address, protocol, certificate, in_pieces, stalled, first: way.first.to_vec() }
     }
 
     pub(super) async fn send(&self, request: Request, seen: &Shared) -> io::Result<End> {
@@ -40,7 +41,8 @@ impl Owned {
         }
         let socket = socket.connect(self.address).await?;
         socket.set_nodelay(true)?;
-        let socket = Pieces { socket, left: if self.in_pieces { PIECES_BYTES } else { 0 }, pause: None };
+        let mut socket = Pieces { socket, left: if self.in_pieces { PIECES_BYTES } else { 0 }, pause: None };
+        socket.write_all(&self.first).await?;
         match &self.certificate {
             None => self.run(socket, request, seen).await,
             Some(certificate) => {

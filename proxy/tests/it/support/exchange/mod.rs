@@ -49,6 +49,8 @@ pub struct Way<'c> {
     pub in_pieces: bool,
     /// Reads nothing after it has asked, with the smallest buffers there are.
     pub stalled: bool,
+    /// Before everything else, TLS included.
+    pub first: &'c [u8],
 }
 
 /// A request.

@@ -199,7 +199,7 @@ fn the_time_to_the_first_event_and_the_gaps_between_events_are_measured() {
             connection.send(CHUNKED);
             // A comment is no event.
             connection.send(chunk(b": hello\n\n"));
-            std::thread::sleep(Duration::from_millis(30));
+            connection.wait_for_test();
             connection.send(chunk(b"data: a\n\n"));
             connection.wait_for_test();
             std::thread::sleep(Duration::from_millis(50));
@@ -211,6 +211,10 @@ fn the_time_to_the_first_event_and_the_gaps_between_events_are_measured() {
         let gaps = format!("{QUIET}, metrics: {{event_gaps: {measured}}}");
         setup().route(&gaps).check(|case| {
             let stream = case.stream("/events");
+            // The stream has begun.
+            stream.until_has(": hello\n\n");
+            std::thread::sleep(Duration::from_millis(30));
+            case.backend.proceed(1);
             stream.until_has("data: a\n\n");
             case.backend.proceed(1);
             stream.whole();

@@ -189,7 +189,7 @@ impl Takeover {
     ///
     /// # async fn log_out(takeover: &Takeover) {
     /// let second = Duration::from_secs(1);
-    /// let visitor = |stream: &mut RunningStream<'_>| {
+    /// let visitor = move |stream: &mut RunningStream<'_>| {
     ///     if stream.info().path().starts_with("/users/42/") {
     ///         stream.end(EndReason::Admin, second);
     ///     }

@@ -212,6 +212,10 @@ fn every_key_that_an_nginx_directive_becomes_exists() {
         "limit_except",
         "access_log",
         "worker_connections",
+        "limit_conn",
+        "limit_req",
+        "proxy_protocol",
+        "least_conn",
     ] {
         assert!(directives.contains(directive), "no row for {directive}");
     }

@@ -334,12 +334,14 @@ impl ShutdownSignalWatch for SignalWatch {
             log::error!("signal handlers not installed: side=internal: only SIGKILL ends this process");
             return std::future::pending().await;
         };
-        match signal(SignalKind::hangup()) {
+        let hangup = signal(SignalKind::hangup());
+        // Now that the signal handlers are installed, so that a drain reaches every connection; and before a reload, which may
+        // have to wait for a file.
+        self.control.open();
+        match hangup {
             Ok(hangup) => drop(tokio::spawn(reload_at(hangup, self.control.clone()))),
             Err(error) => log::error!("signal handler not installed: side=internal: SIGHUP ends this process: {error}"),
         }
-        // Now that the signal handlers are installed, so that a drain reaches every connection.
-        self.control.open();
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

@@ -239,8 +239,11 @@ impl Running {
         self.listen = listen;
     }
 
-    fn close(mut self) {
-        close(self.accepting.take(), self.address);
+    fn close(self) {
+        let Self { accepting, address, socket, .. } = self;
+        // First, so that those who accept close the last descriptor right after they have emptied the queue.
+        drop(socket);
+        close(accepting, address);
     }
 
     fn look_at_certificate(&mut self, now: Instant) {

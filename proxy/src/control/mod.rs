@@ -201,8 +201,11 @@ impl Control {
         let outcome = self.reload_locked(&mut state);
         drop(state);
         self.changed.notify_all();
-        self.notifier.note(&outcome.as_ref().err().map(|error| format!("not reloaded: {error}")).unwrap_or_default());
-        self.notifier.ready();
+        if !self.shuts_down.load(Ordering::Acquire) {
+            let failed = outcome.as_ref().err().map(|error| format!("not reloaded: {error}"));
+            self.notifier.note(&failed.unwrap_or_default());
+            self.notifier.ready();
+        }
         self.metrics.reloaded(outcome.is_ok());
         match &outcome {
             Ok(outcome) => {

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -36,15 +36,31 @@ pub(crate) fn are_scarce() -> bool {
     eventfd(0, EventfdFlags::CLOEXEC).map_or(true, |next| is_reserved(next.as_raw_fd()))
 }
 
+/// The largest number of streams for which one answer of the kernel holds; they fit into a small part of the headroom.
+const LARGEST_STEP: usize = 32;
+
+/// How often [`are_short_for_streams`] was asked since it last asked the kernel.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
 /// Whether a stream that begins now would use descriptors that others need. While `streams`, the number of those that
-/// run or open, take less than half of the descriptors, this asks the kernel nothing; otherwise it costs two system calls.
+/// run or open, take less than half of the descriptors, this asks the kernel nothing. Beyond, it asks for every 32nd stream,
+/// or more often where the limit is small, and for each while descriptors are short.
 pub(crate) fn are_short_for_streams(streams: usize) -> bool {
     let threshold = THRESHOLD.load(Ordering::Relaxed);
     if threshold == i32::MAX || streams.saturating_mul(4) < usize::try_from(threshold).unwrap_or(0) {
         return false;
     }
-    let end = threshold - HEADROOM.min(threshold / 32);
-    eventfd(0, EventfdFlags::CLOEXEC).map_or(true, |next| next.as_raw_fd() >= end)
+    let headroom = HEADROOM.min(threshold / 32);
+    let step = usize::try_from(headroom / 16).unwrap_or(1).clamp(1, LARGEST_STEP);
+    if !ASKED.fetch_add(1, Ordering::Relaxed).is_multiple_of(step) {
+        return false;
+    }
+    let short = eventfd(0, EventfdFlags::CLOEXEC).map_or(true, |next| next.as_raw_fd() >= threshold - headroom);
+    if short {
+        // The next stream asks again.
+        ASKED.store(0, Ordering::Relaxed);
+    }
+    short
 }
 
 /// The error when no descriptor is left outside the reserve.

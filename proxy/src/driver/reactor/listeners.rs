@@ -145,8 +145,13 @@ impl Listeners {
 
 fn accept_queued(listener: &ReactorListener, own: &mut impl FnMut(Accepted)) {
     for _ in 0..LONGEST_QUEUE {
-        let Ok((socket, address)) = listener.listener.accept() else { break };
-        own(Accepted { socket, address: canonical(address), handler: listener.handler.clone() });
+        match listener.listener.accept() {
+            Ok((socket, address)) => {
+                own(Accepted { socket, address: canonical(address), handler: listener.handler.clone() });
+            }
+            Err(error) if is_of_the_client(&error) => {}
+            Err(_) => break,
+        }
     }
 }
 

@@ -175,7 +175,9 @@ fn has_parent_segment(target: &[u8]) -> bool {
         decoded.push(escaped.unwrap_or(*byte));
         rest = if escaped.is_some() { &after[2..] } else { after };
     }
-    decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(|segment| segment == b"..")
+    // Some servers cut the parameters off a segment first: `..;a=b`.
+    let name = |segment: &[u8]| segment.split(|byte| *byte == b';').next() == Some(b"..".as_slice());
+    decoded.split(|byte| matches!(byte, b'/' | b'\\')).any(name)
 }
 
 fn hex_byte(digits: &[u8; 2]) -> Option<u8> {
@@ -321,6 +323,8 @@ mod tests {
         for target in [
             "/api/..",
             "/api/../x",
+            "/api/..;/x",
+            "/api/..%3b/x",
             "/api/a/../../x",
             "/api/%2e%2E/x",
             "/api/.%2e",
